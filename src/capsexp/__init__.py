@@ -1,0 +1,3 @@
+"""Experiments on pruning and capsule networks, configured by Hydra and trained by Lightning."""
+
+__version__ = "0.1.0"

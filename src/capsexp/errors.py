@@ -1,0 +1,77 @@
+"""What a user can get wrong, said in one line: the key, the rule, and the value received.
+
+Every argument that comes from a configuration is checked by one of the functions below, where it is used.  A checker
+knows only its argument's own name (``c2``); whoever hands configurations out (``build``) puts the group before it
+(``model.c2``).
+"""
+
+import math
+from collections.abc import Collection
+from numbers import Real
+from typing import Self
+
+
+class ConfigError(ValueError):
+    """A value that the user gave breaks a rule.
+
+    Attributes:
+        key: dotted name of the configuration key, as the user would override it.
+        rule: what the value must be, continuing the sentence "<key> must ...".
+        value: the value received.
+    """
+
+    def __init__(self, key: str, rule: str, value: object) -> None:
+        super().__init__(key, rule, value)
+        self.key, self.rule, self.value = key, rule, value
+
+    def __str__(self) -> str:
+        return f"{self.key} must {self.rule}, got {self.value!r}"
+
+    def within(self, group: str) -> Self:
+        """The same error with ``group`` put before the key: ``c2`` becomes ``model.c2``."""
+        return type(self)(f"{group}.{self.key}", self.rule, self.value)
+
+
+def require(condition: bool, key: str, rule: str, value: object) -> None:
+    """Raise :class:`ConfigError` unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(key, rule, value)
+
+
+def require_int(key: str, value: object, minimum: int, maximum: float = math.inf) -> int:
+    """``value`` as an integer in [minimum, maximum]; booleans and floats are refused."""
+    bound = f">= {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise ConfigError(key, f"be a whole number {bound}", value)
+    return value
+
+
+def require_number(
+    key: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, open_ends: str = ""
+) -> float:
+    """``value`` as a finite number between the bounds.
+
+    Args:
+        key: the argument's name.
+        value: what the user gave.
+        minimum: the lower bound.
+        maximum: the upper bound.
+        open_ends: which bounds are themselves refused: "" (none), "<" (lower), ">" (upper), "<>" (both).
+    """
+    lower, upper = "(" if "<" in open_ends else "[", ")" if ">" in open_ends else "]"
+    rule = f"be a number in {lower}{minimum:g}, {maximum:g}{upper}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(key, rule, value)
+    number = float(value)
+    above = number > minimum if "<" in open_ends else number >= minimum
+    below = number < maximum if ">" in open_ends else number <= maximum
+    if not (math.isfinite(number) and above and below):
+        raise ConfigError(key, rule, value)
+    return number
+
+
+def require_choice(key: str, value: str, choices: Collection[str]) -> str:
+    """``value`` if it is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError(key, f"be one of {', '.join(choices)}", value)
+    return value
