@@ -191,6 +191,14 @@ def read_status(directory: Path) -> Status | None:
     return status
 
 
+USER_ERROR = "ConfigError"
+
+
+def is_user_error(status: Status) -> bool:
+    """Whether the cell failed because a value in its config breaks a rule."""
+    return status.state == "failed" and (status.cause or "").startswith(f"{USER_ERROR}: ")
+
+
 def _alive(status: Status) -> bool:
     if status.boot != _boot_id():
         return False

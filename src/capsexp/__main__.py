@@ -1,0 +1,6 @@
+"""``python -m capsexp``."""
+
+from capsexp.cli import entry
+
+if __name__ == "__main__":
+    entry()

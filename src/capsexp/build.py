@@ -1,0 +1,241 @@
+"""From a resolved config to objects: the only caller of Hydra's ``instantiate``."""
+
+import contextlib
+import functools
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+from torch import nn
+
+import capsexp
+from capsexp import records, tracking
+from capsexp.data.base import ImageDataModule
+from capsexp.errors import ConfigError, require, require_int
+from capsexp.lightning_modules.base import BaseModule
+from capsexp.models.base import Classifier
+from capsexp.recipes.base import Factories, Outcome
+
+Config = dict[str, Any]
+
+
+def run(
+    config: Config, directory: Path, *, in_sweep: bool = False, cell_id: str = "", axes: Config | None = None
+) -> dict[str, Any]:
+    """Do one cell's work.
+
+    Args:
+        config: the resolved config in plain Python.
+        directory: the cell's directory; checkpoints, arrays and logs go there.
+        in_sweep: whether the cell is one of many (no progress bar then).
+        cell_id: the cell's id, which the Weights & Biases run carries.
+        axes: the swept values.
+
+    Returns:
+        The body of ``result.json``.
+
+    Raises:
+        ConfigError: a value breaks a rule; the key is named as the user would override it.
+    """
+    threads = _set_threads(config["threads"])
+    about = tracking.About(config, directory, cell_id, axes or {})
+    with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
+        outcome = _make(config, "recipe").run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
+        body = _result_body(config, outcome, threads)
+        tracking.summarise(wandb_logger, body, axes or {})
+    _write_arrays(directory, outcome)
+    return body
+
+
+def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep: bool = False) -> Factories:
+    """The makers that a recipe works with; weights are drawn from ``seed`` when the architecture is made."""
+    return Factories(
+        directory=directory,
+        make_data=functools.partial(make_data, config),
+        make_model=functools.partial(make_model, config),
+        make_module=functools.partial(make_module, config),
+        make_trainer=lambda stage: make_trainer(config, directory, logger, stage=stage, in_sweep=in_sweep),
+    )
+
+
+def make_data(config: Config) -> ImageDataModule:
+    """The data module, with the augmentation and the seed of the cell."""
+    augment = _make(config, "augment")
+    return cast("ImageDataModule", _make(config, "data", augment=augment, seed=_seed(config)))
+
+
+def make_model(config: Config, **sizes: Any) -> Classifier:
+    """The architecture for data of these sizes, its weights drawn from ``seed``."""
+    L.seed_everything(_seed(config), verbose=False)
+    return cast("Classifier", _make(config, "model", without=("module",), **sizes))
+
+
+def make_module(config: Config, model: nn.Module, sizes: Config) -> BaseModule:
+    """The LightningModule that trains the architecture."""
+    make_optimizer = _make(config, "optimizer", _partial_=True)
+    try:
+        make_optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        rule = f"be arguments that {config['optimizer']['_target_']} takes ({error})"
+        raise ConfigError("optimizer", rule, _without_target(config["optimizer"])) from error
+    parts = {"model": model, "make_optimizer": make_optimizer, "sizes": sizes}
+    return cast("BaseModule", _instantiate(config["model"]["module"], "model.module", parts))
+
+
+def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in_sweep: bool) -> L.Trainer:
+    """A trainer with the callbacks of the config; ``stage`` names the fit in the log."""
+    logging.getLogger(__name__).debug("stage %s", stage)
+    options = dict(config["trainer"])
+    require_int("trainer.max_epochs", options["max_epochs"], 1)
+    rule = "be 1: a cell's data lies on one device; run more cells at once instead"
+    require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
+    progress = options.pop("progress")
+    require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
+    shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
+    _make(config, "pruning")  # before a callback holds it, so that an error names this group
+    names = [name for name, entry in config["callbacks"].items() if entry]
+    callbacks = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]
+    fixed: dict[str, Any] = {
+        "callbacks": callbacks + ([RichProgressBar()] if shown else []),
+        "logger": logger or False,
+        "default_root_dir": directory,
+        "enable_checkpointing": True,
+        "enable_progress_bar": shown,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    try:
+        return L.Trainer(**options, **fixed)
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError("trainer", f"be arguments that lightning.Trainer takes ({line})", options) from error
+
+
+# -- finished cells ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished cell, back in memory.
+
+    Attributes:
+        config: its resolved config.
+        result: the body of its ``result.json``.
+        module: the LightningModule with the best weights, in evaluation mode on the CPU.
+    """
+
+    config: Config
+    result: dict[str, Any]
+    module: BaseModule
+
+    def data(self) -> ImageDataModule:
+        """The cell's data module, set up on the CPU."""
+        data = make_data(self.config)
+        data.setup("test")
+        return data
+
+
+def load_run(directory: str | Path) -> LoadedRun:
+    """Load a finished cell from its directory, in any process, without Hydra's command line.
+
+    Raises:
+        ConfigError: the directory holds no finished cell.
+    """
+    directory = Path(directory)
+    result = records.read_result(directory)
+    require(
+        result is not None, "run_dir", f"hold a finished cell ({records.RESULT} is missing or damaged)", str(directory)
+    )
+    assert result is not None
+    config = cast("Config", OmegaConf.to_container(OmegaConf.load(directory / records.CONFIG)))
+    saved = torch.load(directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
+    sizes = saved["hyper_parameters"]["sizes"]
+    module = make_module(config, make_model(config, **sizes), sizes)
+    module.load_state_dict(saved["state_dict"])
+    return LoadedRun(config, result, module.eval())
+
+
+# -- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any) -> Any:
+    node = {key: value for key, value in config[group].items() if key not in without}
+    return _instantiate(node, group, extra)
+
+
+def _instantiate(node: Config, group: str, extra: dict[str, Any]) -> Any:
+    """Instantiate ``node``; whatever its constructor complains of is told with the group's name before the key."""
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause.within(group) from error
+        if isinstance(cause, TypeError):
+            line = " ".join(str(cause).split())
+            raise ConfigError(
+                group, f"be arguments that {node['_target_']} takes ({line})", _without_target(node)
+            ) from error
+        raise
+
+
+def _without_target(node: Config) -> Config:
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
+def _seed(config: Config) -> int:
+    return require_int("seed", config["seed"], 0, 2**32 - 1)
+
+
+def _set_threads(threads: Any) -> int:
+    if threads == "auto":
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(require_int("threads", threads, 1))
+    return torch.get_num_threads()
+
+
+def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, Any]:
+    seed = {"seed": config["seed"], "select_on": config["data"]["select_on"]}
+    environment = {
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+        "capsexp": capsexp.__version__,
+        "threads": threads,
+        "accelerator": config["trainer"]["accelerator"],
+        "precision": config["trainer"]["precision"],
+    }
+    body = {key: value for key, value in asdict(outcome).items() if key != "arrays"}
+    body["training"] |= seed
+    return {"numerics": records.NUMERICS_VERSION, "environment": environment, **body}
+
+
+def _write_arrays(directory: Path, outcome: Outcome) -> None:
+    with records.replacing(directory / records.ARRAYS) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **outcome.arrays)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's hints about hardware, products and intervals away; its other warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).handlers.clear()  # its own handler would print every line twice
+    with warnings.catch_warnings():
+        for hint in (".*smaller than the logging interval.*", ".*treespec, LeafSpec.*"):
+            warnings.filterwarnings("ignore", message=hint)
+        yield

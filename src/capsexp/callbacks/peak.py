@@ -1,0 +1,64 @@
+"""Early stopping at the peak of the selection split, and the weights of that peak."""
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from capsexp.callbacks.base import ResultCallback
+from capsexp.errors import require_int
+
+
+class Peak(ResultCallback):
+    """Stops a fit when the selection accuracy has not risen for ``patience`` epochs, and brings its peak back.
+
+    Accuracies tie often on small splits, so equal ones are decided by the lower loss.  The weights of the peak stay in
+    memory and in the resume checkpoint, and are put back when the fit ends.
+
+    Source: Wang (2019), section 4.1: "training is stopped when the testing accuracy reaches its peak".
+
+    Args:
+        patience: epochs without a new peak after which the fit stops.
+    """
+
+    def __init__(self, patience: int = 10) -> None:
+        self.patience = require_int("patience", patience, 1)
+        self.epoch = 0
+        self.best: tuple[float, float] | None = None
+        self.metrics: dict[str, float] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    @property
+    def state_key(self) -> str:
+        """One peak a fit."""
+        return "Peak"
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare this epoch with the best so far."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        standing = (metrics["val/acc"], -metrics["val/loss"])
+        if self.best is None or standing > self.best:
+            self.best, self.epoch, self.metrics = standing, trainer.current_epoch + 1, metrics
+            self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+        elif trainer.current_epoch + 1 - self.epoch >= self.patience:
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the best weights back."""
+        if self.weights and not trainer.interrupted:
+            pl_module.load_state_dict(self.weights)
+
+    def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
+        """The selection split's metrics at the peak."""
+        return self.metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """The peak so far, its weights included."""
+        return {"epoch": self.epoch, "best": self.best, "metrics": self.metrics, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved peak."""
+        self.epoch, self.metrics, self.weights = state_dict["epoch"], state_dict["metrics"], state_dict["weights"]
+        self.best = None if state_dict["best"] is None else tuple(state_dict["best"])

@@ -1,0 +1,1 @@
+"""LightningModules: one shared step, metrics and an optimizer around an architecture."""

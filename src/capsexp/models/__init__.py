@@ -1,0 +1,1 @@
+"""Architectures: plain ``nn.Module`` classes, sized by their arguments."""

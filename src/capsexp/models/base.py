@@ -1,0 +1,36 @@
+"""What every architecture offers beside ``forward``."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from capsexp.errors import require
+
+
+class Classifier(nn.Module, ABC):
+    """An architecture that gives one score a class."""
+
+    @abstractmethod
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Class scores of shape (B, K)."""
+
+    @abstractmethod
+    def params_paper(self) -> int:
+        """The number of parameters by the paper's own formula, which may leave some out."""
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The true number of trainable parameters, biases and all."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_weights(model: nn.Module) -> int:
+    """The number of weights without biases, as the formulas of Wang (2019) count."""
+    return sum(p.numel() for name, p in model.named_parameters() if name.endswith("weight"))
+
+
+def check_image_shape(image_shape: tuple[int, int, int], smallest: int) -> tuple[int, int, int]:
+    """``image_shape`` (C, H, W) if both sides have at least ``smallest`` pixels."""
+    rule = f"give images of at least {smallest}x{smallest} pixels to this model"
+    require(min(image_shape[1:]) >= smallest, "image_shape", rule, tuple(image_shape))
+    return image_shape

@@ -1,0 +1,192 @@
+"""From a command to its cells: identity, directory names, and the plan of a sweep.
+
+Hydra composes a config in tens of milliseconds, twice for every job.  A plan composes once for each combination of
+group choices (``data=digits,mnist``) and sets plain values (``model.c2=16``) directly, which gives the same configs.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from capsexp import records
+from capsexp.errors import ConfigError, require
+
+Plain = dict[str, Any]
+
+
+# -- one cell ---------------------------------------------------------------------------------------------------------
+
+
+def data_file(name: str) -> str | None:
+    """The path of ``<name>.npz`` in the folder that ``CAPSEXP_DATA`` names, or None where it is not there."""
+    folder = os.environ.get("CAPSEXP_DATA")
+    path = Path(folder, f"{name}.npz") if folder else None
+    return str(path.absolute()) if path and path.is_file() else None
+
+
+def resolved(config: DictConfig) -> Plain:
+    """A cell's config with every interpolation filled in and without Hydra's own part, as plain Python."""
+    keys = [str(key) for key in config if key != "hydra"]
+    plain = cast("Plain", OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True))
+    path = plain["data"].get("path")
+    if path is not None:
+        require(isinstance(path, str), "data.path", "be the path of an .npz file", path)
+        plain["data"]["path"] = str(Path(path).expanduser().absolute())
+    return plain
+
+
+def cell_id(config: DictConfig) -> str:
+    """The id of a cell from its config."""
+    plain = resolved(config)
+    path = plain["data"]["path"]
+    return records.cell_id(plain, path and data_sha256(Path(path)))
+
+
+def data_sha256(path: Path) -> str:
+    """Digest of a data file, computed once for each version of the file."""
+    require(path.exists(), "data.path", "name an existing .npz file", str(path))
+    require(path.is_file(), "data.path", "name a file, not a folder", str(path))
+    stat = path.stat()
+    return _sha256(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
+    return records.file_sha256(path)
+
+
+def cell_name(*, _root_: DictConfig) -> str:
+    """Hydra resolver ``${cell_name:}``: the name of the cell's directory.
+
+    A directory that carries the cell's id already keeps its name, so that the same work stays in the same place even
+    when it is now part of another sweep.
+    """
+    identifier = cell_id(_root_)
+    directory = Path(_root_.paths.sweep)
+    existing = records.cell_directories(directory).get(identifier)
+    return existing.name if existing else records.cell_name(axes_of(_root_, identifier), identifier)
+
+
+def axes_of(config: DictConfig, identifier: str) -> Plain:
+    """The swept keys of a cell with its values: as planned, or those that its experiment would sweep."""
+    sweep = records.read_sweep(Path(config.paths.sweep))
+    for cell in sweep.cells if sweep else ():
+        if cell.id == identifier:
+            return cell.axes
+    return {str(key): _value(config, str(key)) for key in config.hydra.sweeper.get("params") or {}}
+
+
+def register_resolvers() -> None:
+    """Make ``${cell_name:}`` and ``${data_file:name}`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("cell_name", cell_name, replace=True)
+    OmegaConf.register_new_resolver("data_file", data_file, replace=True)
+
+
+# -- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+class PlanCallback(Callback):
+    """Writes the plan of a sweep into its folder before the first cell starts."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Find every cell of the sweep; an impossible one stops the command here."""
+        HydraConfig.instance().set_config(config)
+        try:
+            sweep = make_sweep(config, GlobalHydra.instance().config_loader())
+            records.write_sweep(Path(config.paths.sweep), sweep)
+        except Exception as error:
+            raise PlanError from error
+
+
+class PlanError(BaseException):
+    """Carries an error out of :class:`PlanCallback`: Hydra makes mere warnings of a callback's ``Exception``."""
+
+
+def make_sweep(config: DictConfig, loader: ConfigLoader) -> records.Sweep:
+    """The sweep that Hydra's basic sweeper would run, with every cell's id and directory name."""
+    fixed, axes = _split(config, loader)
+    names = records.cell_directories(Path(config.paths.sweep))
+    cells: dict[str, records.PlannedCell] = {}
+    for values, cell_config in _cells(config, loader, fixed, axes):
+        identifier = cell_id(cell_config)
+        name = names[identifier].name if identifier in names else records.cell_name(values, identifier)
+        cells.setdefault(identifier, records.PlannedCell(identifier, name, values))
+    require(bool(cells), "sweep", "have at least one cell", {key: list(values) for key, (_, values) in axes.items()})
+    report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
+    plain_axes = {key: list(values) for key, (_, values) in axes.items()}
+    return records.Sweep(config.sweep.name, plain_axes, list(cells.values()), fixed, report)
+
+
+def _split(config: DictConfig, loader: ConfigLoader) -> tuple[list[str], dict[str, tuple[Override, list[Any]]]]:
+    """The overrides that hold for every cell, and the swept ones with their values; a later one wins, as in Hydra."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(config_loader=loader)
+    overrides = parser.parse_overrides(params + list(config.hydra.overrides.task))
+    last = {override.get_key_element().lstrip("+"): override for override in overrides}
+    fixed, axes = [], {}
+    for key, override in last.items():
+        if override.is_sweep_override():
+            rule = "be swept over listed values (a,b,c or range(...))"
+            require(override.is_discrete_sweep(), key, rule, override.input_line)
+            axes[key] = (override, list(dict.fromkeys(override.sweep_iterator(transformer=_plain_element))))
+        else:
+            fixed.append(str(override.input_line))
+    return fixed, axes
+
+
+def _plain_element(element: Any) -> Any:
+    return element.text if hasattr(element, "text") else element
+
+
+def _cells(
+    config: DictConfig, loader: ConfigLoader, fixed: Sequence[str], axes: dict[str, tuple[Override, list[Any]]]
+) -> Iterator[tuple[Plain, DictConfig]]:
+    """Each combination of swept values with its config, in the order in which Hydra runs them."""
+    composed: dict[tuple[Any, ...], DictConfig] = {}
+    plain_keys = [key for key, (override, _) in axes.items() if _is_plain_value(override, loader)]
+    for combination in itertools.product(*(values for _, values in axes.values())):
+        values = dict(zip(axes, combination, strict=True))
+        groups = tuple((key, value) for key, value in values.items() if key not in plain_keys)
+        if groups not in composed:
+            choices = [f"{axes[key][0].get_key_element()}={_text(values[key])}" for key in axes]
+            composed[groups] = loader.load_sweep_config(config, [*fixed, *choices])
+        cell_config = composed[groups]
+        with open_dict(cell_config):
+            for key in plain_keys:
+                OmegaConf.update(cell_config, key, values[key])
+        yield values, cell_config
+
+
+def _is_plain_value(override: Override, loader: ConfigLoader) -> bool:
+    key = override.key_or_group
+    return not (override.is_add() or override.package or loader.get_group_options(key)) and not key.startswith("hydra")
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _value(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    if OmegaConf.is_config(value):
+        value = config.hydra.runtime.choices.get(key)
+    return value
+
+
+def config_error(error: BaseException) -> ConfigError | None:
+    """The :class:`ConfigError` behind an error that Hydra or OmegaConf wrapped, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ConfigError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -1,0 +1,1 @@
+"""Recipes: what a cell does from start to end."""

@@ -1,0 +1,57 @@
+"""Train one architecture and test its best weights."""
+
+import statistics
+from typing import Any
+
+import lightning as L
+
+from capsexp import records
+from capsexp.callbacks.history import History
+from capsexp.callbacks.peak import Peak
+from capsexp.models.base import count_parameters
+from capsexp.recipes.base import Factories, Outcome, Recipe, collect
+
+
+class Train(Recipe):
+    """Train to the peak of the selection split, bring the best weights back, test once."""
+
+    def run(self, factories: Factories) -> Outcome:
+        """Fit, test, and gather what was found."""
+        data = factories.make_data()
+        sizes = {"image_shape": list(data.image_shape), "classes": data.classes}
+        model = factories.make_model(image_shape=data.image_shape, classes=data.classes)
+        module = factories.make_module(model, sizes)
+        trainer = factories.make_trainer("train")
+        resume = factories.directory / records.RESUME_CHECKPOINT
+        trainer.fit(module, data, ckpt_path=resume if resume.exists() else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+        (tested,) = trainer.test(module, data, verbose=False)
+        with records.replacing(factories.directory / records.BEST_CHECKPOINT) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=True)
+        history = _only(trainer, History)
+        outcome = Outcome(
+            metrics={**metrics, **tested},
+            params=count_parameters(model),
+            params_paper=model.params_paper(),
+            training=_training_facts(trainer, history),
+            data=data.summary(),
+            clocks={"fit_s": sum(history.seconds), "epoch_s": statistics.median(history.seconds)},
+        )
+        collect(trainer, module, outcome)
+        return outcome
+
+
+def _training_facts(trainer: L.Trainer, history: History) -> dict[str, Any]:
+    epochs = len(history.rows)
+    facts: dict[str, Any] = {"epochs": epochs, "stopped": "max_epochs" if epochs == trainer.max_epochs else "patience"}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Peak):
+            facts["peak_epoch"] = callback.epoch
+    return facts
+
+
+def _only(trainer: L.Trainer, kind: type[History]) -> History:
+    (found,) = (callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
+    return found

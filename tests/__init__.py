@@ -1,0 +1,1 @@
+"""Tests of capsexp, laid out like the package."""
