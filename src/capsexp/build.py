@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -226,7 +226,7 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
 
 def _write_arrays(directory: Path, outcome: Outcome) -> None:
     with records.replacing(directory / records.ARRAYS) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **outcome.arrays)
+        np.savez(stream, **outcome.arrays)
 
 
 @contextlib.contextmanager

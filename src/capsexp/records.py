@@ -32,6 +32,7 @@ BEST_CHECKPOINT, RESUME_CHECKPOINT = "checkpoints/best.ckpt", "checkpoints/resum
 VOLATILE = (
     "callbacks.progress",
     "callbacks.resume",
+    "data.source.cache",
     "hydra",
     "launcher",
     "logger",

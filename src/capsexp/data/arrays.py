@@ -1,0 +1,166 @@
+"""What every source of images hands over, the rules it keeps, and the cache between the cells of a sweep."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["embedded", "npz", "openml"]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set in memory.  The arrays are shared between cells and read-only.
+
+    Attributes:
+        x_train: uint8 (N, C, H, W), values 0..255.
+        y_train: int64 (N,), 0..K-1, every class present.
+        x_test: as ``x_train``, or None where no division into training and test part was published.
+        y_test: as ``y_train`` (a class may be absent), or None together with ``x_test``.
+        name: what to call the data set in results.
+        kind: "embedded" (ships with a library), "npz" (a local file) or "openml".
+        sha256: digest of the file that was read, in hexadecimal; None where there was none.
+        generated: whether the images were computed from another data set's.
+    """
+
+    x_train: NDArray[np.uint8]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.uint8] | None
+    y_test: NDArray[np.int64] | None
+    name: str
+    kind: Kind
+    sha256: str | None = None
+    generated: bool = False
+
+    def __post_init__(self) -> None:
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            if array is not None:
+                array.setflags(write=False)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return int(self.y_train.max()) + 1
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Something that images can be loaded from; making one is cheap, loading happens in :meth:`load`."""
+
+    def load(self) -> Arrays:
+        """Read, check and return the arrays.
+
+        Raises:
+            ConfigError: if there is nothing to read, or what is there breaks a rule.
+        """
+
+    def key(self) -> Hashable:
+        """What tells this source's content from any other's within one process."""
+
+
+CACHED = 2
+"""Data sets kept in memory: the one in use and the one before (MNIST takes 55 MB, DHCD 94 MB)."""
+
+_cache: OrderedDict[Hashable, Arrays] = OrderedDict()
+
+
+def load_cached(source: Source) -> Arrays:
+    """``source.load()``, or what it gave last time in this process: the cells of a sweep read a file once."""
+    key = source.key()
+    if key not in _cache:
+        _cache[key] = source.load()
+    _cache.move_to_end(key)
+    while len(_cache) > CACHED:
+        _cache.popitem(last=False)
+    return _cache[key]
+
+
+class MalformedError(ValueError):
+    """An array breaks a rule.
+
+    Attributes:
+        rule: what must hold, continuing the sentence "name a file ...".
+        found: what was found instead.
+    """
+
+    def __init__(self, rule: str, found: str) -> None:
+        super().__init__(rule, found)
+        self.rule, self.found = rule, found
+
+
+def _insist(condition: bool, rule: str, found: str) -> None:
+    if not condition:
+        raise MalformedError(rule, found)
+
+
+def checked_images(name: str, images: NDArray[Any]) -> NDArray[np.uint8]:
+    """``images`` of shape (N, H, W) or (N, H, W, 3) as uint8 (N, C, H, W).
+
+    Args:
+        name: what to call the array in an error.
+        images: any array.
+
+    Raises:
+        MalformedError: if the type, the number of dimensions or of colours is another, or there is nothing in it.
+    """
+    rule = f"whose {name} has type uint8 with values 0..255"
+    holes = int(np.isnan(images).sum()) if images.dtype.kind == "f" else 0
+    _insist(images.dtype == np.uint8, rule, f"{images.dtype}{f' with {holes} NaN' if holes else ''}")
+    gray, colour = images.ndim == 3, images.ndim == 4 and images.shape[-1] == 3
+    _insist(gray or colour, f"whose {name} has shape (N, H, W) or (N, H, W, 3)", f"shape {images.shape}")
+    _insist(images.size > 0, f"whose {name} holds images", f"shape {images.shape}")
+    return images[:, None] if gray else np.moveaxis(images, -1, 1)
+
+
+def checked_labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """``labels`` of shape (N,) or (N, 1) as int64 (N,), none below zero.
+
+    Args:
+        name: what to call the array in an error.
+        labels: any array.
+        count: the number of images that they belong to.
+
+    Raises:
+        MalformedError: if the shape, the type, the length or a value is not as it must be.
+    """
+    column = labels.ndim == 2 and labels.shape[1] == 1
+    _insist(labels.ndim == 1 or column, f"whose {name} has shape (N,)", f"shape {labels.shape}")
+    holes = int(np.isnan(labels).sum()) if labels.dtype.kind == "f" else 0
+    found = f"{labels.dtype}{f' with {holes} NaN' if holes else ''}"
+    _insist(labels.dtype.kind in "iu", f"whose {name} holds whole numbers of an integer type", found)
+    _insist(len(labels) == count, f"whose {name} has one label an image", f"{len(labels)} labels, {count} images")
+    lowest, highest = int(labels.min()), int(labels.max())
+    _insist(lowest >= 0, f"whose {name} holds labels from 0", f"label {lowest}")
+    # Above this an unsigned label would turn negative below.
+    _insist(highest <= np.iinfo(np.int64).max, f"whose {name} holds labels 0..K-1", f"label {highest}")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def check_classes(y_train: NDArray[np.int64], y_test: NDArray[np.int64] | None) -> None:
+    """Refuse labels that are not 0..K-1 with every class in the training part and at least two classes.
+
+    Raises:
+        MalformedError: naming the first class that is missing or too much.
+    """
+    present = np.unique(y_train)
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    rule = f"whose y_train holds every class 0..{present[-1]}"
+    _insist(len(gaps) == 0, rule, f"class {gaps[0] if len(gaps) else ''} has no image")
+    _insist(len(present) >= 2, "whose y_train holds two classes at least", "one class")
+    if y_test is not None:
+        highest = int(y_test.max())
+        rule = f"whose y_test holds the training labels 0..{present[-1]}"
+        _insist(highest < len(present), rule, f"label {highest}")
+
+
+def check_same_shape(x_train: NDArray[np.uint8], x_test: NDArray[np.uint8]) -> None:
+    """Refuse training and test images of different sizes or colours.
+
+    Raises:
+        MalformedError: with both shapes, as (C, H, W).
+    """
+    found = f"{x_train.shape[1:]} and {x_test.shape[1:]}, channels first"
+    _insist(x_train.shape[1:] == x_test.shape[1:], "whose x_train and x_test hold images of one shape", found)

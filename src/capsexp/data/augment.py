@@ -1,0 +1,151 @@
+"""What happens to images on their way into a batch: crops, shifts and the scaling of their values.
+
+A data set serves several papers, each with its own crops, so this is a config group of its own.  Everything runs
+batched on the device that holds the images; the random numbers are drawn on the CPU, an epoch's at once, and every
+image has its own.
+
+To add one (say, a colour pipeline): subclass :class:`Augment` or :class:`Crop`, draw further numbers in ``draw``, use
+them in ``sample``, and override ``normalise`` where every image is scaled by its own statistics.
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from capsexp.errors import ConfigError, require_int
+
+Draws = tuple[Tensor, ...]
+"""Random numbers: tensors whose first dimension is the image."""
+
+SCHEMES = ("symmetric", "unit")
+"""How values v in 0..255 are scaled: (v/255 - 0.5)/0.5, in [-1, 1], or v/255, in [0, 1]."""
+
+
+class Augment:
+    """Images as they are, in training and in evaluation; the base of all others."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width, in pixels, of what becomes of an image of ``height`` x ``width``.
+
+        Raises:
+            ConfigError: if an image of that size cannot be augmented.
+        """
+        return height, width
+
+    def prepare(self, images_NCHW: Tensor) -> Tensor:
+        """The form of all images that :meth:`sample` picks from; called once, not once an epoch.
+
+        Args:
+            images_NCHW: uint8, the whole training part.
+        """
+        return images_NCHW
+
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
+        """The random numbers of one epoch, on the CPU.
+
+        Args:
+            count: number of images N; every tensor returned is (N, ...).
+            height: of the images as they are stored, in pixels.
+            width: as ``height``.
+            generator: the only origin of randomness.
+        """
+        return ()
+
+    def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
+        """A training batch before normalising.
+
+        Args:
+            prepared: what :meth:`prepare` returned.
+            index_B: int64, which images.
+            draws: these images' random numbers, (B, ...) each.
+
+        Returns:
+            (B, C, height, width) on the scale 0..255; uint8, or float32 where pixels are computed.
+        """
+        return prepared[index_B]
+
+    def evaluate(self, images_BCHW: Tensor) -> Tensor:
+        """A batch for validation and test before normalising, of the same size as in training; nothing is random."""
+        return images_BCHW
+
+    def normalise(self, images_BCHW: Tensor, scheme: str) -> Tensor:
+        """Pixels on the scale 0..255 as float32 on the scale of ``scheme``, one of :data:`SCHEMES`."""
+        if scheme == "symmetric":
+            return torch.div(images_BCHW, 127.5).sub_(1)
+        return torch.div(images_BCHW, 255)
+
+
+class Crop(Augment):
+    """Cut a square out of each image: at a random place in training, in the middle in evaluation.
+
+    Every place at which the square fits is as likely as any other: offsets 0..H-size and 0..W-size, both inclusive,
+    which makes 25 places for 28 x 28 in 32 x 32 (Wang 2019).
+
+    Attributes:
+        size: the square's side in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = require_int("size", size, 1)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """The square's sides; images that are smaller are refused."""
+        if min(height, width) < self.size:
+            # Shows when data and crop first meet, outside their constructors, hence the whole key.
+            raise ConfigError("augment.size", f"be at most the images' {height} x {width} pixels", self.size)
+        return self.size, self.size
+
+    def prepare(self, images_NCHW: Tensor) -> Tensor:
+        """All crops of all images, as a view that takes no memory."""
+        return _windows(images_NCHW, self.size, self.size)
+
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
+        """Each image's top and left offset."""
+        rows, columns = height - self.size + 1, width - self.size + 1
+        return _offsets(count, rows, generator), _offsets(count, columns, generator)
+
+    def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
+        """The crops at the drawn places, gathered at once."""
+        rows_B, columns_B = draws[:2]
+        return prepared[index_B, :, rows_B, columns_B]
+
+    def evaluate(self, images_BCHW: Tensor) -> Tensor:
+        """The crop in the middle."""
+        height, width = images_BCHW.shape[-2:]
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return images_BCHW[..., top : top + self.size, left : left + self.size]
+
+
+class Shift(Augment):
+    """Move each training image by a few pixels on both axes; what comes in from outside is black (0).
+
+    Attributes:
+        pixels: the largest shift; each axis moves by -pixels..pixels, all equally likely.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels = require_int("pixels", pixels, 1)
+
+    def prepare(self, images_NCHW: Tensor) -> Tensor:
+        """All shifts of all images: windows on a copy with a black frame."""
+        height, width = images_NCHW.shape[-2:]
+        return _windows(pad(images_NCHW, [self.pixels] * 4), height, width)
+
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
+        """Each image's place in its frame; place p is a shift by ``pixels - p`` downwards or to the right."""
+        places = 2 * self.pixels + 1
+        return _offsets(count, places, generator), _offsets(count, places, generator)
+
+    def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
+        """The windows at the drawn places, gathered at once."""
+        rows_B, columns_B = draws
+        return prepared[index_B, :, rows_B, columns_B]
+
+
+def _windows(images_NCHW: Tensor, height: int, width: int) -> Tensor:
+    """Every window as a view (N, C, rows, columns, height, width)."""
+    return images_NCHW.unfold(2, height, 1).unfold(3, width, 1)
+
+
+def _offsets(count: int, places: int, generator: Generator) -> Tensor:
+    return torch.randint(places, (count,), generator=generator)

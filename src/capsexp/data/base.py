@@ -1,0 +1,177 @@
+"""The data module: a source, its division into parts, and the loaders over them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from capsexp.data.arrays import Arrays, Source, load_cached
+from capsexp.data.augment import SCHEMES, Augment
+from capsexp.data.loaders import EvalLoader, Part, TrainLoader
+from capsexp.data.npz import Npz
+from capsexp.data.splits import TEST_SHARE, stratified
+from capsexp.errors import ConfigError, require, require_choice, require_int, require_number
+
+Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+class ImageDataModule(LightningDataModule):
+    """Labelled images, held as uint8 on the training device.
+
+    Making one is cheap; the images are loaded when something first asks for them, and go to the device in ``setup``.
+
+    Args:
+        source: where the images come from.
+        augment: crops and shifts; see :mod:`capsexp.data.augment`.
+        batch_size: images in a training batch; the last batch of an epoch may be smaller.
+        eval_batch_size: images in a batch for validation and test.
+        split_seed: decides which images are cut off for validation (and for the test part, where none was published).
+        val_share: share of the training images that is cut off, class by class.
+        select_on: "val": the validation loader serves images cut from the training part.  "test": nothing is cut off
+            and the validation loader serves the test part, the papers' own protocol.
+        normalise: "symmetric" for values in [-1, 1], "unit" for values in [0, 1].
+        seed: of the order and the random crops in training; the division does not depend on it.
+        path: a ``.npz`` file that takes the place of ``source``.
+
+    Raises:
+        ConfigError: if an argument breaks its rule; when loading, with the whole key, if the images do.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source | None = None,
+        augment: Augment,
+        batch_size: int,
+        eval_batch_size: int = 512,
+        split_seed: int = 0,
+        val_share: float = 0.1,
+        select_on: str = "val",
+        normalise: str = "symmetric",
+        seed: int = 0,
+        path: str | None = None,
+    ) -> None:
+        super().__init__()
+        if path is not None:
+            require(isinstance(path, str) and path != "", "path", "name a .npz file or be null", path)
+            source = Npz(path)
+        if not isinstance(source, Source):
+            raise ConfigError("source", "be something to load from where no path is given", source)
+        require(isinstance(augment, Augment), "augment", "be an augmentation", augment)
+        self._source, self._augment = source, augment
+        self.batch_size = require_int("batch_size", batch_size, 1)
+        self.eval_batch_size = require_int("eval_batch_size", eval_batch_size, 1)
+        self.split_seed = require_int("split_seed", split_seed, 0, 2**32 - 1)
+        self.val_share = require_number("val_share", val_share, 0, 1, open_ends="<>")
+        self.select_on = require_choice("select_on", select_on, ("val", "test"))
+        self.normalise = require_choice("normalise", normalise, SCHEMES)
+        self._generator = torch.Generator().manual_seed(require_int("seed", seed, 0, 2**63 - 1))
+        self._parts: dict[str, Part] = {}
+
+    # -- loading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _arrays(self) -> Arrays:
+        return load_cached(self._source)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images in a batch."""
+        channels, height, width = self._arrays.x_train.shape[1:]
+        return (channels, *self._augment.output_size(height, width))
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self._arrays.classes
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, divide, and put the parts on the trainer's device, or on the CPU where there is no trainer.
+
+        Args:
+            stage: not used: all parts are ready for every stage.  A second call changes nothing.
+        """
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if not self._parts:
+            _ = self.image_shape  # Refuses images that are too small before any are copied.
+            self._parts = {name: _part(*labelled) for name, labelled in self._divide().items()}
+        self._parts = {name: Part(*(tensor.to(device) for tensor in part)) for name, part in self._parts.items()}
+
+    def _divide(self) -> dict[str, Labelled]:
+        arrays = self._arrays
+        train: Labelled = arrays.x_train, arrays.y_train
+        if arrays.x_test is not None and arrays.y_test is not None:
+            test: Labelled = arrays.x_test, arrays.y_test
+        else:
+            train, test = self._cut(train, TEST_SHARE)
+        if self.select_on == "test":
+            return {"train": train, "test": test}
+        train, val = self._cut(train, self.val_share)
+        return {"train": train, "val": val, "test": test}
+
+    def _cut(self, labelled: Labelled, share: float) -> tuple[Labelled, Labelled]:
+        images, labels = labelled
+        kept, cut = stratified(labels, share, self.split_seed)
+        if len(cut) == 0:
+            raise ConfigError("data.path", "hold two images of a class to divide", len(labels))
+        return (images[kept], labels[kept]), (images[cut], labels[cut])
+
+    def _ready(self, name: str) -> Part:
+        if not self._parts:
+            self.setup()
+        return self._parts["test" if name == "val" and self.select_on == "test" else name]
+
+    # -- loaders ------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> TrainLoader:
+        """Training batches; each pass over it is the next epoch of this module's random stream."""
+        return TrainLoader(self._ready("train"), self._augment, self.normalise, self.batch_size, self._generator)
+
+    def ordered_train_dataloader(self) -> EvalLoader:
+        """The training images as in evaluation: in their order, nothing random, the random stream left alone."""
+        return self._eval_loader("train")
+
+    def val_dataloader(self) -> EvalLoader:
+        """The batches on which the model that is kept is chosen."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> EvalLoader:
+        """The test batches."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, name: str) -> EvalLoader:
+        return EvalLoader(self._ready(name), self._augment, self.normalise, self.eval_batch_size)
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The random stream's state: stored after epoch n, it continues with epoch n + 1."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Continue the random stream of ``state_dict``."""
+        self._generator.set_state(state_dict["generator"].cpu())
+
+    def summary(self) -> dict[str, Any]:
+        """What a result has to say about its data, in plain types."""
+        arrays = self._arrays
+        return {
+            "name": arrays.name,
+            "source": arrays.kind,
+            "sha256": arrays.sha256,
+            "generated": arrays.generated,
+            "test_split": "seeded stratified 85/15" if arrays.x_test is None else "published",
+            **{f"n_{name}": len(self._ready(name).labels) for name in ("train", "val", "test")},
+            "classes": arrays.classes,
+            "image_shape": list(self.image_shape),
+            "select_on": self.select_on,
+            "split_seed": self.split_seed,
+        }
+
+
+def _part(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Part:
+    """Tensors of their own: the arrays are shared between cells and must not change."""
+    return Part(torch.from_numpy(np.array(images, order="C")), torch.from_numpy(np.array(labels)))

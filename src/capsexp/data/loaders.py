@@ -1,0 +1,81 @@
+"""Batches from images that already lie on the device: no worker processes, no copy from host to device in a step."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from capsexp.data.augment import Augment
+from capsexp.types import Batch
+
+
+class Part(NamedTuple):
+    """The training, validation or test part, on the device.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class TrainLoader:
+    """An epoch in random order, every image augmented on its own; the last batch may be smaller.
+
+    All random numbers of an epoch are drawn when its first batch is asked for: one permutation, then what the
+    augmentation needs.  Asking for an iterator alone draws nothing.
+
+    Args:
+        part: the training part.
+        augment: what happens to each image.
+        scheme: how values are scaled.
+        batch_size: images in a batch.
+        generator: on the CPU; its state between epochs decides all that follows.
+    """
+
+    def __init__(self, part: Part, augment: Augment, scheme: str, batch_size: int, generator: Generator) -> None:
+        self._part, self._augment, self._scheme = part, augment, scheme
+        self._batch_size, self._generator = batch_size, generator
+        self._prepared = augment.prepare(part.images)
+
+    def __len__(self) -> int:
+        return -(-len(self._part.labels) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, *draws = (torch.split(numbers, self._batch_size) for numbers in self._draw())
+        for index_B, *drawn in zip(order, *draws, strict=True):
+            images = self._augment.sample(self._prepared, index_B, tuple(drawn))
+            yield Batch(self._augment.normalise(images, self._scheme), self._part.labels[index_B])
+
+    def _draw(self) -> list[Tensor]:
+        """The epoch's order and per-image numbers, moved to the device once."""
+        count, (height, width) = len(self._part.labels), self._part.images.shape[-2:]
+        order_N = torch.randperm(count, generator=self._generator)
+        draws = self._augment.draw(count, height, width, self._generator)
+        return [numbers.to(self._part.labels.device) for numbers in (order_N, *draws)]
+
+
+class EvalLoader:
+    """All images of a part in their order, with nothing random.
+
+    Args:
+        part: any part.
+        augment: what happens to each image.
+        scheme: how values are scaled.
+        batch_size: images in a batch.
+    """
+
+    def __init__(self, part: Part, augment: Augment, scheme: str, batch_size: int) -> None:
+        self._part, self._augment, self._scheme, self._batch_size = part, augment, scheme, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._part.labels) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        images, labels = (torch.split(whole, self._batch_size) for whole in self._part)
+        for images_BCHW, labels_B in zip(images, labels, strict=True):
+            view = self._augment.evaluate(images_BCHW)
+            yield Batch(self._augment.normalise(view, self._scheme), labels_B)

@@ -1,0 +1,65 @@
+"""What many tests use: a tiny data set, and the command run in a folder of its own."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capsexp import cli
+
+
+@pytest.fixture
+def tiny_npz(tmp_path: Path) -> Path:
+    """A learnable data set: 4 classes of 32x32 gray images, each a bright quarter in noise."""
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for part, count in (("train", 80), ("test", 24)):
+        labels = np.arange(count) % 4
+        images = random.integers(0, 90, (count, 32, 32))
+        for image, label in zip(images, labels, strict=True):
+            image[16 * (label // 2) :, 16 * (label % 2) :][:16, :16] += 120
+        arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
+    path = tmp_path / "tiny.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of its own; multirun/ appears below it."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CAPSEXP_DATA", raising=False)
+    monkeypatch.setenv("CAPSEXP_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def quick(tiny_npz: Path, in_tmp: Path) -> list[str]:
+    """Overrides that make a cell last a fraction of a second."""
+    return [
+        "data=dhcd",
+        f"data.path={tiny_npz}",
+        "data.batch_size=16",
+        "trainer.max_epochs=2",
+        "model.c2=3",
+        "model.c3=3",
+        "threads=1",
+        "logger.wandb.mode=disabled",
+    ]
+
+
+@pytest.fixture
+def run(in_tmp: Path) -> Callable[..., int]:
+    """The command, in this process: ``run("key=value", ...)`` gives the exit code."""
+    return lambda *arguments: cli.main(arguments)
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The bodies of all results below a folder, by the name of the cell's directory."""
+    files = sorted(folder.rglob("result.json"))
+    return {path.parent.name: json.loads(path.read_text())["body"] for path in files}

@@ -1,0 +1,177 @@
+"""A cell's life: once, resumable, never half written, equal however it was interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from capsexp import records
+from capsexp.callbacks.history import History
+from tests.conftest import results
+
+Run = Callable[..., int]
+
+
+def the_cell(folder: Path) -> Path:
+    (found,) = records.cell_directories(folder / "multirun" / "adhoc").values()
+    return found
+
+
+def without_clocks(body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != "clocks"}
+
+
+def test_a_cell_leaves_everything_about_it_in_its_directory(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick) == 0
+    cell = the_cell(in_tmp)
+    wanted = {"config.yaml", "status.json", "result.json", "metrics.csv", "arrays.npz", "log.txt", "checkpoints"}
+    assert wanted <= {path.name for path in cell.iterdir()}
+    assert [path.name for path in (cell / "checkpoints").iterdir()] == ["best.ckpt"]
+    status = records.read_status(cell)
+    assert status is not None
+    assert (status.state, status.id) == ("done", cell.name[-10:])
+
+
+def test_a_finished_cell_is_not_run_again(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick) == 0
+    cell = the_cell(in_tmp)
+    before = {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}
+    assert run(*quick) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}
+
+
+def test_a_changed_config_is_a_new_cell_and_a_volatile_key_is_not(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick) == 0
+    assert run(*quick, "optimizer.lr=1e-3") == 0
+    assert run(*quick, "callbacks.resume.min_interval_s=5") == 0
+    assert len(results(in_tmp)) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_a_damaged_result_is_made_again(run: Run, quick: list[str], in_tmp: Path, damage: str) -> None:
+    assert run(*quick) == 0
+    path = the_cell(in_tmp) / records.RESULT
+    first, text = results(in_tmp), path.read_text()
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_text(text[: len(text) // 2] if damage == "truncate" else text.replace('"epochs": 2', '"epochs": 3'))
+    assert run(*quick) == 0
+    again = results(in_tmp)
+    assert {name: without_clocks(body) for name, body in again.items()} == {
+        name: without_clocks(body) for name, body in first.items()
+    }
+
+
+def test_a_failed_cell_says_why_and_is_run_again(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "on_fit_end", _raise(RuntimeError("disk on\nfire")))
+        assert run(*quick) == 1
+    status = records.read_status(the_cell(in_tmp))
+    assert status is not None
+    assert (status.state, status.cause) == ("failed", "RuntimeError: disk on fire")
+    assert "Traceback" in (the_cell(in_tmp) / records.LOG).read_text()
+    assert run(*quick) == 0
+
+
+def test_one_failed_cell_does_not_stop_the_others(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick, "model.c2=2,0,3", "-m") == 2
+    assert len(results(in_tmp)) == 2
+
+
+def test_a_locked_cell_is_left_to_the_one_who_holds_it(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick, "-m") == 0
+    cell = the_cell(in_tmp)
+    (cell / records.RESULT).unlink()
+    with FileLock(cell / ".lock"):
+        run(*quick, "-m")
+    assert not (cell / records.RESULT).exists()
+
+
+def test_resumed_equals_uninterrupted(
+    run: Run, quick: list[str], in_tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*quick, "trainer.max_epochs=6", "callbacks.resume.min_interval_s=0", "seed=7"]
+    assert run(*arguments, "paths.output=straight") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "on_train_epoch_start", _raise(KeyboardInterrupt(), when_epoch=3))
+        assert run(*arguments, "paths.output=broken") == 130
+    (cell,) = records.cell_directories(in_tmp / "broken" / "adhoc").values()
+    status = records.read_status(cell)
+    assert status is not None
+    assert status.state == "interrupted"
+    assert (cell / records.RESUME_CHECKPOINT).exists()
+    torch.manual_seed(99)  # whatever another process would have drawn
+    assert run(*arguments, "paths.output=broken") == 0
+    assert not (cell / records.RESUME_CHECKPOINT).exists()
+    straight, broken = in_tmp / "straight" / "adhoc" / cell.name, cell
+    assert without_clocks(results(straight)[cell.name]) == without_clocks(results(broken)[cell.name])
+    assert (straight / records.METRICS).read_bytes() == (broken / records.METRICS).read_bytes()
+    saved = [torch.load(folder / records.BEST_CHECKPOINT)["state_dict"] for folder in (straight, broken)]
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+def _raise(error: BaseException, when_epoch: int | None = None) -> Callable[..., None]:
+    def hook(_self: object, trainer: Any, _module: object) -> None:
+        if when_epoch is None or trainer.current_epoch == when_epoch:
+            raise error
+
+    return hook
+
+
+def command(arguments: list[str]) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "capsexp", *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(quick: list[str], in_tmp: Path) -> None:
+    """SIGKILL once while a cell is between epochs: it goes on, the sweep completes, all results equal a quiet run's."""
+    arguments = [*quick, "trainer.max_epochs=40", "callbacks.peak.patience=40", "callbacks.resume.min_interval_s=0"]
+    arguments += ["seed=0,1", "-m"]
+    killed = command([*arguments, "paths.output=killed"])
+    wait_for(lambda: any((in_tmp / "killed").rglob("resume.ckpt")), killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    (cell,) = records.cell_directories(in_tmp / "killed" / "adhoc").values()
+    status = records.read_status(cell)
+    assert status is not None
+    assert status.state == "interrupted"
+    again = command([*arguments, "paths.output=killed"])
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
+    assert "goes on from its checkpoint" in output
+    quiet = command([*arguments, "paths.output=quiet"])
+    assert quiet.communicate()[0].count("done") >= 2
+    first, second = results(in_tmp / "killed"), results(in_tmp / "quiet")
+    assert len(first) == 2
+    assert {key: without_clocks(body) for key, body in first.items()} == {
+        key: without_clocks(body) for key, body in second.items()
+    }
+
+
+def test_same_seed_same_metrics_other_seed_others(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick, "seed=0,1", "-m") == 0
+    assert run(*quick, "seed=0", "paths.output=again") == 0
+    zero, one = (body["metrics"] for body in results(in_tmp / "multirun").values())
+    (repeated,) = (body["metrics"] for body in results(in_tmp / "again").values())
+    assert zero == repeated
+    assert zero["test/loss"] != one["test/loss"]
+    assert zero["similarity/conv1/max"] != one["similarity/conv1/max"]
