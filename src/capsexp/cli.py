@@ -132,7 +132,9 @@ def _say_how_sweep_ended(directory: Path) -> list[records.Status]:
     cells = sweep.cells if sweep else []
     statuses = {cell.name: records.read_status(directory / cell.name) for cell in cells}
     bad = {name: status for name, status in statuses.items() if status is None or status.state != "done"}
-    sys.stdout.write(f"{len(cells) - len(bad)} of {len(cells)} cells done; report: python -m capsexp.report {directory}\n")
+    sys.stdout.write(
+        f"{len(cells) - len(bad)} of {len(cells)} cells done; report: python -m capsexp.report {directory}\n"
+    )
     for name, status in bad.items():
         cause = status.cause if status else "never ran"
         sys.stdout.write(f"  {name}: {cause} (see {directory / name / records.LOG})\n")

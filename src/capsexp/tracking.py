@@ -78,6 +78,7 @@ def _init(about: About, options: dict[str, Any], mode: str) -> Any:
         disable_git=True,
         x_disable_meta=True,
         x_save_requirements=False,
+        x_disable_stats=True,
     )
     return wandb.init(
         project=options["project"],
@@ -88,7 +89,7 @@ def _init(about: About, options: dict[str, Any], mode: str) -> Any:
         dir=about.directory,
         mode=mode,  # type: ignore[arg-type]
         resume="allow" if mode == "online" else None,
-        config=about.config,
+        config={key: value for key, value in about.config.items() if key != "report"},
         settings=settings,
     )
 

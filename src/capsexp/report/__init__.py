@@ -1,0 +1,25 @@
+"""Tables, figures and one page from a sweep's folder: ``python -m capsexp.report multirun/cnn_prune``.
+
+Only files are read, through :mod:`capsexp.records`; nothing of the training code is imported.  Written into
+``<sweep>/report/``:
+
+=========================== =========================================================================================
+file                        content
+=========================== =========================================================================================
+``index.html``              the whole report on one page, figures embedded, readable without any other file
+``results.csv .md .tex``    one row for each point of the sweep: n, mean and sample standard deviation over seeds
+``comparison.csv .md .tex`` our numbers beside the paper's, with the difference and what limits the comparison
+``cells.csv .md .tex``      one row for each cell: its state and its values, nothing averaged
+``timings.csv .md .tex``    everything measured with a clock, and only that
+``<figure>.png .pdf``       the figures that the ``report:`` block asks for
+=========================== =========================================================================================
+
+The same results give the same bytes in every file but ``timings.*``.  What a report shows is decided by the
+experiment's ``report:`` block, described in :mod:`capsexp.report.schema`; without one, the axes and the standard
+metrics are shown.
+
+The rooms: ``schema`` checks the block and makes a ``spec`` of it; ``results`` reads the folder into ``cells`` and knows
+nothing of the block.  ``compare`` and ``tables`` join the two into text (``formats`` writes it as CSV, Markdown and
+LaTeX), ``panels`` and ``figures`` into pictures (with ``lines``, ``kernels`` and ``canvas``), ``page`` puts all on one
+page, and ``write`` runs the lot.
+"""

@@ -1,0 +1,159 @@
+"""What a report knows of a cell, and of the cells that differ in their seed alone."""
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SEED = "seed"
+"""The one axis that is averaged over."""
+
+STATES = ("done", "failed", "interrupted", "running", "pending", "missing", "corrupt", "stale")
+"""What a planned cell can be; only ``done`` ones give numbers, all others are holes."""
+
+PROTOCOL = ("data", "sha256", "test_split", "generated", "select_on")
+"""What numbers must share before they are averaged or compared with each other."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A mean over seeds.
+
+    Attributes:
+        values: finite value of each seed.
+        lost: finished cells that recorded that their value is not finite.
+    """
+
+    values: dict[Any, float]
+    lost: int = 0
+
+    @property
+    def n(self) -> int:
+        """Number of values behind the mean."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the values; None where there is none, and equal values as they are (a count stays whole)."""
+        values = list(self.values.values())
+        if not values or min(values) == max(values):
+            return values[0] if values else None
+        return statistics.fmean(values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (ddof=1); None for fewer than two values."""
+        return statistics.stdev(self.values.values()) if self.n > 1 else None
+
+    def minus(self, other: "Stat") -> "Stat":
+        """The difference, seed by seed; where the seeds differ, of the means alone (n = 1: no deviation)."""
+        if not self.values or not other.values:
+            return Stat({}, self.lost + other.lost)
+        if self.values.keys() == other.values.keys():
+            return Stat({seed: value - other.values[seed] for seed, value in self.values.items()})
+        return Stat({None: (self.mean or 0.0) - (other.mean or 0.0)})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which data a number comes from, and on what its model was chosen."""
+
+    data: str = "unknown"
+    sha256: str | None = None
+    test_split: str | None = None
+    generated: bool = False
+    select_on: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A planned cell and what is on disk of it; ``result`` is None unless the cell is done or stale."""
+
+    id: str
+    name: str
+    axes: dict[str, Any]
+    state: str
+    cause: str | None
+    directory: Path | None
+    result: dict[str, Any] | None
+
+    @property
+    def done(self) -> bool:
+        """Whether the cell's numbers may be used."""
+        return self.state == "done"
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """The cell's protocol; None for a hole."""
+        if not self.done or self.result is None:
+            return None
+        data = _mapping(self.result.get("data"))
+        return Protocol(
+            data=str(data.get("name", "unknown")),
+            sha256=data.get("sha256"),
+            test_split=data.get("test_split"),
+            generated=bool(data.get("generated")),
+            select_on=str(_mapping(self.result.get("training")).get("select_on", "unknown")),
+        )
+
+    def value(self, metric: str) -> float | int | None:
+        """A metric's value: NaN where the cell recorded that it is not finite, None where it recorded nothing."""
+        body = self.result or {}
+        metrics = _mapping(body.get("metrics"))
+        if metric in metrics:
+            return math.nan if metrics[metric] is None else _number(metrics[metric])
+        found: object = body
+        for part in metric.split("."):
+            found = _mapping(found).get(part)
+        return _number(found)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The cells that differ in their seed alone: one row of a table."""
+
+    axes: dict[str, Any]
+    cells: tuple[Cell, ...]
+    protocol: Protocol | None
+
+    @property
+    def done(self) -> list[Cell]:
+        """The cells that give numbers."""
+        return [cell for cell in self.cells if cell.done]
+
+    @property
+    def state(self) -> str:
+        """``done``, or how many cells are in each other state."""
+        holes = Counter(cell.state for cell in self.cells if not cell.done)
+        if len(self.cells) == 1:
+            return self.cells[0].state
+        return ", ".join(f"{holes[state]} {state}" for state in STATES if holes[state]) or "done"
+
+    def stat(self, metric: str) -> Stat:
+        """The metric over this point's finished cells."""
+        values = {hashable(cell.axes.get(SEED)): cell.value(metric) for cell in self.done}
+        known = {seed: value for seed, value in values.items() if value is not None}
+        finite = {seed: value for seed, value in known.items() if math.isfinite(value)}
+        return Stat(finite, len(known) - len(finite))
+
+
+def hashable(value: object) -> object:
+    """An axis' value as a dictionary key; lists and mappings become their JSON text."""
+    return value if isinstance(value, str | int | float | None) else json.dumps(value, sort_keys=True)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number, which a boolean is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float | int | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

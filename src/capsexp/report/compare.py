@@ -1,0 +1,121 @@
+"""Our numbers beside the paper's, with everything that limits the comparison said in the same row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from capsexp.report.cells import Point, Protocol, Stat, is_number
+from capsexp.report.results import Results
+from capsexp.report.spec import Comparison, Condition, Spec
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row of the comparison.
+
+    Attributes:
+        row: what was asked for.
+        stat: our number; empty where there is none.
+        where: the point that gives it.
+        problem: why there is no number.
+        protocol: which data and choice of model it comes from.
+        flags: what a reader must know before comparing.
+    """
+
+    row: Comparison
+    stat: Stat
+    where: str
+    problem: str
+    protocol: Protocol | None
+    flags: list[str]
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        if self.stat.mean is None or not isinstance(self.row.paper, int | float):
+            return None
+        return self.stat.mean - self.row.paper
+
+
+def compare(spec: Spec, results: Results) -> list[Compared]:
+    """Every row of the ``compare`` list, once for each protocol with a number for it."""
+    return [compared for row in spec.compare for compared in _rows(row, spec, results)]
+
+
+def _rows(row: Comparison, spec: Spec, results: Results) -> list[Compared]:
+    unknown = unswept(row.where, results)
+    if unknown:
+        return [Compared(row, Stat({}), "", f"{unknown} was not swept", None, [])]
+    rows = [_row(row, spec, points, protocol) for protocol, points in results.by_protocol(results.points)]
+    return [each for each in rows if each.stat.n] or rows[:1]
+
+
+def _row(row: Comparison, spec: Spec, everything: list[Point], protocol: Protocol | None) -> Compared:
+    points = select(everything, row.where)
+    chosen, problem = _choose(row, points)
+    if chosen is None:
+        return Compared(row, Stat({}), "", problem, None, [])
+    stat = chosen.stat(row.metric)
+    if row.minus:
+        base = extreme(everything, row.metric, row.minus)
+        stat = stat.minus(base.stat(row.metric)) if base else stat
+    region = everything if row.minus else points
+    flags = _flags(row, protocol, region, chosen)
+    return Compared(row, stat, place(chosen, spec), "", protocol, flags)
+
+
+def _choose(row: Comparison, points: list[Point]) -> tuple[Point | None, str]:
+    if not points:
+        return None, "no such point in the sweep"
+    if row.reduce:
+        finished = any(point.done for point in points)
+        return extreme(points, row.metric, row.reduce), "no value there" if finished else "no finished cell there"
+    if len(points) > 1:
+        return None, f"{len(points)} points match: give reduce or at"
+    chosen = extreme(points, row.metric, "max")
+    return chosen, "no value there" if points[0].done else points[0].state
+
+
+def _flags(row: Comparison, protocol: Protocol | None, region: Sequence[Point], chosen: Point) -> list[str]:
+    flags = []
+    if protocol and row.paper_data and protocol.data.lower() != row.paper_data.lower():
+        flags.append(f"other data: {protocol.data}, the paper's is {row.paper_data}")
+    if protocol and protocol.generated:
+        flags.append("generated data")
+    if protocol and protocol.select_on == "test":
+        flags.append("model chosen on the test set")
+    whole = sum(not any(not cell.done for cell in point.cells) for point in region)
+    if whole < len(region):
+        flags.append(f"partial: {whole} of {len(region)} points complete")
+    if chosen.stat(row.metric).lost:
+        flags.append("a seed's value is not finite")
+    return flags
+
+
+def unswept(where: Mapping[str, Condition], results: Results) -> str:
+    """The first key of the conditions that is no axis of the sweep; empty where all are."""
+    return next((axis for axis in where if axis not in results.axes), "")
+
+
+def select(points: Sequence[Point], where: Mapping[str, Condition]) -> list[Point]:
+    """The points whose axes' values satisfy every condition."""
+    return [point for point in points if all(rule.holds(point.axes.get(axis)) for axis, rule in where.items())]
+
+
+def extreme(points: Sequence[Point], metric: str, reduce: str) -> Point | None:
+    """The point with the largest (``max``) or smallest (``min``) mean; the first of equals; None without a value."""
+    means = [(point.stat(metric).mean, point) for point in points]
+    found = [(mean, point) for mean, point in means if mean is not None]
+    if not found:
+        return None
+    best = (max if reduce == "max" else min)(mean for mean, _ in found)
+    return next(point for mean, point in found if mean == best)
+
+
+def place(point: Point, spec: Spec) -> str:
+    """A point's axes as text: ``c2 = 7, c3 = 6``."""
+    return ", ".join(f"{spec.axis(axis).label} = {axis_text(value)}" for axis, value in point.axes.items())
+
+
+def axis_text(value: object) -> str:
+    """An axis' value as text."""
+    return f"{value:g}" if is_number(value) and isinstance(value, float) else str(value)

@@ -1,0 +1,244 @@
+"""The whole report as one HTML page that needs no other file: style and figures are inside it."""
+
+import base64
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from capsexp import records
+from capsexp.report.canvas import Drawn
+from capsexp.report.compare import Compared, axis_text
+from capsexp.report.formats import numeric_columns
+from capsexp.report.results import Results
+from capsexp.report.spec import Spec
+from capsexp.report.tables import HOLE, Table
+
+DATA = {
+    **{"name": "data set", "source": "source", "sha256": "sha256", "generated": "generated", "classes": "classes"},
+    **{"image_shape": "image shape", "n_train": "training images", "n_val": "validation images"},
+    **{"n_test": "test images", "test_split": "test split", "split_seed": "seed of the splits"},
+}
+"""What a result says of its data, in the order in which a reader asks."""
+STYLE_SHEET = Path(__file__).with_name("page.css")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the page shows.
+
+    Attributes:
+        spec: the checked block.
+        results: the sweep.
+        compared: rows of the comparison.
+        tables: by name; ``timings`` is only linked to, since its bytes differ from run to run.
+        figures: the pictures.
+        problems: one line for each figure that could not be drawn.
+    """
+
+    spec: Spec
+    results: Results
+    compared: Sequence[Compared]
+    tables: dict[str, Table]
+    figures: Sequence[Drawn]
+    problems: Sequence[str]
+
+
+def render(content: Content) -> str:
+    """The page's HTML."""
+    title = content.spec.title or content.results.sweep.name
+    sections = [
+        _header(content, title),
+        _data(content.results),
+        _comparison(content),
+        _figures(content),
+        _table("Results", content.tables["results"], "scroll tall"),
+        _holes(content.results),
+        _reproduce(content.results),
+        _environment(content.results),
+    ]
+    body = "\n".join(section for section in sections if section)
+    style = STYLE_SHEET.read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+# -- the sections -----------------------------------------------------------------------------------------------------
+
+
+def _header(content: Content, title: str) -> str:
+    spec, results = content.spec, content.results
+    lines = [f"<h1>{escape(title)}</h1>"]
+    lines += [f'<p class="source">{escape(spec.source)}</p>'] if spec.source else []
+    state = results.partial or f"Complete: {len(results.cells)} of {len(results.cells)} cells done"
+    lines.append(f'<p class="state {"partial" if results.partial else "complete"}">{escape(state)}</p>')
+    lines += [f'<p class="claim"><strong>Claim.</strong> {escape(spec.claim)}</p>'] if spec.claim else []
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in _warnings(content))
+    return "\n".join([*lines, f'<ul class="warnings">{warnings}</ul>' if warnings else ""])
+
+
+def _warnings(content: Content) -> list[str]:
+    """What must be known before any number on the page is believed."""
+    results, paper = content.results, content.spec.paper_data
+    others = sorted({each.data for each in results.protocols if paper and each.data.lower() != paper.lower()})
+    texts = [
+        f"Computed on the data set {name}, while the paper used {paper}: no reproduction of its numbers."
+        for name in others
+    ]
+    if any(each.select_on == "test" for each in results.protocols):
+        texts.append("Models were chosen on the test set (the paper's own protocol): test numbers are too good.")
+    texts += [f"Data set {each.data} is generated, not the original." for each in results.protocols if each.generated]
+    if results.differing():
+        texts.append(f"The cells differ in {', '.join(results.differing())}: shown apart and never averaged together.")
+    lost = [cell.name for cell in results.cells if cell.done and _not_finite(cell.result or {})]
+    if lost:
+        named = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        texts.append(f"Some values are not finite in {len(lost)} of {len(results.cells)} cells: {named}.")
+    return [*texts, *content.problems]
+
+
+def _not_finite(body: dict[str, Any]) -> bool:
+    return any(value is None for value in (body.get("metrics") or {}).values())
+
+
+def _data(results: Results) -> str:
+    described = Counter(_described(cell.result or {}) for cell in results.cells if cell.done)
+    if not described:
+        return _section("Data and protocol", "<p>No cell has finished yet.</p>")
+    parts = []
+    for text, count in sorted(described.items()):
+        rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in json.loads(text))
+        parts.append(f'<p>{count} of {len(results.cells)} cells:</p>\n<table class="facts">{rows}</table>')
+    return _section("Data and protocol", "\n".join(parts))
+
+
+def _described(body: dict[str, Any]) -> str:
+    """A result's data and protocol as JSON pairs of texts, equal for equal ones."""
+    data = body.get("data") or {}
+    pairs = [(name, _plain(data[key])) for key, name in DATA.items() if data.get(key) is not None]
+    pairs += [(key, _plain(data[key])) for key in sorted(data) if key not in (*DATA, "select_on")]
+    chosen = (body.get("training") or {}).get("select_on", "unknown")
+    return json.dumps([*pairs, ("model chosen on", str(chosen))])
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return " × ".join(map(str, value))  # noqa: RUF001
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _comparison(content: Content) -> str:
+    return _table("Beside the paper", content.tables["comparison"]) if content.compared else ""
+
+
+def _figures(content: Content) -> str:
+    return _section("Figures", "\n".join(map(_figure, content.figures))) if content.figures else ""
+
+
+def _figure(drawn: Drawn) -> str:
+    image = base64.b64encode(drawn.png).decode("ascii")
+    note = f"{escape(drawn.note)} " if drawn.note else ""
+    name = escape(drawn.name, quote=True)
+    return (
+        f'<figure id="{name}">\n<img alt="{escape(drawn.title, quote=True)}" src="data:image/png;base64,{image}">\n'
+        f'<figcaption>{note}<a href="{name}.png">PNG</a> · <a href="{name}.pdf">PDF</a></figcaption>\n</figure>'
+    )
+
+
+def _holes(results: Results) -> str:
+    holes = [cell for cell in results.cells if not cell.done]
+    rows = "".join(
+        f'<tr class="hole"><td>{escape(cell.name)}</td><td>{escape(cell.state)}</td><td>{escape(cell.cause or "")}</td>'
+        f"<td>{f'<code>{escape(cell.directory.name)}/{records.LOG}</code>' if cell.directory else ''}</td></tr>"
+        for cell in holes
+    )
+    head = "<tr><th>cell</th><th>state</th><th>cause</th><th>log, in the folder of the sweep</th></tr>"
+    parts = [f'<div class="scroll"><table>{head}{rows}</table></div>'] if holes else []
+    if any(cell.state == "stale" for cell in holes):
+        parts.append(
+            "<p>Stale cells were computed by code that has since changed its numbers; they are in no mean.</p>"
+        )
+    if results.orphans:
+        names = "".join(f"<li><code>{escape(name)}</code></li>" for name in results.orphans)
+        parts.append(f"<h3>Orphaned</h3><p>On disk but not in the plan; left alone, in no table:</p><ul>{names}</ul>")
+    return _section("Holes and leftovers", "\n".join(parts)) if parts else ""
+
+
+def _reproduce(results: Results) -> str:
+    return _section(
+        "How to reproduce",
+        f"<p>The same command again runs only the cells that are missing, and the second writes this page:</p>\n"
+        f"<pre>{escape(command(results))}\npython -m capsexp.report multirun/{escape(results.sweep.name)}</pre>\n"
+        '<p>The values of every cell: <a href="cells.csv">cells.csv</a>. All that a clock measured stands apart: '
+        '<a href="timings.md">timings.md</a>.</p>',
+    )
+
+
+def command(results: Results) -> str:
+    """The command line of the sweep, its swept values written out."""
+    sweep = results.sweep
+    given = {override.partition("=")[0].lstrip("+~") for override in sweep.overrides}
+    swept = [f"{axis}={','.join(map(_override, values))}" for axis, values in sweep.axes.items() if axis not in given]
+    return " ".join(["python -m capsexp", *(shlex.quote(word) for word in [*sweep.overrides, *swept]), "-m"])
+
+
+def _override(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _environment(results: Results) -> str:
+    """Each fact of the machines with the values it took; a clock, if one slipped in, stays out."""
+    facts: dict[str, Counter[str]] = {}
+    for cell in results.cells:
+        for key, value in ((cell.result or {}).get("environment") or {}).items() if cell.done else ():
+            if not key.endswith("_s"):
+                facts.setdefault(key, Counter())[axis_text(value)] += 1
+    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(_seen(facts[key]))}</td></tr>" for key in sorted(facts))
+    return _section("Environment", f'<table class="facts">{rows}</table>') if rows else ""
+
+
+def _seen(values: Counter[str]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{value} ({count} cells)" for value, count in sorted(values.items()))
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def _table(title: str, table: Table, box: str = "scroll") -> str:
+    numeric = numeric_columns(table)
+    head = "".join(f"<th{_class(right)}>{escape(name)}</th>" for name, right in zip(table.header, numeric, strict=True))
+    rows = "\n".join(_row(row, numeric, table, hole) for row, hole in zip(table.rows, table.holes, strict=True))
+    links = " · ".join(f'<a href="{table.name}.{end}">{name}</a>' for end, name in FORMATS)
+    body = f'<div class="{box}"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+    return _section(title, f'{body}\n<p class="small">{escape(table.caption)} {links}</p>')
+
+
+HOLE_ROW = '<tr class="hole">'
+FORMATS = (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))
+
+
+def _row(row: list[str], numeric: list[bool], table: Table, hole: bool) -> str:
+    classes = (
+        _class(right, name if text != HOLE else "")
+        for text, right, name in zip(row, numeric, table.header, strict=True)
+    )
+    cells = "".join(f"<td{each}>{escape(text)}</td>" for text, each in zip(row, classes, strict=True))
+    return f"{HOLE_ROW if hole else '<tr>'}{cells}</tr>"
+
+
+def _class(right: bool, column: str = "") -> str:
+    kind = {"caveats": "flag", "at": "whole"}.get(column, "num" if right else "")
+    return f' class="{kind}"' if kind else ""

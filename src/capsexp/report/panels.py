@@ -1,0 +1,151 @@
+"""Which pictures a figure becomes: one for each protocol and for each value of the axes that it does not name."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capsexp.report.cells import Point, Protocol, hashable
+from capsexp.report.compare import axis_text, select, unswept
+from capsexp.report.results import Results
+from capsexp.report.spec import Figure, Measure, Spec
+
+Grid = NDArray[np.float64]
+MOST = 12
+"""Pictures drawn of one figure at most; more would bury the page."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one picture shows.
+
+    Attributes:
+        figure: the figure it belongs to.
+        spec: how metrics and axes are labelled.
+        results: the whole sweep.
+        points: the points that are drawn.
+        suffix: what is added to the figure's file name.
+        words: values of the axes that the figure does not name, the paper's word, and the data behind the numbers.
+    """
+
+    figure: Figure
+    spec: Spec
+    results: Results
+    points: list[Point]
+    suffix: str = ""
+    words: tuple[str, ...] = ()
+
+    @property
+    def measure(self) -> Measure:
+        """The metric that is drawn."""
+        return self.spec.measure(self.figure.metric)
+
+    @property
+    def n(self) -> str:
+        """Number of trainings behind a drawn value."""
+        sizes = sorted({point.stat(self.figure.metric).n for point in self.points} - {0}) or [0]
+        return f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
+
+    def values(self, axis: str) -> list[Any]:
+        """An axis' values that occur among the points, in order."""
+        used = {hashable(point.axes.get(axis)) for point in self.points}
+        return [value for value in self.results.axes.get(axis, []) if hashable(value) in used]
+
+    def places(self) -> list[tuple[tuple[int, int], Point]]:
+        """Each point with its row (its value of y) and column (of x) in a grid."""
+        x, y = self.figure.x, self.figure.y
+        columns = {hashable(value): place for place, value in enumerate(self.values(x))}
+        rows = {hashable(value): place for place, value in enumerate(self.values(y))}
+        return [((rows[hashable(p.axes.get(y))], columns[hashable(p.axes.get(x))]), p) for p in self.points]
+
+    def grid(self) -> tuple[Grid, dict[tuple[int, int], str]]:
+        """Means as [y, x] with NaN for holes, and the state of each planned hole."""
+        metric, states = self.figure.metric, {}
+        grid = np.full((len(self.values(self.figure.y)), len(self.values(self.figure.x))), np.nan)
+        for place, point in self.places():
+            mean = point.stat(metric).mean
+            if mean is not None:
+                grid[place] = mean
+            states[place] = hole(point, metric)
+        return grid, {place: state for place, state in states.items() if math.isnan(grid[place])}
+
+    def short(self) -> list[tuple[int, int]]:
+        """Where in the grid a mean is of fewer trainings than planned."""
+        found = ((place, point.stat(self.figure.metric).n, len(point.cells)) for place, point in self.places())
+        return [place for place, n, planned in found if 0 < n < planned]
+
+
+def hole(point: Point, metric: str) -> str:
+    """Why a point has no value."""
+    if point.done:
+        return "not finite" if point.stat(metric).lost else "no value"
+    return point.cells[0].state
+
+
+def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], str]:
+    """The pictures of a figure, and what is to be said about those that are not drawn."""
+    unknown = unswept(figure.where, results)
+    if unknown:
+        return [], f"{figure.name}: {unknown} was not swept"
+    rest = [axis for axis in results.axes if axis not in (figure.x, figure.y, figure.by)]
+    rest = [] if figure.kind == "kernels" else rest
+    groups = [
+        (protocol, group)
+        for protocol, points in results.by_protocol(select(results.points, figure.where))
+        for group in _groups(points, rest)
+        if any(point.stat(figure.metric).n for point in group)
+    ]
+    made = [_panel(figure, spec, results, protocol, group, rest, len(groups) > 1) for protocol, group in groups]
+    drawn = [panel for panel in made if shape(panel)]
+    if not drawn:
+        return [], f"{figure.name}: " + ("too few swept values to draw" if made else f"no cell has {figure.metric} yet")
+    left = len(drawn) - MOST
+    return drawn[:MOST], f"{figure.name}: {left} more pictures are not drawn; narrow it with where" if left > 0 else ""
+
+
+def _groups(points: Sequence[Point], rest: Sequence[str]) -> list[list[Point]]:
+    groups: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(tuple(hashable(point.axes.get(axis)) for axis in rest), []).append(point)
+    return list(groups.values())
+
+
+def _panel(
+    figure: Figure,
+    spec: Spec,
+    results: Results,
+    protocol: Protocol | None,
+    group: list[Point],
+    rest: Sequence[str],
+    several: bool,
+) -> Panel:
+    values = [axis_text(group[0].axes.get(axis)) for axis in rest]
+    words = [f"{spec.axis(axis).label} = {value}" for axis, value in zip(rest, values, strict=True)]
+    if figure.paper:
+        words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
+    if protocol:
+        words.append(f"here: data {protocol.data}, model chosen on {protocol.select_on}")
+        # Two files may have one name, so the place among the protocols keeps the pictures' names apart.
+        values += [f"{protocol.data}{results.protocols.index(protocol) + 1}"] if len(results.protocols) > 1 else []
+    suffix = "".join("_" + _file_name(value) for value in values) if several else ""
+    panel = Panel(figure, spec, results, group, suffix)
+    words += [panel.n] if figure.kind != "kernels" else []
+    return Panel(figure, spec, results, group, suffix, tuple(words))
+
+
+def _file_name(text: str) -> str:
+    return "".join(char if char.isascii() and (char.isalnum() or char in "-.") else "-" for char in text)
+
+
+def shape(panel: Panel) -> str:
+    """What can be drawn: the figure's own kind, a line where one axis alone varies, or nothing."""
+    figure = panel.figure
+    if figure.kind == "kernels":
+        return "kernels"
+    if figure.kind == "line":
+        return "line" if len(panel.values(figure.x)) > 1 else ""
+    long = [axis for axis in (figure.x, figure.y) if len(panel.values(axis)) > 1]
+    return figure.kind if len(long) == 2 else "line" if long else ""

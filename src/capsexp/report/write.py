@@ -1,0 +1,47 @@
+"""Reads a sweep's folder and writes its report."""
+
+from pathlib import Path
+
+from capsexp import records
+from capsexp.report import figures, formats, page, results, schema, tables
+from capsexp.report.canvas import Drawn
+from capsexp.report.compare import compare
+
+
+def write_report(directory: Path, out: Path) -> tuple[Path, str]:
+    """Write every file of the report of ``directory`` into ``out``.
+
+    Returns:
+        The page's path, and one line on what was found and written.
+
+    Raises:
+        ReportError: ``directory`` is no sweep's folder.
+        ConfigError: its ``report:`` block breaks a rule.
+    """
+    read = results.read(directory)
+    spec = schema.parse(read.sweep.report)
+    compared = compare(spec, read)
+    makers = (tables.results_table, tables.cells_table, tables.timings_table)
+    made = {table.name: table for table in (make(spec, read) for make in makers)}
+    made["comparison"] = tables.comparison_table(spec, read, compared)
+    drawn, problems = figures.draw_all(spec, read)
+    for table in made.values():
+        _write_table(out, table)
+    for picture in drawn:
+        _write_picture(out, picture)
+    index = out / "index.html"
+    records.write_text(index, page.render(page.Content(spec, read, compared, made, drawn, problems)))
+    state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
+    return index, f"{read.sweep.name}: {state}; tables: {len(made)}, figures: {len(drawn)}"
+
+
+def _write_table(out: Path, table: tables.Table) -> None:
+    records.write_text(out / f"{table.name}.csv", formats.to_csv(table))
+    records.write_text(out / f"{table.name}.md", formats.to_markdown(table))
+    records.write_text(out / f"{table.name}.tex", formats.to_latex(table))
+
+
+def _write_picture(out: Path, picture: Drawn) -> None:
+    for ending, content in (("png", picture.png), ("pdf", picture.pdf)):
+        with records.replacing(out / f"{picture.name}.{ending}") as temporary:
+            temporary.write_bytes(content)

@@ -1,0 +1,203 @@
+"""The command as a user types it: what it answers, and with which exit code."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capsexp import cli, records
+from tests.conftest import results
+
+Run = Callable[..., int]
+
+WRONG = {
+    "unknown key": (["model.c9=1"], "model.c9"),
+    "unknown option of a group": (["model=resnet"], "model/resnet"),
+    "unknown data set": (["data=imagenet"], "data/imagenet"),
+    "unknown experiment": (["+experiment=none_such"], "experiment/none_such"),
+    "two experiments": (["+experiment=a,b", "-m"], "experiment must be one experiment"),
+    "wrong type": (["model.c2=wide"], "model.c2 must be a whole number >= 1, got 'wide'"),
+    "no channel": (["model.c2=0"], "model.c2 must be a whole number >= 1, got 0"),
+    "even kernel": (["model.kernels=[7,4,3]"], "model.kernels must be odd sizes, got 4"),
+    "dropout above one": (["model.dropout=1.2"], "model.dropout must be a number in [0, 1), got 1.2"),
+    "negative epochs": (["trainer.max_epochs=-2"], "trainer.max_epochs must be a whole number >= 1, got -2"),
+    "two devices": (["trainer.devices=2"], "trainer.devices must be 1"),
+    "unknown precision": (["trainer.precision=7-bit"], "Precision '7-bit' is invalid"),
+    "no such accelerator": (["trainer.accelerator=abacus"], "abacus"),
+    "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
+    "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
+    "criterion's option": (["pruning.norm=3"], "pruning.norm must be a whole number from 1 to 2, got 3"),
+    "selection split": (["data.select_on=train"], "data.select_on must be one of val, test, got 'train'"),
+    "batch size": (["data.batch_size=0"], "data.batch_size must be a whole number"),
+    "seed": (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
+    "threads": (["threads=none"], "threads must be a whole number >= 1, got 'none'"),
+    "wandb mode": (["logger.wandb.mode=always"], "logger.wandb.mode must be one of auto, online, offline, disabled"),
+    "missing file": (["data.path=nowhere.npz"], "data.path must name an existing .npz file"),
+    "a folder": (["data.path=."], "data.path must name a file, not a folder"),
+    "unlisted sweep": (["model.c2=interval(1,3)", "-m"], "model.c2 must be swept over listed values"),
+    "broken override": (["model.c2=["], "'['"),
+    "crop larger than the image": (["augment.size=40"], "augment.size"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_told_in_one_line(
+    name: str, run: Run, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = WRONG[name]
+    capsys.readouterr()
+    assert (
+        run(*[word for word in quick if not (name.startswith("wandb") and word.startswith("logger.wandb"))], *arguments)
+        == 2
+    )
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("capsexp: error: ")
+    assert told.err.count("\n") == 1
+    assert words in told.err
+
+
+def _npz(**changes: object) -> bytes:
+    images, labels = np.zeros((8, 32, 32), np.uint8), np.arange(8) % 2
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels} | changes
+    stream = io.BytesIO()
+    np.savez(stream, **{key: np.asarray(value) for key, value in arrays.items()})
+    return stream.getvalue()
+
+
+FILES = {
+    "truncated": (lambda: _npz()[:900], "data.path"),
+    "no archive": (lambda: b"hello", "data.path"),
+    "pickles": (lambda: _npz(x_train=np.array([{}] * 8, dtype=object)), "x_train"),
+    "wrong dtype": (lambda: _npz(x_train=np.zeros((8, 32, 32))), "x_train"),
+    "not numbers": (lambda: _npz(y_train=np.full(8, np.nan)), "y_train"),
+    "labels out of range": (lambda: _npz(y_test=np.full(8, 5)), "y_test"),
+    "lengths that differ": (lambda: _npz(y_train=np.arange(7) % 2), "y_train"),
+    "one class": (lambda: _npz(y_train=np.zeros(8, int), y_test=np.zeros(8, int)), "class"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bad_file_is_told_in_one_line(
+    name: str, run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, words = FILES[name]
+    (in_tmp / "bad.npz").write_bytes(content())
+    assert run(*quick, "data.path=bad.npz") == 2
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert words in told.err
+    assert "bad.npz" in told.err
+
+
+def test_no_network_is_told_in_one_line(
+    run: Run, quick: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(**_: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", unreachable)
+    assert run(*quick, "data.path=null") == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "data.path=FILE.npz" in told
+    assert "CAPSEXP_DATA" in told
+
+
+def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick) == 0
+    before = results(in_tmp)
+    assert run(*quick, "trainer.devices=2") == 0  # the same work, finished: nothing to build
+    assert run(*quick, "model.c2=0") == 2
+    assert run(*quick, "model.c9=0") == 2
+    assert results(in_tmp) == before
+
+
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_multirun_flag_may_stand_anywhere(run: Run, quick: list[str], in_tmp: Path, position: int) -> None:
+    words = [*quick, "model.c2=2,3"]
+    words.insert(position % (len(words) + 1), "-m")
+    assert run(*words) == 0
+    assert [name[:5] for name in results(in_tmp)] == ["c2-02", "c2-03"]
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_experiment_with_and_without_its_plus(plus: str) -> None:
+    assert cli.normalise([f"{plus}experiment=cnn_prune", "--multirun"]) == ["--multirun", "+experiment=cnn_prune"]
+
+
+def test_sweep_again_runs_only_what_is_missing(
+    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*quick, "model.c2=2,3", "-m") == 0
+    first = {path: path.stat().st_mtime_ns for path in in_tmp.rglob("result.json")}
+    capsys.readouterr()
+    assert run(*quick, "model.c2=3,4,2", "-m") == 0
+    assert capsys.readouterr().out.count("already done, not run again") == 2
+    assert len(results(in_tmp)) == 3
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items())
+    sweep = records.read_sweep(in_tmp / "multirun" / "adhoc")
+    assert sweep is not None
+    assert [cell.axes for cell in sweep.cells] == [{"model.c2": 3}, {"model.c2": 4}, {"model.c2": 2}]
+
+
+def test_results_carry_the_swept_values_and_their_protocol(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick, "model.c2=2,3", "data.select_on=test", "-m") == 0
+    for body in results(in_tmp).values():
+        assert body["axes"]["model.c2"] in (2, 3)
+        assert body["training"]["select_on"] == "test"
+        assert body["data"]["n_val"] == body["data"]["n_test"]
+        assert body["environment"]["threads"] == 1
+
+
+def test_the_working_folder_and_the_users_environment_stay(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    argv = sys.argv
+    assert run(*quick) == 0
+    assert (Path.cwd(), os.environ["HYDRA_FULL_ERROR"], sys.argv) == (in_tmp, "0", argv)
+
+
+def test_help_is_readable() -> None:
+    told = subprocess.run([sys.executable, "-m", "capsexp", "--help"], capture_output=True, text=True, check=True)
+    assert told.stderr == ""
+    for words in ("Usage", "+experiment=NAME", "cnn_prune", "max_epochs"):
+        assert words in told.stdout
+
+
+def test_wandb_keeps_one_readable_run_a_cell_offline(run: Run, quick: list[str], in_tmp: Path) -> None:
+    online = [word for word in quick if not word.startswith("logger.wandb")]
+    assert run(*online, "logger.wandb.mode=offline", "model.c2=2,3", "-m") == 0
+    files = sorted(in_tmp.rglob("run-*.wandb"))
+    assert len(files) == 2
+    for file, (name, body) in zip(files, results(in_tmp).items(), strict=True):
+        seen = json.loads(read_offline_run(file, "--summary"))
+        assert (seen["name"], seen["run_id"], seen["state"]) == (name[:-11], f"adhoc-{body['id']}", "finished")
+        assert seen["summary"]["test/acc"] == pytest.approx(body["metrics"]["test/acc"])
+        assert seen["summary"]["model.c2"] == seen["config"]["model"]["c2"] == body["axes"]["model.c2"]
+        entries = [json.loads(line) for line in read_offline_run(file).splitlines()]
+        (run_entry,) = (entry["run"] for entry in entries if entry["type"] == "run")
+        assert run_entry["run_group"] == "adhoc"
+        logged = {key for entry in entries if entry["type"] == "history" for key in entry["history"]["item"]}
+        assert {"train/loss", "val/acc", "similarity/conv2/max"} <= logged
+
+
+def read_offline_run(file: Path, *how: str) -> str:
+    """What Weights & Biases' own reader finds in the file of an offline run."""
+    line = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *how, str(file)]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_npz_written_with_deflate_is_read(run: Run, quick: list[str], tiny_npz: Path, in_tmp: Path) -> None:
+    with np.load(tiny_npz) as arrays:
+        np.savez_compressed(in_tmp / "small.npz", **arrays)
+    assert zipfile.ZipFile(in_tmp / "small.npz").infolist()[0].compress_type == zipfile.ZIP_DEFLATED
+    assert run(*quick, "data.path=small.npz") == 0
