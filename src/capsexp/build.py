@@ -226,7 +226,7 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
 
 def _write_arrays(directory: Path, outcome: Outcome) -> None:
     with records.replacing(directory / records.ARRAYS) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **outcome.arrays)
+        np.savez(stream, **cast("dict[str, Any]", outcome.arrays))
 
 
 @contextlib.contextmanager

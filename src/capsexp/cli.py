@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         return _complain(str(plan.config_error(error) or _one_line(error)))
     except KeyboardInterrupt:
+        sys.stderr.write("capsexp: interrupted; the same command goes on from here\n")
         return 130
     return _exit_code()
 

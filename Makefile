@@ -1,0 +1,58 @@
+# Every target makes the virtual environment by itself when it is missing or out of date.
+
+PYTHON     ?= python3
+EXPERIMENT ?= cnn_prune
+SWEEP      ?= $(EXPERIMENT)
+ARGS       ?=
+
+VENV  := .venv
+RUN   := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CODE  := src tests benchmarks examples
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep report test lint type bench clean
+
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo '  make sweep EXPERIMENT=cnn_prune ARGS="data=dhcd"  another experiment, further overrides'
+	@echo '  make report SWEEP=adhoc                           the report of multirun/adhoc'
+	@echo '  make test ARGS="-k similarity"                    arguments for pytest'
+	@echo '  make test PYTHON=python3.13                       the Python of a new environment (3.11 to 3.13)'
+
+# The report is written even when cells failed; the target then still fails.  No plan means that nothing was launched.
+sweep: $(STAMP)  ## run every cell of an experiment that is not finished, then write its report
+	@code=0; \
+	$(RUN) -m capsexp +experiment=$(EXPERIMENT) $(ARGS) -m || code=$$?; \
+	if [ $$code -ne 130 ] && [ -f multirun/$(SWEEP)/sweep.json ]; then \
+		$(RUN) -m capsexp.report multirun/$(SWEEP) || code=$$?; \
+	fi; \
+	exit $$code
+
+report: $(STAMP)  ## write tables, figures and the page of a sweep
+	@$(RUN) -m capsexp.report multirun/$(SWEEP)
+
+test: $(STAMP)  ## run the tests
+	@$(RUN) -m pytest $(ARGS)
+
+lint: $(STAMP)  ## check style and formatting
+	@$(RUN) -m ruff check $(CODE)
+	@$(RUN) -m ruff format --check $(CODE)
+
+type: $(STAMP)  ## check types
+	@$(RUN) -m mypy
+
+bench: $(STAMP)  ## measure the framework against plain references
+	@$(RUN) benchmarks/epoch_time.py
+	@$(RUN) benchmarks/cell_overhead.py
+
+clean:  ## remove caches and build outputs; results and the environment stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "making the virtual environment in $(VENV) (once)"
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
