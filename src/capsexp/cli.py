@@ -52,7 +52,10 @@ def _run() -> None:
     try:
         _job()
     except plan.PlanError as error:
-        raise error.__cause__ or error from None
+        carried = error.__cause__ or error
+    else:
+        return
+    raise carried  # out here, where its own cause and context stay as they were
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -24,6 +24,9 @@ from capsexp.errors import ConfigError, require
 
 Plain = dict[str, Any]
 
+Axes = dict[str, tuple[Override, dict[str, Any]]]
+"""Each swept key with its override, and each of its values behind the text that Hydra gives a job for it."""
+
 
 # -- one cell ---------------------------------------------------------------------------------------------------------
 
@@ -122,44 +125,44 @@ def make_sweep(config: DictConfig, loader: ConfigLoader) -> records.Sweep:
         identifier = cell_id(cell_config)
         name = names[identifier].name if identifier in names else records.cell_name(values, identifier)
         cells.setdefault(identifier, records.PlannedCell(identifier, name, values))
-    require(bool(cells), "sweep", "have at least one cell", {key: list(values) for key, (_, values) in axes.items()})
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    plain_axes = {key: list(values) for key, (_, values) in axes.items()}
+    plain_axes = {key: list(values.values()) for key, (_, values) in axes.items()}
+    require(bool(cells), "sweep", "have at least one cell", plain_axes)
     return records.Sweep(config.sweep.name, plain_axes, list(cells.values()), fixed, report)
 
 
-def _split(config: DictConfig, loader: ConfigLoader) -> tuple[list[str], dict[str, tuple[Override, list[Any]]]]:
+def _split(config: DictConfig, loader: ConfigLoader) -> tuple[list[str], Axes]:
     """The overrides that hold for every cell, and the swept ones with their values; a later one wins, as in Hydra."""
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
     overrides = parser.parse_overrides(params + list(config.hydra.overrides.task))
     last = {override.get_key_element().lstrip("+"): override for override in overrides}
-    fixed, axes = [], {}
+    fixed: list[str] = []
+    axes: Axes = {}
     for key, override in last.items():
         if override.is_sweep_override():
             rule = "be swept over listed values (a,b,c or range(...))"
             require(override.is_discrete_sweep(), key, rule, override.input_line)
-            axes[key] = (override, list(dict.fromkeys(override.sweep_iterator(transformer=_plain_element))))
+            texts = dict.fromkeys(override.sweep_string_iterator())
+            element = override.get_key_element()
+            axes[key] = (override, {text: parser.parse_override(f"{element}={text}").value() for text in texts})
         else:
             fixed.append(str(override.input_line))
     return fixed, axes
 
 
-def _plain_element(element: Any) -> Any:
-    return element.text if hasattr(element, "text") else element
-
-
 def _cells(
-    config: DictConfig, loader: ConfigLoader, fixed: Sequence[str], axes: dict[str, tuple[Override, list[Any]]]
+    config: DictConfig, loader: ConfigLoader, fixed: Sequence[str], axes: Axes
 ) -> Iterator[tuple[Plain, DictConfig]]:
     """Each combination of swept values with its config, in the order in which Hydra runs them."""
-    composed: dict[tuple[Any, ...], DictConfig] = {}
+    composed: dict[tuple[tuple[str, str], ...], DictConfig] = {}
     plain_keys = [key for key, (override, _) in axes.items() if _is_plain_value(override, loader)]
     for combination in itertools.product(*(values for _, values in axes.values())):
-        values = dict(zip(axes, combination, strict=True))
-        groups = tuple((key, value) for key, value in values.items() if key not in plain_keys)
+        texts = dict(zip(axes, combination, strict=True))
+        values = {key: axes[key][1][text] for key, text in texts.items()}
+        groups = tuple((key, text) for key, text in texts.items() if key not in plain_keys)
         if groups not in composed:
-            choices = [f"{axes[key][0].get_key_element()}={_text(values[key])}" for key in axes]
+            choices = [f"{axes[key][0].get_key_element()}={text}" for key, text in texts.items()]
             composed[groups] = loader.load_sweep_config(config, [*fixed, *choices])
         cell_config = composed[groups]
         with open_dict(cell_config):
@@ -171,10 +174,6 @@ def _cells(
 def _is_plain_value(override: Override, loader: ConfigLoader) -> bool:
     key = override.key_or_group
     return not (override.is_add() or override.package or loader.get_group_options(key)) and not key.startswith("hydra")
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _value(config: DictConfig, key: str) -> Any:

@@ -30,7 +30,6 @@ METRICS, ARRAYS, LOG = "metrics.csv", "arrays.npz", "log.txt"
 BEST_CHECKPOINT, RESUME_CHECKPOINT = "checkpoints/best.ckpt", "checkpoints/resume.ckpt"
 
 VOLATILE = (
-    "callbacks.progress",
     "callbacks.resume",
     "data.source.cache",
     "hydra",
@@ -43,6 +42,7 @@ VOLATILE = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.log_every_n_steps",
+    "trainer.progress",
 )
 """Keys that do not change what a cell computes, only where, how visibly or how fast it does."""
 
@@ -68,6 +68,15 @@ def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[
     return kept
 
 
+def _one_spelling(value: Any) -> Any:
+    """0 and 0.0 are the same dropout."""
+    if isinstance(value, dict):
+        return {key: _one_spelling(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_spelling(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _drop(tree: dict[str, Any], path: list[str]) -> None:
     for key in path[:-1]:
         tree = tree.get(key) or {}
@@ -76,7 +85,7 @@ def _drop(tree: dict[str, Any], path: list[str]) -> None:
 
 def cell_id(config: Mapping[str, Any], data_sha256: str | None = None) -> str:
     """The cell's identity as ten hexadecimal digits: the same work has the same id on any machine."""
-    canonical = json.dumps(identity(config, data_sha256), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_one_spelling(identity(config, data_sha256)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
 
 
@@ -185,8 +194,10 @@ def read_status(directory: Path) -> Status | None:
     raw = _read_json(directory / STATUS)
     if raw is None:
         return None
-    raw.pop("schema", None)
-    status = Status(**raw)
+    try:
+        status = Status(**{key: value for key, value in raw.items() if key != "schema"})
+    except TypeError:  # written by another version of this package
+        return None
     if status.state == "running" and status.host == socket.gethostname() and not _alive(status):
         return replace(status, state="interrupted", cause=f"process {status.pid} ended without a word")
     return status

@@ -1,5 +1,6 @@
 """Early stopping at the peak of the selection split, and the weights of that peak."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -38,7 +39,8 @@ class Peak(ResultCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        standing = (metrics["val/acc"], -metrics["val/loss"])
+        loss = metrics["val/loss"]
+        standing = (metrics["val/acc"], -math.inf if math.isnan(loss) else -loss)  # NaN would be beaten by nothing
         if self.best is None or standing > self.best:
             self.best, self.epoch, self.metrics = standing, trainer.current_epoch + 1, metrics
             self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}

@@ -1,0 +1,101 @@
+"""Every experiment file composes, runs as one cell on a tiny data set, and says what an experiment has to say."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from capsexp import plan, records
+from capsexp.report import schema
+from capsexp.report.spec import STANDARD, Spec
+from tests.conftest import results
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted(CONF.glob("experiment/*.yaml"))
+
+one_by_one = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def composed(file: Path) -> Any:
+    plan.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", [f"+experiment={file.stem}"], return_hydra_config=True)
+
+
+def spec_of(file: Path) -> Spec:
+    return schema.parse(OmegaConf.to_container(composed(file).report, resolve=True))
+
+
+def metrics_of(spec: Spec) -> set[str]:
+    """Everything that the report will look for in a result."""
+    shown = [*(spec.columns or STANDARD), *(row.metric for row in spec.compare)]
+    return {*shown, *(figure.metric for figure in spec.figures or ()), *spec.metrics, *spec.timings}
+
+
+def has(body: dict[str, Any], metric: str) -> bool:
+    if metric in body["metrics"]:
+        return True
+    found: Any = body
+    for part in metric.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return False
+        found = found[part]
+    return isinstance(found, int | float)
+
+
+def test_every_experiment_file_is_covered() -> None:
+    assert FILES
+    assert sorted(path for path in (CONF / "experiment").rglob("*") if path.is_file()) == FILES
+
+
+@one_by_one
+def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tiny_npz: Path) -> None:
+    short = ["trainer.max_epochs=1", "data.batch_size=72", "threads=1", "logger.wandb.mode=disabled"]
+    assert run(f"+experiment={file.stem}", "data=dhcd", f"data.path={tiny_npz}", *short) == 0
+    ((name, body),) = results(in_tmp).items()
+    cell = in_tmp / "multirun" / composed(file).sweep.name / name
+    status = records.read_status(cell)
+    assert status is not None
+    assert (status.state, status.cause) == ("done", None)
+    assert records.read_result(cell) == body
+    assert body["training"]["epochs"] == 1
+    assert {"test/acc", "test/loss", "val/acc", "val/loss"} <= set(body["metrics"])
+    spec = spec_of(file)
+    assert [metric for metric in sorted(metrics_of(spec)) if not has(body, metric)] == []
+    with np.load(cell / records.ARRAYS) as arrays:
+        layers = [f"kernels/{figure.layer}" for figure in spec.figures or () if figure.kind == "kernels"]
+        assert [name for name in layers if name not in arrays] == []
+
+
+@one_by_one
+def test_has_its_own_sweep_folder(file: Path) -> None:
+    assert composed(file).sweep.name == file.stem
+
+
+@one_by_one
+def test_the_report_block_shows_swept_axes(file: Path) -> None:
+    swept = {str(key) for key in composed(file).hydra.sweeper.get("params") or {}} | {"seed"}
+    spec = spec_of(file)
+    used = {axis for figure in spec.figures or () for axis in (figure.x, figure.y, figure.by) if axis}
+    used |= {axis for row in [*spec.compare, *(spec.figures or ())] for axis in row.where} | set(spec.axes)
+    assert used - swept == set()
+
+
+@one_by_one
+@pytest.mark.parametrize("word", ["Claim", "Command", "Epochs"])
+def test_the_header_says(file: Path, word: str) -> None:
+    header = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert re.search(rf"^# {word}\s+\S", header, re.MULTILINE)
+
+
+@one_by_one
+def test_the_header_opens_with_package_and_source_and_its_command_is_this_experiments(file: Path) -> None:
+    first, second = file.read_text().splitlines()[:2]
+    assert first == "# @package _global_"
+    assert re.match(r"# .*\((19|20)\d\d\)", second)
+    assert f"python -m capsexp +experiment={file.stem} " in file.read_text()

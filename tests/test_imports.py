@@ -1,0 +1,211 @@
+"""Imports go one way, and heavy libraries are imported only where they are used."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "capsexp"
+
+TRAINING_TOOLS = {"models", "losses", "metrics", "pruning", "routing", "nn", "types"}
+BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "__main__": {"cli"},
+    "cli": {"cell", "plan"},
+    "plan": set(),
+    "cell": {"build"},
+    "build": {"recipes", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "tracking": set(),
+    "report": set(),
+    "recipes": BELOW_RECIPES | TRAINING_TOOLS,
+    **{room: TRAINING_TOOLS for room in BELOW_RECIPES},
+    **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
+    "pruning": {"metrics", "routing", "nn", "types"},  # criterion and metric share one cosine similarity
+    "routing": {"nn", "types"},
+    "nn": {"types"},
+    "types": set(),
+    "records": set(),
+    "errors": set(),
+    "": set(),
+}
+"""Rooms, and which others each may import.  "" is the package itself (its version); everybody may import ``BOTTOM``."""
+
+BOTTOM = {"", "records", "errors"}
+
+ONLY_IN: dict[str, set[str]] = {
+    "hydra": {"cli", "build", "plan"},
+    "omegaconf": {"cli", "build", "plan"},
+    "lightning": {"build", "recipes", "tracking"} | BELOW_RECIPES,
+    "torch": {"build", "recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "torchmetrics": {"metrics", "lightning_modules"},
+    "wandb": {"tracking"},
+    "matplotlib": {"report"},
+    "sklearn": {"data"},
+    "ray": set(),
+}
+"""Libraries that belong into few rooms."""
+
+STANDARD_LIBRARY_ALONE = BOTTOM | {"__main__"}
+
+
+def room_of(module: str) -> str:
+    """``capsexp.models.cnn`` is in the room ``models``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import, also of those inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            base = parts[: len(parts) - node.level + is_package] if node.level else []
+            origin = ".".join([*base, node.module] if node.module else base)
+            if origin == "capsexp":
+                yield from ((node.lineno, f"capsexp.{alias.name}") for alias in node.names if "__" not in alias.name)
+            else:
+                yield node.lineno, origin
+
+
+def fault(room: str, name: str) -> str | None:
+    """Why a module in ``room`` must not import ``name``; None where it may."""
+    top = name.split(".")[0]
+    if top == "capsexp":
+        target = room_of(name)
+        if target not in MAY_IMPORT:
+            return f"{target} has no place in MAY_IMPORT"
+        allowed = {room} | (set() if room in BOTTOM else BOTTOM) | MAY_IMPORT[room]
+        return None if target in allowed else f"{room} must not import {target}"
+    if room not in ONLY_IN.get(top, {room}):
+        return f"{top} does not belong into {room or 'the package itself'}"
+    if room in STANDARD_LIBRARY_ALONE and top not in sys.stdlib_module_names:
+        return f"{room} imports {top}, which is not in the standard library"
+    return None
+
+
+def faults(source: str, module: str, is_package: bool = False) -> list[str]:
+    """Everything in a module's source that points the wrong way."""
+    tree, room = ast.parse(source), room_of(module)
+    if room not in MAY_IMPORT:
+        return [f"{module}: {room} has no place in MAY_IMPORT"]
+    found = [(line, fault(room, name)) for line, name in imported(tree, module, is_package)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            command = room == "cli" or module.endswith(".__main__")
+            found.append((node.lineno, None if command else "only commands print"))
+    return [f"{module}:{line}: {why}" for line, why in found if why]
+
+
+FILES = {
+    ".".join(["capsexp", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_import_points_the_right_way(module: str) -> None:
+    path = FILES[module]
+    assert faults(path.read_text(encoding="utf-8"), module, path.name == "__init__.py") == []
+
+
+def test_all_modules_are_seen() -> None:
+    assert {"capsexp", "capsexp.__main__", "capsexp.cli", "capsexp.models.cnn", "capsexp.report.page"} <= set(FILES)
+
+
+WRONG = [
+    ("capsexp.models.cnn", "from capsexp.recipes.train import Train", "models must not import recipes"),
+    ("capsexp.models.cnn", "from capsexp import build", "models must not import build"),
+    ("capsexp.models.cnn", "import capsexp.callbacks.peak", "models must not import callbacks"),
+    ("capsexp.models.cnn", "from ..callbacks import peak", "models must not import callbacks"),
+    ("capsexp.models.cnn", "from capsexp.metrics.running import RunningMean", "models must not import metrics"),
+    ("capsexp.models.cnn", "def f():\n    from capsexp.data.base import X", "models must not import data"),
+    ("capsexp.models.cnn", "if TYPE_CHECKING:\n    import capsexp.cell", "models must not import cell"),
+    ("capsexp.models.cnn", "import lightning.pytorch as pl", "lightning does not belong into models"),
+    ("capsexp.models.cnn", "from hydra.utils import instantiate", "hydra does not belong into models"),
+    ("capsexp.models.cnn", "def f():\n    print(1)", "only commands print"),
+    ("capsexp.callbacks.peak", "from capsexp.data.base import X", "callbacks must not import data"),
+    ("capsexp.data.base", "from capsexp.lightning_modules import base", "data must not import lightning_modules"),
+    ("capsexp.recipes.train", "from capsexp import tracking", "recipes must not import tracking"),
+    ("capsexp.recipes.train", "from omegaconf import OmegaConf", "omegaconf does not belong into recipes"),
+    ("capsexp.routing.dynamic", "from capsexp.models import cnn", "routing must not import models"),
+    ("capsexp.nn.votes", "from capsexp.routing import base", "nn must not import routing"),
+    ("capsexp.types", "from capsexp.nn import votes", "types must not import nn"),
+    ("capsexp.build", "from capsexp import cell", "build must not import cell"),
+    ("capsexp.build", "import wandb", "wandb does not belong into build"),
+    ("capsexp.cell", "import torch", "torch does not belong into cell"),
+    ("capsexp.cell", "from capsexp import plan", "cell must not import plan"),
+    ("capsexp.cli", "def f():\n    import torch.nn", "torch does not belong into cli"),
+    ("capsexp.cli", "from capsexp import report", "cli must not import report"),
+    ("capsexp.plan", "from capsexp import build", "plan must not import build"),
+    ("capsexp.report.page", "from capsexp.cell import Cell", "report must not import cell"),
+    ("capsexp.report.page", "import torch", "torch does not belong into report"),
+    ("capsexp.report", "from ..build import run", "report must not import build"),
+    ("capsexp.records", "from capsexp import errors", "records must not import errors"),
+    ("capsexp.records", "import numpy", "records imports numpy, which is not in the standard library"),
+    ("capsexp.errors", "import yaml", "errors imports yaml, which is not in the standard library"),
+    ("capsexp.attic.old", "import os", "attic has no place in MAY_IMPORT"),
+    ("capsexp.cell", "from capsexp import attic", "attic has no place in MAY_IMPORT"),
+]
+
+
+@pytest.mark.parametrize(("module", "source", "why"), WRONG)
+def test_a_wrong_import_is_found(module: str, source: str, why: str) -> None:
+    (found,) = faults(source, module, is_package=module == "capsexp.report")
+    assert found.endswith(f": {why}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("capsexp.cli", "from capsexp import cell, plan, records, __version__\nprint(1)"),
+        ("capsexp.models.cnn", "from capsexp.errors import require\nfrom .base import X\nfrom capsexp.nn import votes"),
+        ("capsexp.recipes.train", "from capsexp.models import base\nimport lightning, torch, numpy"),
+        ("capsexp.report.page", "from capsexp.report import spec\nfrom capsexp import records\nimport matplotlib"),
+    ],
+)
+def test_right_imports_pass(module: str, source: str) -> None:
+    assert faults(source, module) == []
+
+
+HEAVY = ("torch", "lightning", "torchmetrics", "matplotlib", "sklearn", "scipy", "wandb", "rich")
+
+
+def loaded_by(code: str, *libraries: str) -> list[str]:
+    """Which of the libraries a fresh interpreter has imported after ``code``."""
+    script = f"{code}\nimport json, sys\nprint('\\n' + json.dumps([n for n in {libraries!r} if n in sys.modules]))"
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import capsexp.cli",
+        "import capsexp.cell",
+        "from capsexp.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code",
+        "from capsexp.cli import main; assert main(['model.c9=1']) == 2",
+        "from capsexp.cli import main; assert main(['+experiment=a,b', '-m']) == 2",
+    ],
+)
+def test_help_and_errors_load_nothing_heavy(code: str, in_tmp: Path) -> None:
+    assert loaded_by(code, *HEAVY) == []
+
+
+def test_the_report_loads_no_training_code() -> None:
+    modules = [name for name in FILES if room_of(name) == "report"]
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    assert loaded_by(code, "torch", "lightning", "hydra", "omegaconf", "wandb", "sklearn") == []
+
+
+def test_the_check_sees_what_is_loaded() -> None:
+    assert loaded_by("import yaml", "yaml", "torch") == ["yaml"]
