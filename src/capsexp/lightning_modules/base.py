@@ -30,7 +30,8 @@ class BaseModule(L.LightningModule, ABC):
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, sizes: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model
+        # Convolutions, and poolings above all, are faster with the channels of a pixel side by side.
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._make_optimizer = make_optimizer
         self.save_hyperparameters({"sizes": sizes}, logger=False)
         self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in ("loss", "acc")})
