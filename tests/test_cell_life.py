@@ -14,7 +14,9 @@ import torch
 from filelock import FileLock
 
 from capsexp import records
+from capsexp.callbacks.criterion_scores import CriterionScores
 from capsexp.callbacks.history import History
+from capsexp.report.write import write_report
 from tests.conftest import results
 
 Run = Callable[..., int]
@@ -121,6 +123,23 @@ def test_resumed_equals_uninterrupted(
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
 
 
+def test_stopped_behind_the_last_epoch_equals_uninterrupted(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*quick, "callbacks.resume.min_interval_s=0"]
+    assert run(*arguments, "paths.output=straight") == 0
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CriterionScores, "result_arrays", stop)
+        assert run(*arguments, "paths.output=broken") == 130
+    assert run(*arguments, "paths.output=broken") == 0
+    (straight,), (broken,) = (results(in_tmp / name).values() for name in ("straight", "broken"))
+    assert without_clocks(straight) == without_clocks(broken)
+
+
 def _raise(error: BaseException, when_epoch: int | None = None) -> Callable[..., None]:
     def hook(_self: object, trainer: Any, _module: object) -> None:
         if when_epoch is None or trainer.current_epoch == when_epoch:
@@ -165,6 +184,11 @@ def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(quick: list[str],
     assert {key: without_clocks(body) for key, body in first.items()} == {
         key: without_clocks(body) for key, body in second.items()
     }
+    for output in ("killed", "quiet"):
+        write_report(in_tmp / output / "adhoc", in_tmp / f"report-{output}")
+    for table in ("results.csv", "results.md", "results.tex", "cells.csv"):
+        first_bytes, second_bytes = ((in_tmp / f"report-{name}" / table).read_bytes() for name in ("killed", "quiet"))
+        assert first_bytes == second_bytes
 
 
 def test_same_seed_same_metrics_other_seed_others(run: Run, quick: list[str], in_tmp: Path) -> None:

@@ -103,10 +103,10 @@ def _clear_unless_resumable(directory: Path) -> None:
 
 def _work(cell: Cell, status: records.Status) -> records.Status:
     """Do the work and write the result; every way in which that can end has its status."""
-    started = time.perf_counter()
     try:
         from capsexp import build  # imports torch, which a finished cell does not need
 
+        started = time.perf_counter()
         body = build.run(cell.config, cell.directory, in_sweep=cell.in_sweep, cell_id=cell.id, axes=cell.axes)
         body["clocks"]["total_s"] = time.perf_counter() - started
         records.write_result(cell.directory, {"id": cell.id, "name": cell.directory.name, "axes": cell.axes, **body})

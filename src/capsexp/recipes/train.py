@@ -13,7 +13,10 @@ from capsexp.recipes.base import Factories, Outcome, Recipe, collect
 
 
 class Train(Recipe):
-    """Train to the peak of the selection split, bring the best weights back, test once."""
+    """Train to the peak of the selection split, bring the best weights back, test once.
+
+    In the result ``train/*`` are the last epoch's means, ``val/*`` the peak's, and ``test/*`` the best weights'.
+    """
 
     def run(self, factories: Factories) -> Outcome:
         """Fit, test, and gather what was found."""
@@ -26,13 +29,13 @@ class Train(Recipe):
         trainer.fit(module, data, ckpt_path=resume if resume.exists() else None, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
         (tested,) = trainer.test(module, data, verbose=False)
         with records.replacing(factories.directory / records.BEST_CHECKPOINT) as temporary:
             trainer.save_checkpoint(temporary, weights_only=True)
         history = _only(trainer, History)
+        trained = {name: value for name, value in history.rows[-1].items() if name.startswith("train/")}
         outcome = Outcome(
-            metrics={**metrics, **tested},
+            metrics={**trained, **tested},
             params=count_parameters(model),
             params_paper=model.params_paper(),
             training=_training_facts(trainer, history),
