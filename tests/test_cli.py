@@ -33,6 +33,7 @@ WRONG = {
     "no such accelerator": (["trainer.accelerator=abacus"], "abacus"),
     "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
+    "no history": (["callbacks.history=null"], "callbacks.history must be there"),
     "criterion's option": (["pruning.norm=3"], "pruning.norm must be a whole number from 1 to 2, got 3"),
     "selection split": (["data.select_on=train"], "data.select_on must be one of val, test, got 'train'"),
     "batch size": (["data.batch_size=0"], "data.batch_size must be a whole number"),

@@ -106,6 +106,7 @@ def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in
     progress = options.pop("progress")
     require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
     shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
+    require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _make(config, "pruning")  # before a callback holds it, so that an error names this group
     names = [name for name, entry in config["callbacks"].items() if entry]
     callbacks = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]

@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import plan, records
@@ -65,13 +65,13 @@ def _job(config: DictConfig) -> float | None:
 
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
-    with_hydra = OmegaConf.merge({"hydra": hydra_config}, config)
-    assert isinstance(with_hydra, DictConfig)
     identifier = directory.name.rpartition("-")[2]
     swept = hydra_config.mode == RunMode.MULTIRUN
     if swept and Path(config.paths.sweep) not in _sweeps:
         _sweeps.append(Path(config.paths.sweep))
-    job = cell.Cell(directory, identifier, plan.axes_of(with_hydra, identifier), plan.resolved(config), in_sweep=swept)
+    job = cell.Cell(
+        directory, identifier, plan.axes_of(config, hydra_config, identifier), plan.resolved(config), in_sweep=swept
+    )
     status, score = cell.run(job)
     _ended.append(status)
     return score

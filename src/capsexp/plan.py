@@ -40,13 +40,16 @@ def data_file(name: str) -> str | None:
 
 def resolved(config: DictConfig) -> Plain:
     """A cell's config with every interpolation filled in and without Hydra's own part, as plain Python."""
-    keys = [str(key) for key in config if key != "hydra"]
-    plain = cast("Plain", OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True))
+    plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
     path = plain["data"].get("path")
     if path is not None:
         require(isinstance(path, str), "data.path", "be the path of an .npz file", path)
         plain["data"]["path"] = str(Path(path).expanduser().absolute())
     return plain
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def cell_id(config: DictConfig) -> str:
@@ -78,16 +81,18 @@ def cell_name(*, _root_: DictConfig) -> str:
     identifier = cell_id(_root_)
     directory = Path(_root_.paths.sweep)
     existing = records.cell_directories(directory).get(identifier)
-    return existing.name if existing else records.cell_name(axes_of(_root_, identifier), identifier)
+    if existing:
+        return existing.name
+    return records.cell_name(axes_of(_root_, _root_.hydra, identifier), identifier)
 
 
-def axes_of(config: DictConfig, identifier: str) -> Plain:
+def axes_of(config: DictConfig, hydra: Any, identifier: str) -> Plain:
     """The swept keys of a cell with its values: as planned, or those that its experiment would sweep."""
     sweep = records.read_sweep(Path(config.paths.sweep))
     for cell in sweep.cells if sweep else ():
         if cell.id == identifier:
             return cell.axes
-    return {str(key): _value(config, str(key)) for key in config.hydra.sweeper.get("params") or {}}
+    return {str(key): _value(config, hydra, str(key)) for key in hydra.sweeper.get("params") or {}}
 
 
 def register_resolvers() -> None:
@@ -176,11 +181,9 @@ def _is_plain_value(override: Override, loader: ConfigLoader) -> bool:
     return not (override.is_add() or override.package or loader.get_group_options(key)) and not key.startswith("hydra")
 
 
-def _value(config: DictConfig, key: str) -> Any:
+def _value(config: DictConfig, hydra: Any, key: str) -> Any:
     value = OmegaConf.select(config, key)
-    if OmegaConf.is_config(value):
-        value = config.hydra.runtime.choices.get(key)
-    return value
+    return hydra.runtime.choices.get(key) if OmegaConf.is_config(value) else value
 
 
 def config_error(error: BaseException) -> ConfigError | None:

@@ -32,7 +32,7 @@ class Train(Recipe):
         (tested,) = trainer.test(module, data, verbose=False)
         with records.replacing(factories.directory / records.BEST_CHECKPOINT) as temporary:
             trainer.save_checkpoint(temporary, weights_only=True)
-        history = _only(trainer, History)
+        history = _history(trainer)
         trained = {name: value for name, value in history.rows[-1].items() if name.startswith("train/")}
         outcome = Outcome(
             metrics={**trained, **tested},
@@ -55,6 +55,8 @@ def _training_facts(trainer: L.Trainer, history: History) -> dict[str, Any]:
     return facts
 
 
-def _only(trainer: L.Trainer, kind: type[History]) -> History:
-    (found,) = (callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
-    return found
+def _history(trainer: L.Trainer) -> History:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, History):
+            return callback
+    raise AssertionError("the trainer's maker checks that there is one")
