@@ -145,6 +145,13 @@ def test_a_directory_with_the_id_keeps_its_name(loader: ConfigLoader, in_tmp: Pa
     assert sweep.cells[1].name.startswith("c2-03-")
 
 
+def test_an_experiments_axis_pinned_to_one_value_stays_an_axis(loader: ConfigLoader) -> None:
+    sweep = planned(loader, "+experiment=cnn_prune", "model.c2=4", "model.c3=2,3", "seed=1")
+    assert sweep.axes == {"model.c2": [4], "model.c3": [2, 3]}
+    assert [cell.name.rpartition("-")[0] for cell in sweep.cells] == ["c2-04_c3-02", "c2-04_c3-03"]
+    assert sweep.overrides == ["+experiment=cnn_prune", "seed=1"]
+
+
 def test_a_single_cell_is_named_by_its_experiments_axes(run: Run, in_tmp: Path, made: list[cell.Cell]) -> None:
     assert run("+experiment=cnn_prune", "model.c2=4") == 0
     assert run("model.c2=4") == 0

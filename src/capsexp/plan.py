@@ -137,8 +137,12 @@ def make_sweep(config: DictConfig, loader: ConfigLoader) -> records.Sweep:
 
 
 def _split(config: DictConfig, loader: ConfigLoader) -> tuple[list[str], Axes]:
-    """The overrides that hold for every cell, and the swept ones with their values; a later one wins, as in Hydra."""
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    """The overrides that hold for every cell, and the swept ones with their values; a later one wins, as in Hydra.
+
+    An experiment's axis that the command line pins to one value stays an axis, of one value.
+    """
+    swept = config.hydra.sweeper.get("params") or {}
+    params = [f"{key}={value}" for key, value in swept.items()]
     parser = OverridesParser.create(config_loader=loader)
     overrides = parser.parse_overrides(params + list(config.hydra.overrides.task))
     last = {override.get_key_element().lstrip("+"): override for override in overrides}
@@ -151,6 +155,8 @@ def _split(config: DictConfig, loader: ConfigLoader) -> tuple[list[str], Axes]:
             texts = dict.fromkeys(override.sweep_string_iterator())
             element = override.get_key_element()
             axes[key] = (override, {text: parser.parse_override(f"{element}={text}").value() for text in texts})
+        elif key in swept and not override.is_delete():
+            axes[key] = (override, {override.get_value_element_as_str(): override.value()})
         else:
             fixed.append(str(override.input_line))
     return fixed, axes
