@@ -166,7 +166,7 @@ def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(quick: list[str],
     arguments = [*quick, "trainer.max_epochs=40", "callbacks.peak.patience=40", "callbacks.resume.min_interval_s=0"]
     arguments += ["seed=0,1", "-m"]
     killed = command([*arguments, "paths.output=killed"])
-    wait_for(lambda: any((in_tmp / "killed").rglob("resume.ckpt")), killed)
+    wait_for(lambda: any((in_tmp / "killed").rglob("resume-v*.ckpt")), killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     (cell,) = records.cell_directories(in_tmp / "killed" / "adhoc").values()

@@ -27,7 +27,8 @@ NUMERICS_VERSION = 1
 
 CONFIG, STATUS, RESULT, SWEEP = "config.yaml", "status.json", "result.json", "sweep.json"
 METRICS, ARRAYS, LOG = "metrics.csv", "arrays.npz", "log.txt"
-BEST_CHECKPOINT, RESUME_CHECKPOINT = "checkpoints/best.ckpt", "checkpoints/resume.ckpt"
+BEST_CHECKPOINT = "checkpoints/best.ckpt"
+RESUME_CHECKPOINT = f"checkpoints/resume-v{NUMERICS_VERSION}.ckpt"  # older code's half-done cells start over
 
 VOLATILE = (
     "callbacks.resume",
