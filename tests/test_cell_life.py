@@ -40,6 +40,9 @@ def test_a_cell_leaves_everything_about_it_in_its_directory(run: Run, quick: lis
     status = records.read_status(cell)
     assert status is not None
     assert (status.state, status.id) == ("done", cell.name[-10:])
+    (body,) = results(in_tmp).values()
+    means = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "acc")}
+    assert means <= body["metrics"].keys()
 
 
 def test_a_finished_cell_is_not_run_again(run: Run, quick: list[str], in_tmp: Path) -> None:
