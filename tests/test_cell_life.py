@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
 from capsexp import records
+from capsexp.build import load_run
 from capsexp.callbacks.criterion_scores import CriterionScores
 from capsexp.callbacks.history import History
+from capsexp.errors import ConfigError
 from capsexp.report.write import write_report
 from tests.conftest import results
 
@@ -141,6 +144,47 @@ def test_stopped_behind_the_last_epoch_equals_uninterrupted(
     assert run(*arguments, "paths.output=broken") == 0
     (straight,), (broken,) = (results(in_tmp / name).values() for name in ("straight", "broken"))
     assert without_clocks(straight) == without_clocks(broken)
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_only_itself(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*quick, "callbacks.resume.min_interval_s=0", "trainer.max_epochs=4"]
+    assert run(*arguments, "paths.output=straight") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "on_train_epoch_start", _raise(KeyboardInterrupt(), when_epoch=2))
+        assert run(*arguments, "paths.output=broken") == 130
+    (cell,) = records.cell_directories(in_tmp / "broken" / "adhoc").values()
+    (cell / records.RESUME_CHECKPOINT).write_bytes(b"garbage")
+    assert run(*arguments, "paths.output=broken") == 0
+    (straight,), (broken,) = (results(in_tmp / name).values() for name in ("straight", "broken"))
+    assert without_clocks(straight) == without_clocks(broken)
+
+
+def test_without_the_resume_callback_a_cell_starts_over(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*quick, "trainer.max_epochs=4"]
+    assert run(*arguments, "paths.output=straight") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "on_train_epoch_start", _raise(KeyboardInterrupt(), when_epoch=2))
+        assert run(*arguments, "callbacks.resume.min_interval_s=0", "paths.output=broken") == 130
+    assert run(*arguments, "callbacks.resume=null", "paths.output=broken") == 0
+    (straight,), (broken,) = (results(in_tmp / name).values() for name in ("straight", "broken"))
+    assert without_clocks(straight) == without_clocks(broken)
+
+
+def test_a_loaded_run_refuses_other_images(run: Run, quick: list[str], in_tmp: Path, tiny_npz: Path) -> None:
+    assert run(*quick) == 0
+    loaded = load_run(the_cell(in_tmp))
+    assert len(loaded.data().test_dataloader()) == 1
+    with np.load(tiny_npz) as arrays:
+        np.savez(tiny_npz, **{name: values[::-1] for name, values in arrays.items()})
+    with pytest.raises(ConfigError, match=r"data\.path must hold the images that the cell was trained on"):
+        loaded.data()
+    (the_cell(in_tmp) / records.BEST_CHECKPOINT).unlink()
+    with pytest.raises(ConfigError, match="run_dir must hold the finished cell's weights"):
+        load_run(the_cell(in_tmp))
 
 
 def _raise(error: BaseException, when_epoch: int | None = None) -> Callable[..., None]:

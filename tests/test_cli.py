@@ -33,6 +33,11 @@ WRONG = {
     "no such accelerator": (["trainer.accelerator=abacus"], "abacus"),
     "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
+    "no model": (["model=null"], "Config group override must be a string"),
+    "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
+    "unknown class": (["optimizer._target_=torch.optim.Adamant"], "optimizer._target_ must name something"),
+    "another directory": (["hydra.run.dir=elsewhere"], "hydra.run.dir must be left as it is"),
+    "a swept folder": (["sweep.name=a,b", "-m"], "sweep.name must be one value"),
     "no history": (["callbacks.history=null"], "callbacks.history must be there"),
     "criterion's option": (["pruning.norm=3"], "pruning.norm must be a whole number from 1 to 2, got 3"),
     "selection split": (["data.select_on=train"], "data.select_on must be one of val, test, got 'train'"),
@@ -110,6 +115,16 @@ def test_no_network_is_told_in_one_line(
     assert told.count("\n") == 1
     assert "data.path=FILE.npz" in told
     assert "CAPSEXP_DATA" in told
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(
+    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (in_tmp / "multirun").write_text("a file")
+    assert run(*quick) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "multirun" in told
 
 
 def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path) -> None:

@@ -144,9 +144,14 @@ class LoadedRun:
     module: BaseModule
 
     def data(self) -> ImageDataModule:
-        """The cell's data module, set up on the CPU."""
+        """The cell's data module, set up on the CPU.
+
+        Raises:
+            ConfigError: the data file has changed since.
+        """
         data = make_data(self.config)
-        data.setup("test")
+        now, then = data.summary()["sha256"], self.result["data"]["sha256"]
+        require(now == then, "data.path", "hold the images that the cell was trained on", self.config["data"]["path"])
         return data
 
 
@@ -163,9 +168,12 @@ def load_run(directory: str | Path) -> LoadedRun:
     )
     assert result is not None
     config = cast("Config", OmegaConf.to_container(OmegaConf.load(directory / records.CONFIG)))
+    rule = "hold the finished cell's weights"
+    require((directory / records.BEST_CHECKPOINT).is_file(), "run_dir", rule, str(directory))
     saved = torch.load(directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
     sizes = saved["hyper_parameters"]["sizes"]
-    module = make_module(config, make_model(config, **sizes), sizes)
+    with torch.random.fork_rng():  # torch's random numbers stay the caller's
+        module = make_module(config, make_model(config, **sizes), sizes)
     module.load_state_dict(saved["state_dict"])
     return LoadedRun(config, result, module.eval())
 
@@ -174,6 +182,7 @@ def load_run(directory: str | Path) -> LoadedRun:
 
 
 def _make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any) -> Any:
+    require(isinstance(config[group], dict), group, "be a group of keys (choose one with group=option)", config[group])
     node = {key: value for key, value in config[group].items() if key not in without}
     return _instantiate(node, group, extra)
 
@@ -186,6 +195,9 @@ def _instantiate(node: Config, group: str, extra: dict[str, Any]) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise cause.within(group) from error
+        if "Error locating target" in str(error):
+            rule = f"name something that can be imported ({cause})"
+            raise ConfigError(f"{group}._target_", rule, node["_target_"]) from error
         if isinstance(cause, TypeError):
             line = " ".join(str(cause).split())
             raise ConfigError(

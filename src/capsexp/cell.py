@@ -92,7 +92,9 @@ def _already_done(cell: Cell, result: dict[str, Any]) -> tuple[records.Status, f
 
 
 def _clear_unless_resumable(directory: Path) -> None:
-    """Start over, from an empty directory, where there is no checkpoint to go on from."""
+    """Remove what an earlier try left, unless there is a checkpoint to go on from."""
+    for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
+        leftover.unlink(missing_ok=True)
     if (directory / records.RESUME_CHECKPOINT).exists():
         log.info("%s  goes on from its checkpoint", directory.name)
         return
@@ -144,9 +146,11 @@ def _log_file(path: Path) -> Iterator[None]:
     trace.propagate = False
     for logger in (root, trace):
         logger.addHandler(handler)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
         for logger in (root, trace):
             logger.removeHandler(handler)
         handler.close()

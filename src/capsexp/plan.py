@@ -88,10 +88,11 @@ def cell_name(*, _root_: DictConfig) -> str:
 
 def axes_of(config: DictConfig, hydra: Any, identifier: str) -> Plain:
     """The swept keys of a cell with its values: as planned, or those that its experiment would sweep."""
-    sweep = records.read_sweep(Path(config.paths.sweep))
-    for cell in sweep.cells if sweep else ():
-        if cell.id == identifier:
-            return cell.axes
+    on_disk = None if launched else records.read_sweep(Path(config.paths.sweep))
+    for sweep in [sweep for _, sweep in launched] + ([on_disk] if on_disk else []):
+        for cell in sweep.cells:
+            if cell.id == identifier:
+                return cell.axes
     return {str(key): _value(config, hydra, str(key)) for key in hydra.sweeper.get("params") or {}}
 
 
@@ -104,6 +105,10 @@ def register_resolvers() -> None:
 # -- a sweep ----------------------------------------------------------------------------------------------------------
 
 
+launched: list[tuple[Path, records.Sweep]] = []
+"""The sweep of this command: another command may write its own plan into the same folder meanwhile."""
+
+
 class PlanCallback(Callback):
     """Writes the plan of a sweep into its folder before the first cell starts."""
 
@@ -113,6 +118,7 @@ class PlanCallback(Callback):
         try:
             sweep = make_sweep(config, GlobalHydra.instance().config_loader())
             records.write_sweep(Path(config.paths.sweep), sweep)
+            launched.append((Path(config.paths.sweep), sweep))
         except Exception as error:
             raise PlanError from error
 
@@ -132,6 +138,9 @@ def make_sweep(config: DictConfig, loader: ConfigLoader) -> records.Sweep:
         cells.setdefault(identifier, records.PlannedCell(identifier, name, values))
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
     plain_axes = {key: list(values.values()) for key, (_, values) in axes.items()}
+    for key in axes:
+        where = key in ("sweep", "paths") or key.startswith(("sweep.", "paths.", "hydra."))
+        require(not where, key, "be one value: all cells of a sweep lie in one folder", plain_axes[key])
     require(bool(cells), "sweep", "have at least one cell", plain_axes)
     return records.Sweep(config.sweep.name, plain_axes, list(cells.values()), fixed, report)
 

@@ -81,6 +81,8 @@ def _one_spelling(value: Any) -> Any:
 def _drop(tree: dict[str, Any], path: list[str]) -> None:
     for key in path[:-1]:
         tree = tree.get(key) or {}
+        if not isinstance(tree, dict):
+            return
     tree.pop(path[-1], None)
 
 
@@ -292,8 +294,11 @@ def read_sweep(directory: Path) -> Sweep | None:
     if raw is None:
         return None
     raw.pop("schema", None)
-    raw["cells"] = [PlannedCell(**cell) for cell in raw["cells"]]
-    return Sweep(**raw)
+    try:
+        raw["cells"] = [PlannedCell(**cell) for cell in raw["cells"]]
+        return Sweep(**raw)
+    except (KeyError, TypeError):  # not whole, or written by another version of this package
+        return None
 
 
 def cell_directories(directory: Path) -> dict[str, Path]:

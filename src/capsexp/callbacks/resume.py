@@ -1,5 +1,7 @@
 """A checkpoint to go on from when a cell's process dies."""
 
+import logging
+import pickle
 import random
 import time
 from pathlib import Path
@@ -12,6 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from capsexp import records
 from capsexp.errors import require_number
+
+log = logging.getLogger(__name__)
 
 
 class ResumeCheckpoint(Checkpoint):
@@ -55,6 +59,23 @@ class ResumeCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the saved random states until the first epoch starts."""
         self._random = state_dict
+
+
+def resumable(trainer: L.Trainer) -> Path | None:
+    """The checkpoint that the fit of ``trainer`` can go on from; one that cannot be read is removed.
+
+    Without a :class:`ResumeCheckpoint` the random states would not come back, so there is none then.
+    """
+    path = resume_path(trainer)
+    if not path.exists() or not any(isinstance(each, ResumeCheckpoint) for each in trainer.callbacks):  # type: ignore[attr-defined]
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        log.warning("the checkpoint to go on from cannot be read (%s); the cell starts over", type(error).__name__)
+        path.unlink()
+        return None
+    return path
 
 
 def resume_path(trainer: L.Trainer) -> Path:

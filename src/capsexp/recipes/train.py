@@ -8,6 +8,7 @@ import lightning as L
 from capsexp import records
 from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
+from capsexp.callbacks.resume import resumable
 from capsexp.models.base import count_parameters
 from capsexp.recipes.base import Factories, Outcome, Recipe, collect
 
@@ -25,8 +26,7 @@ class Train(Recipe):
         model = factories.make_model(image_shape=data.image_shape, classes=data.classes)
         module = factories.make_module(model, sizes)
         trainer = factories.make_trainer("train")
-        resume = factories.directory / records.RESUME_CHECKPOINT
-        trainer.fit(module, data, ckpt_path=resume if resume.exists() else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=resumable(trainer), weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         (tested,) = trainer.test(module, data, verbose=False)
@@ -48,7 +48,8 @@ class Train(Recipe):
 
 def _training_facts(trainer: L.Trainer, history: History) -> dict[str, Any]:
     epochs = len(history.rows)
-    facts: dict[str, Any] = {"epochs": epochs, "stopped": "max_epochs" if epochs == trainer.max_epochs else "patience"}
+    stopped = "max_epochs" if epochs == trainer.max_epochs else "patience" if trainer.should_stop else "limit"
+    facts: dict[str, Any] = {"epochs": epochs, "stopped": stopped}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Peak):
             facts["peak_epoch"] = callback.epoch

@@ -83,7 +83,7 @@ def _flags(row: Comparison, protocol: Protocol | None, region: Sequence[Point], 
         flags.append("generated data")
     if protocol and protocol.select_on == "test":
         flags.append("model chosen on the test set")
-    whole = sum(not any(not cell.done for cell in point.cells) for point in region)
+    whole = sum(all(cell.done for cell in point.cells) for point in region)
     if whole < len(region):
         flags.append(f"partial: {whole} of {len(region)} points complete")
     if chosen.stat(row.metric).lost:
