@@ -98,7 +98,7 @@ def test_order_axes_and_names(loader: ConfigLoader, in_tmp: Path) -> None:
     sweep = planned(loader, "model.c2=4,3", "model.c3=2,5", "seed=7")
     assert sweep.axes == {"model.c2": [4, 3], "model.c3": [2, 5]}
     assert [tuple(cell.axes.values()) for cell in sweep.cells] == [(4, 2), (4, 5), (3, 2), (3, 5)]
-    assert sweep.overrides == ["seed=7"]
+    assert sweep.overrides == ["model.c2=4,3", "model.c3=2,5", "seed=7"]
     first = sweep.cells[0]
     assert first.id == composed_id("model.c2=4", "model.c3=2", "seed=7")
     assert first.name == f"c2-04_c3-02-{first.id}"
@@ -149,7 +149,7 @@ def test_an_experiments_axis_pinned_to_one_value_stays_an_axis(loader: ConfigLoa
     sweep = planned(loader, "+experiment=cnn_prune", "model.c2=4", "model.c3=2,3", "seed=1")
     assert sweep.axes == {"model.c2": [4], "model.c3": [2, 3]}
     assert [cell.name.rpartition("-")[0] for cell in sweep.cells] == ["c2-04_c3-02", "c2-04_c3-03"]
-    assert sweep.overrides == ["+experiment=cnn_prune", "seed=1"]
+    assert sweep.overrides == ["+experiment=cnn_prune", "model.c2=4", "model.c3=2,3", "seed=1"]
 
 
 def test_a_single_cell_is_named_by_its_experiments_axes(run: Run, in_tmp: Path, made: list[cell.Cell]) -> None:

@@ -142,7 +142,8 @@ def make_sweep(config: DictConfig, loader: ConfigLoader) -> records.Sweep:
         where = key in ("sweep", "paths") or key.startswith(("sweep.", "paths.", "hydra."))
         require(not where, key, "be one value: all cells of a sweep lie in one folder", plain_axes[key])
     require(bool(cells), "sweep", "have at least one cell", plain_axes)
-    return records.Sweep(config.sweep.name, plain_axes, list(cells.values()), fixed, report)
+    said = [str(word) for word in config.hydra.overrides.task]
+    return records.Sweep(config.sweep.name, plain_axes, list(cells.values()), said, report)
 
 
 def _split(config: DictConfig, loader: ConfigLoader) -> tuple[list[str], Axes]:

@@ -272,7 +272,7 @@ class Sweep:
         name: the experiment's name.
         axes: each swept key with its values, in the order given.
         cells: every cell of the plan, in the order in which they run.
-        overrides: what the command line said, swept values apart.
+        overrides: what the command line said, word for word.
         report: the experiment's ``report:`` block.
     """
 

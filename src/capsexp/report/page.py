@@ -48,6 +48,9 @@ class Content:
     problems: Sequence[str]
 
 
+REPORT = ["python", "-m", "capsexp.report"]
+
+
 def render(content: Content) -> str:
     """The page's HTML."""
     title = content.spec.title or content.results.sweep.name
@@ -175,22 +178,21 @@ def _reproduce(results: Results) -> str:
     return _section(
         "How to reproduce",
         f"<p>The same command again runs only the cells that are missing, and the second writes this page:</p>\n"
-        f"<pre>{escape(command(results))}\npython -m capsexp.report multirun/{escape(results.sweep.name)}</pre>\n"
+        f"<pre>{escape(command(results))}\n{escape(shlex.join([*REPORT, _folder(results)]))}</pre>\n"
         '<p>The values of every cell: <a href="cells.csv">cells.csv</a>. All that a clock measured stands apart: '
         '<a href="timings.md">timings.md</a>.</p>',
     )
 
 
 def command(results: Results) -> str:
-    """The command line of the sweep, its swept values written out."""
-    sweep = results.sweep
-    given = {override.partition("=")[0].lstrip("+~") for override in sweep.overrides}
-    swept = [f"{axis}={','.join(map(_override, values))}" for axis, values in sweep.axes.items() if axis not in given]
-    return " ".join(["python -m capsexp", *(shlex.quote(word) for word in [*sweep.overrides, *swept]), "-m"])
+    """The command line of the sweep, as it was given."""
+    return shlex.join(["python", "-m", "capsexp", *results.sweep.overrides, "-m"])
 
 
-def _override(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+def _folder(results: Results) -> str:
+    """The sweep's folder, seen from where the command was given."""
+    given = [word.partition("=")[2] for word in results.sweep.overrides if word.startswith("paths.output=")]
+    return f"{given[-1] if given else 'multirun'}/{results.sweep.name}"
 
 
 def _environment(results: Results) -> str:
