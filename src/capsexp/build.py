@@ -97,8 +97,7 @@ def make_module(config: Config, model: nn.Module, sizes: Config) -> BaseModule:
 
 
 def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in_sweep: bool) -> L.Trainer:
-    """A trainer with the callbacks of the config; ``stage`` names the fit in the log."""
-    logging.getLogger(__name__).debug("stage %s", stage)
+    """A trainer with the callbacks of the config; a recipe of one stage needs no more of ``stage`` than its name."""
     options = dict(config["trainer"])
     require_int("trainer.max_epochs", options["max_epochs"], 1)
     rule = "be 1: a cell's data lies on one device; run more cells at once instead"

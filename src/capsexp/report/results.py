@@ -94,10 +94,7 @@ def _plan(directory: Path) -> records.Sweep:
                 f"{directory} is the folder of a single cell; give its sweep's, {directory.resolve().parent}"
             )
         raise ReportError(f"{directory} has no plan ({records.SWEEP}): no sweep was launched in it")
-    try:
-        sweep = records.read_sweep(directory)
-    except (KeyError, TypeError):
-        sweep = None
+    sweep = records.read_sweep(directory)
     if sweep is None:
         raise ReportError(f"{directory / records.SWEEP} is not a whole plan; launch the sweep again to rewrite it")
     return sweep
@@ -106,7 +103,7 @@ def _plan(directory: Path) -> records.Sweep:
 def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
     if directory is None:
         return Cell(planned.id, planned.name, planned.axes, "missing", None, None, None)
-    status, result = _status(directory), records.read_result(directory)
+    status, result = records.read_status(directory), records.read_result(directory)
     if result is not None and result.get("id", planned.id) == planned.id:
         # The id says that it is the same work: whatever became of the process after, the numbers are whole.
         state = "stale" if records.is_stale(result) else "done"
@@ -116,13 +113,6 @@ def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
     if state == "done" or (status is None and (directory / records.RESULT).exists()):
         state, cause = "corrupt", f"{records.RESULT} is missing or not whole"
     return Cell(planned.id, planned.name, planned.axes, state, cause, directory, None)
-
-
-def _status(directory: Path) -> records.Status | None:
-    try:
-        return records.read_status(directory)
-    except TypeError:  # a status of another layout says nothing that we can read
-        return None
 
 
 def _points(cells: Iterable[Cell], axes: Sequence[str]) -> list[Point]:
