@@ -96,7 +96,7 @@ def _random_states() -> dict[str, Any]:
 
 def _set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"].cpu())
-    if states["cuda"]:
+    if states["cuda"] and torch.cuda.is_available():  # a cell may go on where there is no GPU
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     algorithm, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((algorithm, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
