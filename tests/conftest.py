@@ -40,8 +40,10 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(tiny_npz: Path, in_tmp: Path) -> list[str]:
-    """Overrides that make a cell last a fraction of a second."""
+    """Overrides that make a cell last a fraction of a second, run in this process."""
     return [
+        "hydra/launcher=basic",
+        "sweep.name=adhoc",
         "data=dhcd",
         f"data.path={tiny_npz}",
         "data.batch_size=16",

@@ -17,14 +17,23 @@ BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"cell", "plan"},
-    "plan": set(),
+    "cli": {"cell", "launch", "plan"},
+    "plan.__main__": {"cli"},
+    "launch": {"cell", "engine", "plan"},
+    "engine": {"build", "cell", "interruption", "machine"},
+    "plan": {"tracking"},
     "cell": {"build"},
-    "build": {"recipes", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "status": {"report"},
+    "sync": {"tracking"},
+    "dashboard": {"report", "tracking"},
+    "machine": set(),
+    "interruption": set(),
+    "build": {"machine", "recipes", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
     "tracking": set(),
     "report": set(),
     "recipes": BELOW_RECIPES | TRAINING_TOOLS,
-    **{room: TRAINING_TOOLS for room in BELOW_RECIPES},
+    **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
+    "callbacks": TRAINING_TOOLS | {"interruption"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "pruning": {"metrics", "routing", "nn", "types"},  # criterion and metric share one cosine similarity
     "routing": {"nn", "types"},
@@ -40,7 +49,8 @@ BOTTOM = {"", "records", "errors"}
 
 ONLY_IN: dict[str, set[str]] = {
     "hydra": {"cli", "build", "plan"},
-    "omegaconf": {"cli", "build", "plan"},
+    "omegaconf": {"cli", "build", "launch", "plan"},
+    "pebble": {"engine"},
     "lightning": {"build", "recipes", "tracking"} | BELOW_RECIPES,
     "torch": {"build", "recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},
@@ -51,12 +61,13 @@ ONLY_IN: dict[str, set[str]] = {
 }
 """Libraries that belong into few rooms."""
 
-STANDARD_LIBRARY_ALONE = BOTTOM | {"__main__"}
+STANDARD_LIBRARY_ALONE = BOTTOM | {"__main__", "interruption", "machine"}
 
 
 def room_of(module: str) -> str:
-    """``capsexp.models.cnn`` is in the room ``models``."""
-    return module.split(".")[1] if "." in module else ""
+    """``capsexp.models.cnn`` is in the room ``models``; a package's command may be a room of its own."""
+    room = module.partition(".")[2]
+    return room if room in MAY_IMPORT else room.partition(".")[0]
 
 
 def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:

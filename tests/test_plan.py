@@ -27,11 +27,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[cell.Cell]:
     """The cells that Hydra makes, kept instead of being run."""
     cells: list[cell.Cell] = []
 
-    def keep(job: cell.Cell) -> tuple[records.Status, float | None]:
+    def keep(job: cell.Cell) -> cell.Ended:
         cells.append(job)
         status = records.Status("done", job.id)
         records.write_status(job.directory, status)
-        return status, None
+        return cell.Ended(status, "done")
 
     monkeypatch.setattr(cell, "run", keep)
     return cells
@@ -46,7 +46,7 @@ def loader() -> Any:
 
 def planned(loader: ConfigLoader, *overrides: str) -> records.Sweep:
     config = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
-    return plan.make_sweep(config, loader)
+    return plan.launch_of(config).sweep
 
 
 def composed_id(*overrides: str) -> str:
@@ -80,7 +80,7 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_plan_is_what_hydra_makes(name: str, run: Run, in_tmp: Path, made: list[cell.Cell]) -> None:
     overrides, count = SWEEPS[name]
-    assert run(*overrides, "-m") == 0
+    assert run(*overrides, "hydra/launcher=basic", "-m") == 0
     (file,) = in_tmp.glob(f"multirun/*/{records.SWEEP}")
     sweep = records.read_sweep(file.parent)
     assert sweep is not None

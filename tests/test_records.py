@@ -73,6 +73,7 @@ DECIDES_NOTHING = {
     "paths.sweep",
     "report",
     "sweep.name",
+    "sweep.rerun",
     "threads",
     "trainer.accelerator",
     "trainer.devices",
@@ -307,10 +308,10 @@ def test_a_status_of_another_layout_is_none(tmp_path: Path, raw: dict[str, Any])
 
 def test_user_errors() -> None:
     status = records.Status("failed", "0123456789")
-    assert records.is_user_error(replace(status, cause="ConfigError: model.c2 must"))
-    assert not records.is_user_error(replace(status, cause="ValueError: ConfigError"))
+    assert records.is_user_error(replace(status, kind="config"))
+    assert not records.is_user_error(replace(status, kind="exception", cause="ConfigError: x"))
     assert not records.is_user_error(status)
-    assert not records.is_user_error(replace(status, state="interrupted", cause="ConfigError: x"))
+    assert not records.is_user_error(replace(status, state="interrupted", kind="config"))
 
 
 # -- result -----------------------------------------------------------------------------------------------------------

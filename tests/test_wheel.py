@@ -33,13 +33,14 @@ def files(folder: Path, *endings: str) -> set[str]:
 
 def test_holds_code_and_configs_and_nothing_else(unpacked: Path) -> None:
     metadata = {path.name for path in unpacked.glob("capsexp-*.dist-info")}
-    assert {path.name for path in unpacked.iterdir()} == {"capsexp"} | metadata
+    assert {path.name for path in unpacked.iterdir()} == {"capsexp", "hydra_plugins"} | metadata
     assert len(metadata) == 1
     found = files(unpacked / "capsexp")
     configs = {name for name in found if name.startswith("conf/")}
     assert "conf/config.yaml" in configs
     assert configs == {f"conf/{name}" for name in files(ROOT / "conf")}
     assert found - configs == files(ROOT / "src" / "capsexp")
+    assert files(unpacked / "hydra_plugins") == files(ROOT / "src" / "hydra_plugins")
 
 
 def test_metadata_names_the_command_and_the_licence(unpacked: Path) -> None:

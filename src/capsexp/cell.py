@@ -1,15 +1,18 @@
 """One cell's life: lock, status, resume, atomic result.
 
 It holds under any launcher: whoever runs a cell calls :func:`run`, and the cell's own directory decides what is left
-to do.  Nothing but a KeyboardInterrupt or an exit leaves it; a failure is written down and returned.
+to do.  Nothing but a KeyboardInterrupt leaves it; a failure is written down and returned.
 """
 
 import contextlib
+import errno
 import logging
+import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ import yaml
 from filelock import FileLock, Timeout
 
 from capsexp import records
-from capsexp.errors import ConfigError
+from capsexp.errors import ConfigError, StageBusy
 
 log = logging.getLogger(__name__)
 
 SCORES = ("test/acc", "test/loss")
 """Metrics shown in a cell's closing line, where they exist."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Cell:
         axes: the swept values.
         config: its resolved config.
         in_sweep: whether it runs as one of many.
+        failed_at: when the failure was recorded that this run is to try again (``Status.updated``; 0 for none): a cell
+            that another launch has tried since is left alone.  None tries again whatever failed.
     """
 
     directory: Path
@@ -42,53 +49,116 @@ class Cell:
     axes: dict[str, Any]
     config: dict[str, Any]
     in_sweep: bool = False
+    failed_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.directory.name
 
 
-def run(cell: Cell) -> tuple[records.Status, float | None]:
+@dataclass(frozen=True)
+class Ended:
+    """How a try at a cell ended.
+
+    Attributes:
+        status: its status afterwards.
+        words: the same for people, in one line.
+        score: the selection split's accuracy.
+        busy: it waits for what another process computes, itself or a stage: try again later.
+        ran: whether this try did any work.
+        gpu: ``peak_bytes`` and ``total_bytes`` of the device's memory, where there is one.
+    """
+
+    status: records.Status
+    words: str
+    score: float | None = None
+    busy: bool = False
+    ran: bool = True
+    gpu: dict[str, int] | None = None
+
+
+def run(cell: Cell) -> Ended:
     """Run a cell unless it is finished or running elsewhere.
-
-    Returns:
-        The cell's status afterwards, and the selection split's accuracy.
 
     Raises:
         KeyboardInterrupt: the user stopped it; its status says so.
     """
-    cell.directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cell.directory / ".lock", blocking=False)
     try:
-        with lock:
+        cell.directory.mkdir(parents=True, exist_ok=True)
+        with _lock(cell.directory):
             return _run_locked(cell)
     except Timeout:
         status = records.read_status(cell.directory) or records.Status("running", cell.id)
-        log.info("%s  is being run by process %s on %s", cell.directory.name, status.pid, status.host)
-        return status, None
+        return Ended(status, f"is being run by process {status.pid} on {status.host}", busy=True, ran=False)
+    except OSError as error:  # not even its status can be written
+        status = _failure(records.Status("running", cell.id), error)
+        return Ended(status, f"failed: {status.cause}")
 
 
-def _run_locked(cell: Cell) -> tuple[records.Status, float | None]:
+def finished(cell: Cell) -> Ended | None:
+    """How a cell ended that needs no more work, else None."""
     result = records.read_result(cell.directory)
-    if result is not None:
-        return _already_done(cell, result)
-    status = records.Status("running", cell.id)
+    if result is None:
+        return None
+    status = records.read_status(cell.directory)
+    if status is None or status.state not in ("done", "running"):  # killed between the result and the status
+        status = records.Status("done", cell.id)
+        records.write_status(cell.directory, status)
+    stale = records.is_stale(result)
+    words = "stale (its numbers come from older code)" if stale else "already done"
+    return Ended(status, f"{words}, not run again", _score(result), ran=False)
+
+
+def settle(cell: Cell, state: records.State, cause: str, kind: records.Kind | None = None) -> records.Status:
+    """Write down what became of a cell whose process cannot do so any more; a result that it left makes it done.
+
+    ``pending`` counts as one more try that is to be repeated.
+    """
+    status = records.read_status(cell.directory) or records.Status(state, cell.id)
+    try:
+        with _lock(cell.directory):
+            ended = finished(cell)
+            if ended is not None:
+                return ended.status
+            status = status.now(state, cause, kind)
+            if state == "pending":
+                status = replace(status, retried=(*status.retried, cause))
+            records.write_status(cell.directory, status)
+            with (cell.directory / records.LOG).open("a", encoding="utf-8") as stream:
+                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {state}: {cause}\n")
+    except (Timeout, OSError) as error:  # another process has the cell now, or there is no space
+        log.debug("%s: its status could not be written (%s)", cell.name, error)
+    return status.now(state, cause, kind)
+
+
+def _lock(directory: Path) -> FileLock:
+    return FileLock(directory / records.LOCK, blocking=False)
+
+
+def _run_locked(cell: Cell) -> Ended:
+    done = finished(cell)
+    if done is not None:
+        return done
+    before = records.read_status(cell.directory)
+    if before and before.state == "failed" and cell.failed_at not in (None, before.updated):
+        return Ended(before, f"failed in another launch: {before.cause}", ran=False)
+    retried = before.retried if before and before.state == "pending" else ()
+    status = records.Status("running", cell.id, retried=retried)
     records.write_status(cell.directory, status)
     _clear_unless_resumable(cell.directory)
     records.write_text(cell.directory / records.CONFIG, yaml.safe_dump(cell.config, sort_keys=False))
-    with _log_file(cell.directory / records.LOG):
+    with _log_file(cell.directory / records.LOG), _heartbeat(cell.directory / records.LOCK):
         status = _work(cell, status)
     records.write_status(cell.directory, status)
-    result = records.read_result(cell.directory)
-    if cell.in_sweep or not records.is_user_error(status):  # of a single cell, the command says it
-        log.info("%s  %s", cell.directory.name, _closing_words(status, result))
-    return status, _score(result)
-
-
-def _already_done(cell: Cell, result: dict[str, Any]) -> tuple[records.Status, float | None]:
-    status = records.read_status(cell.directory)
-    if status is None or status.state != "done":  # killed between the result and the status
-        status = records.Status("done", cell.id)
-        records.write_status(cell.directory, status)
-    age = "stale: its numbers come from older code" if records.is_stale(result) else "already done"
-    log.info("%s  %s, not run again", cell.directory.name, age)
-    return status, _score(result)
+    result = records.read_result(cell.directory) if status.state == "done" else None
+    return Ended(
+        status,
+        _closing_words(status, result),
+        _score(result),
+        busy=status.state == "pending",
+        gpu=(result or {}).get("gpu"),
+    )
 
 
 def _clear_unless_resumable(directory: Path) -> None:
@@ -111,23 +181,48 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
         started = time.perf_counter()
         body = build.run(cell.config, cell.directory, in_sweep=cell.in_sweep, cell_id=cell.id, axes=cell.axes)
         body["clocks"]["total_s"] = time.perf_counter() - started
-        records.write_result(cell.directory, {"id": cell.id, "name": cell.directory.name, "axes": cell.axes, **body})
+        records.write_result(cell.directory, {"id": cell.id, "name": cell.name, "axes": cell.axes, **body})
         (cell.directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         return status.now("done")
     except (KeyboardInterrupt, SystemExit):
         records.write_status(cell.directory, status.now("interrupted", "stopped by the user"))
         raise KeyboardInterrupt from None
-    except ConfigError as error:
-        return status.now("failed", f"{records.USER_ERROR}: {error}")
+    except StageBusy as error:
+        return status.now("pending", f"waits for a stage: {error}")
     except Exception as error:
-        logging.getLogger("capsexp.trace").exception("the cell failed")
-        line = " ".join(str(error).split())[:300]
-        return status.now("failed", f"{type(error).__name__}: {line}")
+        if not isinstance(error, ConfigError):
+            logging.getLogger("capsexp.trace").exception("the cell failed")
+        return _failure(status, error)
+
+
+def _failure(status: records.Status, error: Exception) -> records.Status:
+    line = " ".join(str(error).split())
+    name = type(error).__name__
+    if isinstance(error, ConfigError):
+        return status.now("failed", f"{name}: {line}", "config")
+    return status.now("failed", f"{name}: {line[:300]}", _kind(error))
+
+
+def _kind(error: BaseException) -> records.Kind:
+    """Which sort of cause an exception is; what it was raised from counts too."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if (isinstance(seen, OSError) and seen.errno in NO_SPACE) or "PytorchStreamWriter failed" in text:
+            return "disk"
+        out = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+        if isinstance(seen, MemoryError) or (isinstance(seen, RuntimeError) and any(word in text for word in out)):
+            return "out-of-memory"
+        if type(seen).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return "out-of-memory"
+        seen = seen.__cause__ or seen.__context__
+    return "exception"
 
 
 def _closing_words(status: records.Status, result: dict[str, Any] | None) -> str:
     if status.state != "done" or result is None:
-        return f"{status.state}: {status.cause}"
+        kind = f" ({status.kind})" if status.kind not in (None, "exception", "config") else ""
+        return f"{status.state}{kind}: {status.cause}"
     metrics = result["metrics"]
     shown = [f"{name} {metrics[name]:.4f}" for name in SCORES if metrics.get(name) is not None]
     return "  ".join(["done", *shown, f"{result['clocks']['total_s']:.1f} s"])
@@ -137,10 +232,17 @@ def _score(result: dict[str, Any] | None) -> float | None:
     return None if result is None else result["metrics"].get("val/acc")
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk does not turn into tracebacks on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Lose the line."""
+
+
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Everything that is logged while the cell runs also goes into its own file; tracebacks go only there."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, trace = logging.getLogger(), logging.getLogger("capsexp.trace")
     trace.propagate = False
@@ -153,4 +255,24 @@ def _log_file(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         for logger in (root, trace):
             logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+@contextlib.contextmanager
+def _heartbeat(lock: Path) -> Iterator[None]:
+    """Touch the lock file now and then, which is how other machines see that the cell is alive."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(records.HEARTBEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(lock)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -4,11 +4,15 @@ Exit codes: 0 all cells are done, 1 a cell failed, 2 the command or a config is 
 """
 
 import contextlib
+import logging
 import os
 import re
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +27,13 @@ from capsexp.errors import ConfigError, require
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf" / "config.yaml").exists() else PACKAGE.parents[1] / "conf"
 
+STAGE_POLL_S = 2.0
+"""Seconds between two looks at a stage that another cell computes, under launchers without a queue of their own."""
+
+log = logging.getLogger(__name__)
+
+plan.register_resolvers()  # here, because a cluster's job imports this module and never calls main
+
 _ended: list[records.Status] = []
 _refused: list[Exception] = []
 
@@ -32,12 +43,11 @@ def entry() -> None:
     sys.exit(main(sys.argv[1:]))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command and give its exit code."""
+def main(arguments: Sequence[str], *, preview: bool = False) -> int:
+    """Run the command, or only tell its plan, and give its exit code."""
     _ended.clear()
     _refused.clear()
-    plan.launched.clear()
-    plan.register_resolvers()
+    plan.current.launch, plan.current.preview = None, preview
     try:
         with _hydra_environment(normalise(arguments)):
             _run()
@@ -50,9 +60,23 @@ def main(arguments: Sequence[str]) -> int:
             raise
         return _complain(str(plan.config_error(error) or _one_line(error)))
     except KeyboardInterrupt:
+        _exit_code()
         sys.stderr.write("capsexp: interrupted; the same command goes on from here\n")
         return 130
+    except plan.Planned as planned:
+        return _tell(planned)
     return code
+
+
+def _tell(planned: plan.Planned) -> int:
+    """What the command would do."""
+    from capsexp import launch
+
+    launcher = dict(planned.config.hydra.launcher)
+    ours = str(launcher.pop("_target_", "")).startswith("hydra_plugins.capsexp_launcher")
+    at_once = launch.layout_of(launch.options_of(launcher), planned.launch).most if ours else None
+    sys.stdout.write(plan.text_of(planned.launch, at_once))
+    return 0
 
 
 def _run() -> None:
@@ -90,12 +114,30 @@ def _cell(config: DictConfig) -> float | None:
         "be left as it is (say where with paths.output)",
         str(directory),
     )
-    job = cell.Cell(
-        directory, identifier, plan.axes_of(config, hydra_config, identifier), plan.resolved(config), in_sweep=swept
-    )
-    status, score = cell.run(job)
-    _ended.append(status)
+    frozen = plan.frozen_cell(hydra_config, Path(config.paths.sweep))
+    plain = frozen[1].config if frozen else plan.resolved(config)
+    axes = plan.axes_of(config, hydra_config, identifier)
+    rerun = plain["sweep"]["rerun"]
+    if not swept:
+        plan.set_back(home, [records.PlannedCell(identifier, directory.name, axes)], rerun)
+    failed_at = None if plan.tries_failed(rerun, identifier) else 0.0
+    ended = _patiently(cell.Cell(directory, identifier, axes, plain, in_sweep=swept, failed_at=failed_at))
+    _ended.append(ended.status)
+    if swept or not records.is_user_error(ended.status):  # of a single cell, the command says it
+        log.info("%s  %s", directory.name, ended.words)
+    score: float | None = ended.score
     return score
+
+
+def _patiently(job: Any) -> Any:
+    """Run a cell; while it waits for a stage that another cell computes, wait with it."""
+    from capsexp import cell
+
+    ended = cell.run(job)
+    while ended.status.state == "pending":
+        time.sleep(STAGE_POLL_S)
+        ended = cell.run(job)
+    return ended
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -141,28 +183,35 @@ def _complain(line: str) -> int:
 
 def _exit_code() -> int:
     """By what the cells' own files say, since a sweep's cells may have run in other processes."""
-    statuses = list(_ended)
-    for directory, sweep in plan.launched:
-        statuses = _say_how_sweep_ended(directory, sweep)
+    launch = plan.current.launch
+    statuses = _say_how_sweep_ended(launch.directory, launch.sweep) if launch else list(_ended)
     failed = [status for status in statuses if status.state != "done"]
     if any(status.state == "interrupted" for status in failed):
         return 130
     if failed and all(records.is_user_error(status) for status in failed):
-        return 2 if plan.launched else _complain(str(failed[0].cause).partition(": ")[2])
+        return 2 if launch else _complain(str(failed[0].cause).partition(": ")[2])
     return 1 if failed else 0
 
 
 def _say_how_sweep_ended(directory: Path, sweep: records.Sweep) -> list[records.Status]:
     statuses = {
-        cell.name: records.read_status(directory / cell.name) or records.Status("pending", cell.id, cause="never ran")
+        cell.name: records.read_status(directory / cell.name) or records.Status("pending", cell.id)
         for cell in sweep.cells
     }
-    bad = {name: status for name, status in statuses.items() if status.state != "done"}
-    stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in statuses.keys() - bad.keys())
-    done = f"{len(statuses) - len(bad)} of {len(statuses)} cells done" + (f", {stale} of them stale" if stale else "")
-    sys.stdout.write(f"{done}; report: python -m capsexp.report {directory}\n")
-    for name, status in bad.items():
-        running = f"being run by process {status.pid} on {status.host}"
-        cause = running if status.state == "running" else status.cause or status.state
-        sys.stdout.write(f"  {name}: {cause} (see {directory / name / records.LOG})\n")
+    done = [name for name, status in statuses.items() if status.state == "done"]
+    stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
+    facts = [f"{len(done)} of {len(statuses)} cells done" + (f", {stale} of them stale" if stale else "")]
+    states = Counter(status.state for status in statuses.values())
+    facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
+    sys.stdout.write(f"{', '.join(facts)}; report: python -m capsexp.report {directory}\n")
+    for name, status in statuses.items():
+        if status.state in ("failed", "interrupted", "running"):
+            sys.stdout.write(f"  {name}: {_why(status)} (see {directory / name / records.LOG})\n")
     return list(statuses.values())
+
+
+def _why(status: records.Status) -> str:
+    if status.state == "running":
+        return f"being run by process {status.pid} on {status.host}"
+    again = f" (tried {len(status.retried) + 1} times)" if status.retried else ""
+    return f"{status.cause or status.state}{again}"

@@ -32,6 +32,10 @@ class ConfigError(ValueError):
         return type(self)(f"{group}.{self.key}", self.rule, self.value)
 
 
+class StageBusy(Exception):  # noqa: N818 - no error, a reason to wait
+    """Another cell is computing a stage that this one needs: try again later, nothing is lost."""
+
+
 def require(condition: bool, key: str, rule: str, value: object) -> None:
     """Raise :class:`ConfigError` unless ``condition`` holds."""
     if not condition:

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from capsexp import records
+from capsexp import interruption, records
 from capsexp.errors import require_number
 
 log = logging.getLogger(__name__)
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Saves the fit between epochs, at most every ``min_interval_s`` seconds.
+    """Saves the fit between epochs, at most every ``min_interval_s`` seconds, and when the cell is to stop.
 
     A cell that ends sooner writes none.  The file holds the model, the optimizer, the other callbacks' states, the data
     generator and the random states, so that a resumed fit ends equal to an uninterrupted one; it is replaced in one
@@ -45,12 +45,19 @@ class ResumeCheckpoint(Checkpoint):
             self._random = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save if it is time to."""
-        if time.monotonic() - self._last < self.min_interval_s or trainer.should_stop:
+        """Save if it is time to; stop behind that if it is wished.
+
+        Raises:
+            KeyboardInterrupt: the cell was asked to stop, and what it has done is saved.
+        """
+        stop = interruption.requested()
+        if trainer.should_stop or not (stop or time.monotonic() - self._last >= self.min_interval_s):
             return
         with records.replacing(resume_path(trainer)) as temporary:
             trainer.save_checkpoint(temporary)
         self._last = time.monotonic()
+        if stop:
+            raise KeyboardInterrupt
 
     def state_dict(self) -> dict[str, Any]:
         """The random states at this moment."""

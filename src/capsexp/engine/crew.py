@@ -1,0 +1,82 @@
+"""Worker processes bound to one device, kept by pebble: one that dies or hangs costs its cell and is replaced."""
+
+import functools
+import multiprocessing
+import os
+import signal
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from capsexp import records
+from capsexp.cell import Cell
+from capsexp.engine import worker
+from capsexp.engine.options import environment
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class Crew:
+    """Some workers of one device.
+
+    Args:
+        device: for CUDA_VISIBLE_DEVICES, or None.
+        size: how many.
+        threads: CPU threads of each.
+        stop: the shared flag that asks running cells to save and stop.
+        work: what is done with a cell.
+        max_cells: cells after which a worker is replaced, or None.
+    """
+
+    def __init__(
+        self, device: str | None, size: int, threads: int, stop: Any, work: worker.Work, max_cells: int | None
+    ) -> None:
+        self.device, self.size, self.busy = device, size, 0
+        self._work = work
+        warm = work.__module__ == "capsexp.cell"
+        told = (os.getpid(), environment(device, threads), stop, warm)
+        self._make = functools.partial(ProcessPool, size, max_cells or 0, worker.start, told, SPAWN)
+        self._pool = self._make()
+
+    def submit(self, cell: Cell, timeout: float | None) -> "Future[worker.Report]":
+        """Let a worker do a cell; its time counts from when the worker begins with it."""
+        if not self._pool.active:
+            self._renew()
+        future: Future[worker.Report] = self._pool.schedule(worker.run, args=(self._work, cell), timeout=timeout)
+        return future
+
+    def _renew(self) -> None:
+        """A pool whose worker died between two cells is of no use any more."""
+        self.stop()
+        self._pool = self._make()
+
+    def stop(self) -> None:
+        """End the workers."""
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+
+
+def kill_all() -> None:
+    """End every child process of this one at once."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def cause_of(error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
+    """What ended a cell that could not say so itself."""
+    if isinstance(error, TimeoutError):
+        return "timeout", f"ran longer than hydra.launcher.cell_timeout={timeout:g} s and was ended"
+    if isinstance(error, ProcessExpired):
+        if error.exitcode is not None and error.exitcode < 0:
+            name = signal.Signals(-error.exitcode).name
+            return "signal", f"its process was killed by {name}" + _hint(name)
+        return "signal", f"its process ended with exit code {error.exitcode}"
+    if isinstance(error, BrokenProcessPool):
+        return "signal", "its process died before it began"
+    return "exception", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _hint(name: str) -> str:
+    return " (by hand, or by the system when memory ran out)" if name == "SIGKILL" else ""

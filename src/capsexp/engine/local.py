@@ -1,0 +1,268 @@
+"""The engine of one machine: worker processes, each bound to a device, fed from one queue."""
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from capsexp import cell as cell_life
+from capsexp import records
+from capsexp.cell import Cell, Ended
+from capsexp.engine.base import Tally, Watcher
+from capsexp.engine.crew import SPAWN, Crew, cause_of, kill_all
+from capsexp.engine.options import Layout, Options
+from capsexp.engine.places import Place, Places
+from capsexp.engine.worker import Report, Work
+
+TICK_S = 0.2
+BUSY_S = (0.25, 2.0)
+"""Seconds before a busy cell is looked at again: at first, and at most."""
+
+STILLBORN = 3
+"""Workers that die before their first cell, one after the other, until the sweep is given up."""
+
+INFRASTRUCTURE: tuple[records.Kind, ...] = ("signal", "out-of-memory")
+"""Causes that another try may not meet again."""
+
+
+@dataclass
+class _Entry:
+    """A cell in the queue."""
+
+    cell: Cell
+    tries: int = 0
+    alone: bool = False
+    not_before: float = 0.0
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A cell in a worker's hands."""
+
+    entry: _Entry
+    place: Place
+    crew: Crew
+
+
+class LocalEngine:
+    """Runs cells in worker processes of this machine; one object runs one sweep.
+
+    The first Ctrl-C lets running cells save and starts no more; a second one, SIGTERM or SIGHUP ends all workers.  If
+    this process is killed, the system kills the workers.
+
+    Args:
+        options: the launcher's settings.
+        layout: what follows from them here.
+        work: what is done with a cell.
+    """
+
+    def __init__(self, options: Options, layout: Layout, work: Work = cell_life.run) -> None:
+        self._options, self._layout, self._work = options, layout, work
+        self._places = Places(layout.devices, layout.per_device, layout.most)
+        self._stop_flag: Any = SPAWN.RawValue("b", 0)
+        self._crews: dict[str | None, list[Crew]] = {}
+        self._queue: deque[_Entry] = deque()
+        self._running: dict[Future[Report], _Running] = {}
+        self._tally = Tally()
+        self._interrupts, self._ended_by_signal, self._stillborn = 0, False, 0
+
+    def run(self, cells: Sequence[Cell], watcher: Watcher) -> Tally:
+        """Run the cells; see :class:`~capsexp.engine.base.Engine`."""
+        self._watcher = watcher
+        self._queue.extend(_Entry(cell) for cell in cells)
+        with self._signals():
+            try:
+                self._loop()
+            finally:
+                self._end_workers()
+        return self._tally
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        asked = 0
+        while self._queue or self._running:
+            if self._interrupts > asked:
+                asked = self._interrupts
+                self._save_and_stop()
+            if self._ended_by_signal or self._interrupts > 1:
+                self._kill()
+                return
+            self._start_what_fits()
+            self._wait()
+            self._watcher.tick()
+
+    def _wait(self) -> None:
+        if not self._running:
+            time.sleep(TICK_S)
+            return
+        done, _ = wait(self._running, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            running = self._running.pop(future)
+            running.crew.busy -= 1
+            self._places.give_back(running.place)
+            self._settle(running, future)
+
+    def _start_what_fits(self) -> None:
+        now = time.monotonic()
+        for entry in [entry for entry in self._queue if entry.not_before <= now]:
+            place = self._places.take(alone=entry.alone)
+            if place is not None:
+                self._queue.remove(entry)
+                self._start(entry, place)
+            elif self._places.held >= self._layout.most:
+                return
+
+    def _start(self, entry: _Entry, place: Place) -> None:
+        crew = self._crew(place)
+        crew.busy += 1
+        future = crew.submit(entry.cell, self._options.cell_timeout)
+        self._running[future] = _Running(entry, place, crew)
+        self._watcher.started(entry.cell, f"GPU {place.device}" if place.device else "")
+
+    def _crew(self, place: Place) -> Crew:
+        """A crew of the device that has a worker to spare; the first, and one more once the device can hold more."""
+        crews = self._crews.setdefault(place.device, [])
+        for crew in crews:
+            if crew.busy < crew.size:
+                return crew
+        size = min(place.capacity - sum(crew.size for crew in crews), self._layout.most)
+        limit = self._options.max_cells_per_worker
+        crews.append(Crew(place.device, size, self._layout.threads, self._stop_flag, self._work, limit))
+        return crews[-1]
+
+    # -- what becomes of a cell ---------------------------------------------------------------------------------------
+
+    def _settle(self, running: _Running, future: "Future[Report]") -> None:
+        try:
+            report = future.result()
+        except Exception as error:
+            self._dead(running.entry, error)
+            return
+        self._stillborn = 0
+        for line in report.warnings:
+            self._watcher.said(line)
+        if report.ended.gpu:
+            self._measured(report.ended.gpu)
+        self._judge(running.entry, report.ended)
+
+    def _measured(self, gpu: dict[str, int]) -> None:
+        capacity = self._places.measured(gpu["peak_bytes"], gpu["total_bytes"])
+        if capacity is not None:
+            peak, total = gpu["peak_bytes"] / 1e9, gpu["total_bytes"] / 1e9
+            self._watcher.said(f"{capacity} cells at once on each GPU: the first needed {peak:.2f} of {total:.1f} GB")
+
+    def _dead(self, entry: _Entry, error: Exception) -> None:
+        """A worker could not say what became of its cell."""
+        kind, cause = cause_of(error, self._options.cell_timeout)
+        self._stillborn += isinstance(error, BrokenProcessPool)
+        if self._stillborn > STILLBORN:
+            self._watcher.said("worker processes die before they can begin; the sweep is given up")
+            self._give_up()
+        status = cell_life.settle(entry.cell, "failed", cause, kind)
+        words = "done" if status.state == "done" else f"failed ({kind}): {cause}"
+        self._judge(entry, Ended(status, words))
+
+    def _judge(self, entry: _Entry, ended: Ended) -> None:
+        stopping = self._interrupts > 0
+        if ended.busy and not stopping:
+            self._later(entry, ended)
+        elif not stopping and ended.ran and ended.status.kind in INFRASTRUCTURE and entry.tries < self._options.retries:
+            self._again(entry, ended)
+        else:
+            self._tally.ended[entry.cell.id] = ended
+            self._watcher.ended(entry.cell, ended)
+            self._give_up_if_others_would_fail(ended)
+
+    def _later(self, entry: _Entry, ended: Ended) -> None:
+        if not entry.pause_s:
+            self._watcher.put_back(entry.cell, ended.words)
+        entry.pause_s = min(max(BUSY_S[0], 2 * entry.pause_s), BUSY_S[1])
+        entry.not_before = time.monotonic() + entry.pause_s
+        self._queue.append(entry)
+
+    def _again(self, entry: _Entry, ended: Ended) -> None:
+        """Another try, at the end of the queue, with the device to itself."""
+        cause = str(ended.status.cause)
+        cell_life.settle(entry.cell, "pending", cause)
+        entry.tries, entry.alone = entry.tries + 1, True
+        self._queue.append(entry)
+        self._watcher.put_back(entry.cell, f"{ended.status.kind}: {cause}; it is tried again, alone on its device")
+
+    def _give_up_if_others_would_fail(self, ended: Ended) -> None:
+        if ended.status.state != "failed" or not self._queue:
+            return
+        if ended.status.kind == "disk":
+            self._watcher.said("the disk is full: no further cell is started; make space and give the command again")
+            self._give_up()
+        elif self._options.fail_fast:
+            self._watcher.said("fail_fast: no further cell is started")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._tally.left.extend(entry.cell for entry in self._queue)
+        self._queue.clear()
+
+    # -- stopping -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Count Ctrl-C and heed SIGTERM and SIGHUP while the sweep runs; a signal that is ignored stays so."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number in numbers:
+            if before[number] != signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+        else:
+            self._ended_by_signal = True
+
+    def _save_and_stop(self) -> None:
+        self._stop_flag.value = 1
+        self._tally.stopped = True
+        self._give_up()
+        if self._running:
+            self._watcher.said(
+                f"stopping: {len(self._running)} running cells save themselves; Ctrl-C again ends them at once"
+            )
+
+    def _kill(self) -> None:
+        kill_all()
+        self._tally.stopped = True
+        self._give_up()
+        for running in self._running.values():
+            cell = running.entry.cell
+            status = cell_life.settle(cell, "interrupted", "stopped by the user")
+            self._tally.ended[cell.id] = Ended(status, f"{status.state}: {status.cause or 'its result is whole'}")
+            self._watcher.ended(cell, self._tally.ended[cell.id])
+        self._running.clear()
+
+    def _end_workers(self) -> None:
+        """No process stays: what it has to say is on the disk, and pebble's own way takes seconds for each."""
+        kill_all()
+        for crews in self._crews.values():
+            for crew in crews:
+                crew.stop()
+        kill_all()
+        for child in multiprocessing.active_children():
+            child.join(timeout=5)

@@ -1,0 +1,160 @@
+"""What the launcher is told, and what follows from it on this machine."""
+
+import math
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from capsexp import machine
+from capsexp.errors import require, require_int, require_number
+
+AUTO = "auto"
+
+WORKER_BYTES = 1_000_000_000
+"""Main memory that a worker is assumed to need when ``max_cells`` is ``auto``: torch and a small network."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The launcher's settings (``hydra.launcher.*``).
+
+    What the user says as ``auto`` is None here.
+
+    Attributes:
+        cpus_per_cell: CPU threads of a cell; None = ``threads`` if that is a number, else the cores divided by the
+            cells at once, one at least.
+        gpus: which GPUs, as CUDA_VISIBLE_DEVICES names them; None = all that are visible, [] = none.
+        cells_per_gpu: cells at once on a GPU; None = as many as the first cell's peak of memory lets fit.
+        max_cells: cells at once altogether; None = as many as the GPUs or the cores and the memory take.
+        cell_timeout: seconds after which a cell is ended, or None.
+        retries: how often a cell is tried again after its process died or memory ran out.
+        fail_fast: start no more cells once one has failed.
+        max_cells_per_worker: cells after which a worker process is replaced, or None.
+    """
+
+    cpus_per_cell: int | None = None
+    gpus: tuple[str, ...] | None = None
+    cells_per_gpu: int | None = None
+    max_cells: int | None = None
+    cell_timeout: float | None = None
+    retries: int = 1
+    fail_fast: bool = False
+    max_cells_per_worker: int | None = None
+
+
+def checked(given: Mapping[str, Any]) -> Options:
+    """The options that were given, each checked.
+
+    Raises:
+        ConfigError: one is unknown or breaks its rule; the key is named as the user would override it.
+    """
+    for key, value in given.items():
+        require(key in CHECKS, f"hydra.launcher.{key}", f"be one of {', '.join(CHECKS)}", value)
+    return Options(**{key: CHECKS[key](f"hydra.launcher.{key}", value) for key, value in given.items()})
+
+
+def _number(key: str, value: Any) -> int | None:
+    return None if value == AUTO else require_int(key, value, 1)
+
+
+def _gpus(key: str, value: Any) -> tuple[str, ...] | None:
+    if value == AUTO:
+        return None
+    names = [value] if isinstance(value, int | str) and not isinstance(value, bool) else value
+    fine = isinstance(names, list) and all(isinstance(name, int | str) and str(name) for name in names)
+    rule = "be auto or a list of different GPUs, such as [0,1]"
+    require(fine and len({str(name) for name in names}) == len(names), key, rule, value)
+    return tuple(str(name) for name in names)
+
+
+def _seconds(key: str, value: Any) -> float | None:
+    return None if value is None else require_number(key, value, 0, open_ends="<")
+
+
+def _flag(key: str, value: Any) -> bool:
+    require(isinstance(value, bool), key, "be true or false", value)
+    return bool(value)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "cpus_per_cell": _number,
+    "gpus": _gpus,
+    "cells_per_gpu": _number,
+    "max_cells": _number,
+    "cell_timeout": _seconds,
+    "retries": lambda key, value: require_int(key, value, 0),
+    "fail_fast": _flag,
+    "max_cells_per_worker": lambda key, value: None if value is None else require_int(key, value, 1),
+}
+"""What each option must be."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a sweep lies on this machine.
+
+    Attributes:
+        devices: a name for CUDA_VISIBLE_DEVICES each; [None] = cells are not bound to a GPU, [""] = GPUs are hidden.
+        threads: CPU threads of a cell, the same for all cells of the sweep.
+        per_device: cells at once on each device; None = one, until the first cell's peak of memory is known.
+        most: cells at once altogether.
+    """
+
+    devices: tuple[str | None, ...]
+    threads: int
+    per_device: int | None
+    most: int
+
+
+def layout(options: Options, cells: int, configs: Collection[Mapping[str, Any]]) -> Layout:
+    """The layout for a plan of ``cells`` cells.
+
+    It depends on the plan and not on how much of it is done, so that a sweep that goes on uses the same number of
+    threads, and its results are equal to the last digit.
+    """
+    cores = machine.cores()
+    devices = _devices(options, configs)
+    threads = _given_threads(options, configs)
+    if devices in ((None,), ("",)):
+        threads = threads or max(1, cores // min(cells, cores))
+        most = _most(options, max(1, cores // threads))
+        return Layout(devices, threads, most, most)
+    per_device = options.cells_per_gpu
+    at_once = len(devices) * per_device if per_device else max(cores, len(devices))
+    threads = threads or max(1, cores // at_once)
+    return Layout(devices, threads, per_device, options.max_cells or at_once)
+
+
+def _devices(options: Options, configs: Collection[Mapping[str, Any]]) -> tuple[str | None, ...]:
+    if options.gpus is not None:
+        return options.gpus or ("",)
+    wanted = {(config.get("trainer") or {}).get("accelerator", AUTO) for config in configs}
+    if wanted <= {"cpu"}:
+        return (None,)
+    return tuple(machine.gpus()) or (None,)
+
+
+def _given_threads(options: Options, configs: Collection[Mapping[str, Any]]) -> int | None:
+    if options.cpus_per_cell:
+        return options.cpus_per_cell
+    given = {config.get("threads", AUTO) for config in configs}
+    numbers = [threads for threads in given if isinstance(threads, int) and not isinstance(threads, bool)]
+    return max(1, *numbers) if numbers else None
+
+
+def _most(options: Options, places: int) -> int:
+    if options.max_cells:
+        return options.max_cells
+    memory = machine.available_memory()
+    fitting = math.inf if memory is None else max(1, memory // WORKER_BYTES)
+    return int(min(places, fitting))
+
+
+def environment(device: str | None, threads: int) -> dict[str, str]:
+    """The environment variables of a worker on ``device``."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    variables = {name: os.environ.get(name) or str(threads) for name in names}
+    if device is not None:
+        variables |= {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return variables

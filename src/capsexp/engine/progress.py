@@ -1,0 +1,158 @@
+"""What people see of a sweep that runs: a live table on a terminal, plain lines in a log."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from capsexp import records
+from capsexp.cell import Cell, Ended
+
+SHOWN_RUNNING = 12
+"""Running cells that the live table lists."""
+
+
+class Progress:
+    """Counts cells and prints a line for each that ends.
+
+    Args:
+        total: cells of the plan.
+        done: those that need no more work.
+        at_once: cells that run together, for the time that is left.
+        stream: where lines go.
+    """
+
+    def __init__(self, total: int, done: int, at_once: int, stream: TextIO | None = None) -> None:
+        self.total, self.done, self.failed = total, done, 0
+        self.running: dict[str, tuple[Cell, str, float]] = {}
+        self.last = ""
+        self._at_once, self._seconds, self._counted = max(1, at_once), 0.0, 0
+        self._begun = time.monotonic()
+        self._said: set[str] = set()
+        self._stream = stream or sys.stdout
+
+    # -- what the engine tells ----------------------------------------------------------------------------------------
+
+    def started(self, cell: Cell, where: str) -> None:
+        """A cell was given to a worker."""
+        self.running[cell.id] = (cell, where, time.monotonic())
+
+    def ended(self, cell: Cell, ended: Ended) -> None:
+        """A cell has come to its end."""
+        _, _, since = self.running.pop(cell.id, (cell, "", time.monotonic()))
+        if ended.status.state == "done":
+            self.done += 1
+            if ended.ran:
+                self._seconds, self._counted = self._seconds + time.monotonic() - since, self._counted + 1
+        else:
+            self.failed += ended.status.state == "failed"
+        log = f" (see {cell.directory / records.LOG})" if ended.status.state == "failed" else ""
+        self.last = f"{cell.name}  {ended.words}"
+        self.line(f"{self._place()}  {self.last}{log}")
+
+    def put_back(self, cell: Cell, why: str) -> None:
+        """A cell goes back into the queue."""
+        self.running.pop(cell.id, None)
+        self.line(f"{self._place()}  {cell.name}  put back: {why}")
+
+    def said(self, line: str) -> None:
+        """Something about the whole sweep, or a warning from a cell; each is shown once."""
+        if line not in self._said:
+            self._said.add(line)
+            self.line(line)
+
+    def tick(self) -> None:
+        """Nothing to do for plain lines."""
+
+    # -- what people see ----------------------------------------------------------------------------------------------
+
+    @property
+    def left(self) -> int:
+        """Cells that have not come to an end."""
+        return max(0, self.total - self.done - self.failed - len(self.running))
+
+    def eta_s(self) -> float | None:
+        """Seconds until all is done, from the cells that this command has finished; None while there is none."""
+        if not self._counted:
+            return None
+        each = self._seconds / self._counted
+        return each * (self.left + 0.5 * len(self.running)) / self._at_once
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe ends the reading, not the sweep
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def _place(self) -> str:
+        width = len(str(self.total))
+        return f"[{self.done + self.failed:>{width}}/{self.total}]"
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["Progress"]:
+        """While the sweep runs."""
+        yield self
+
+
+class LiveProgress(Progress):
+    """The same with a table below the lines, redrawn as the sweep goes on."""
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["Progress"]:
+        """The table is there while the sweep runs."""
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(file=self._stream)
+        with Live(console=console, auto_refresh=False, get_renderable=self._table, transient=True) as live:
+            self._live: Any = live
+            self._drawn = 0.0
+            yield self
+
+    def line(self, text: str) -> None:
+        """Print one line above the table."""
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def tick(self) -> None:
+        """Draw the table anew twice a second."""
+        if time.monotonic() - self._drawn > 0.5:
+            self._drawn = time.monotonic()
+            self._live.refresh()
+
+    def _table(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 2))
+        counts = {"done": self.done, "running": len(self.running), "failed": self.failed, "left": self.left}
+        for name in counts:
+            head.add_column(name, justify="right")
+        eta = self.eta_s()
+        head.add_row(
+            *(f"{name} {count}" for name, count in counts.items()),
+            f"about {_clock(eta)} to go" if eta is not None else "",
+            f"{_clock(time.monotonic() - self._begun)} gone",
+        )
+        bar = ProgressBar(total=max(1, self.total), completed=self.done + self.failed, width=60)
+        return Group(bar, head, *(Text(line, overflow="ellipsis", no_wrap=True) for line in self._running_lines()))
+
+    def _running_lines(self) -> list[str]:
+        now = time.monotonic()
+        lines = [f"  {cell.name}  {where}  {_clock(now - since)}" for cell, where, since in self.running.values()]
+        more = len(lines) - SHOWN_RUNNING
+        return lines[:SHOWN_RUNNING] + ([f"  and {more} more"] if more > 0 else [])
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def progress(total: int, done: int, at_once: int) -> Progress:
+    """The progress display that fits the output: live on a terminal, plain lines in a file or pipe."""
+    kind = LiveProgress if sys.stdout.isatty() else Progress
+    return kind(total, done, at_once)

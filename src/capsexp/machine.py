@@ -1,0 +1,49 @@
+"""What this machine has to give: cores, memory, GPUs.  Nothing is imported that would touch a GPU."""
+
+import os
+import subprocess
+from pathlib import Path
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
+
+
+def cores() -> int:
+    """CPU cores that this process may use: by its affinity and by its container's quota, at least one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read(QUOTA).partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        allowed = min(allowed, -(-int(quota) // int(period)))
+    return max(1, allowed)
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that are free for new processes, or None where the system does not say."""
+    lines = [line.split() for line in _read(Path("/proc/meminfo")).splitlines()]
+    free = [int(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]]
+    limit, used = _read(MEMORY_LIMIT).strip(), _read(MEMORY_USED).strip()
+    if limit.isdigit() and used.isdigit():
+        free.append(max(0, int(limit) - int(used)))
+    return min(free) if free else None
+
+
+def gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        return names[: names.index("-1")] if "-1" in names else names  # what follows -1 is hidden, says CUDA
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []  # no driver, no GPU
+    return [line.strip() for line in told.stdout.splitlines() if line.strip().isdigit()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,59 @@
+"""With what a sweep was launched: versions, machine, and the state of the code."""
+
+import platform
+import socket
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "capsexp",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "scikit-learn",
+    "wandb",
+)
+
+
+def provenance(code: Path) -> dict[str, Any]:
+    """What a plan keeps of its launch; ``git`` is there where ``code`` lies in a repository."""
+    return {
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "git": _git(code),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    commit = _ask(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _ask(folder, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": commit,
+        "branch": _ask(folder, "rev-parse", "--abbrev-ref", "HEAD"),
+        "changed": [line[3:] for line in (changed or "").splitlines()],
+    }
+
+
+def _ask(folder: Path, *words: str) -> str | None:
+    try:
+        told = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or no repository
+    return told.stdout.rstrip()

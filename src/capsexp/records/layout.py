@@ -1,0 +1,14 @@
+"""Names of the files, and the versions of their layout and of the numbers in them."""
+
+SCHEMA = 1
+"""Version of the files' layout; raised when a reader of an older one could not read it."""
+
+NUMERICS_VERSION = 1
+"""Raised by hand whenever a change alters the numbers that a cell gives: finished cells then read as stale."""
+
+SWEEP, CONFIGS = "sweep.json", "configs.json"
+CONFIG, STATUS, RESULT = "config.yaml", "status.json", "result.json"
+METRICS, ARRAYS, LOG, LOCK = "metrics.csv", "arrays.npz", "log.txt", ".lock"
+PREVIOUS_RESULT = "result.previous.json"
+BEST_CHECKPOINT = "checkpoints/best.ckpt"
+RESUME_CHECKPOINT = f"checkpoints/resume-v{NUMERICS_VERSION}.ckpt"  # older code's half-done cells start over

@@ -1,0 +1,125 @@
+"""Where a cell stands, as its process wrote it and as it truly is."""
+
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from capsexp.records.files import read_json, write_json
+from capsexp.records.layout import LOCK, SCHEMA, STATUS
+
+State = Literal["pending", "running", "done", "failed", "interrupted"]
+Kind = Literal["config", "exception", "signal", "timeout", "out-of-memory", "disk"]
+
+HEARTBEAT_S = 30.0
+"""A running cell touches its lock file this often (seconds)."""
+
+LOST_AFTER_S = 300.0
+"""A cell that runs on another machine and has not touched its lock file for so long (seconds) reads as interrupted."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a cell stands.
+
+    Attributes:
+        state: what the cell's process wrote last; read it through :func:`read_status`, which corrects a dead one's.
+        id: the cell's id.
+        pid: process that runs or ran it.
+        host: machine of that process.
+        boot: identifier of that machine's start, so that a process number from before a restart is not believed.
+        born: when that process started, in clock ticks since the machine's start, so that a number given to another
+            process is not believed; 0 where the system does not say.
+        started: seconds since 1970.
+        updated: seconds since 1970.
+        cause: for failed, interrupted and pending cells, one line saying why.
+        kind: for failed cells, which sort of cause it is.
+        retried: the causes of the earlier tries that this command's launcher put back into its queue.
+    """
+
+    state: State
+    id: str
+    pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
+    boot: str = field(default_factory=lambda: _boot_id())
+    born: int = field(default_factory=lambda: _born(os.getpid()))
+    started: float = field(default_factory=time.time)
+    updated: float = field(default_factory=time.time)
+    cause: str | None = None
+    kind: Kind | None = None
+    retried: tuple[str, ...] = ()
+
+    def now(self, state: State, cause: str | None = None, kind: Kind | None = None) -> "Status":
+        """This status, changed to ``state`` at this moment."""
+        return replace(self, state=state, updated=time.time(), cause=cause, kind=kind)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _born(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])  # field 22; the name in parentheses may hold spaces
+
+
+def write_status(directory: Path, status: Status) -> None:
+    """Write a cell's status."""
+    write_json(directory / STATUS, {"schema": SCHEMA, **asdict(status)})
+
+
+def read_status(directory: Path) -> Status | None:
+    """A cell's status as it truly is: a running cell whose process is gone reads as interrupted.
+
+    On this machine the process itself is looked for; of one on another machine, the lock file must have been touched
+    within :data:`LOST_AFTER_S`.
+    """
+    raw = read_json(directory / STATUS)
+    if raw is None or raw.get("schema") != SCHEMA:
+        return None
+    try:
+        status = Status(**{key: value for key, value in raw.items() if key != "schema"})
+        status = replace(status, retried=tuple(status.retried))
+    except TypeError:  # written by another version of this package
+        return None
+    if status.state != "running":
+        return status
+    if status.host == socket.gethostname():
+        lost = None if _alive(status) else f"process {status.pid} ended without a word"
+    else:
+        lost = _silence(directory / LOCK, status)
+    return replace(status, state="interrupted", cause=lost) if lost else status
+
+
+def is_user_error(status: Status) -> bool:
+    """Whether the cell failed because a value in its config breaks a rule."""
+    return status.state == "failed" and status.kind == "config"
+
+
+def _alive(status: Status) -> bool:
+    if status.boot != _boot_id():
+        return False
+    try:
+        os.kill(status.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _born(status.pid) in (status.born, 0)
+
+
+def _silence(lock: Path, status: Status) -> str | None:
+    try:
+        last = max(lock.stat().st_mtime, status.updated)
+    except OSError:
+        last = status.updated
+    silent = time.time() - last
+    return f"no sign of life from {status.host} for {silent / 60:.0f} minutes" if silent > LOST_AFTER_S else None

@@ -1,0 +1,109 @@
+"""A sweep's plan, the configs it froze, and the directories of its cells."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from capsexp.records.files import read_json, write_json
+from capsexp.records.identity import ID_LENGTH
+from capsexp.records.layout import CONFIGS, SCHEMA, SWEEP
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One point of a sweep: its id, its directory's name, and the values that were swept."""
+
+    id: str
+    name: str
+    axes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was launched.
+
+    Attributes:
+        name: the experiment's name.
+        axes: each swept key with its values, in the order given.
+        cells: every cell of the plan, in the order in which they run.
+        overrides: what the command line said, word for word.
+        report: the experiment's ``report:`` block.
+        launch: when and with what it was launched: ``time`` (seconds since 1970), ``host``, ``python``, ``versions`` of
+            the packages, and ``git`` (commit, branch, whether files were changed) where the code lies in a repository.
+    """
+
+    name: str
+    axes: dict[str, list[Any]]
+    cells: list[PlannedCell]
+    overrides: list[str]
+    report: dict[str, Any]
+    launch: dict[str, Any] = field(default_factory=dict)
+
+
+def write_sweep(directory: Path, sweep: Sweep) -> None:
+    """Write the plan of a sweep into its directory."""
+    write_json(directory / SWEEP, {"schema": SCHEMA, **asdict(sweep)})
+
+
+def read_sweep(directory: Path) -> Sweep | None:
+    """The plan of the sweep that was last launched in ``directory``, or None where there is none."""
+    raw = read_json(directory / SWEEP)
+    if raw is None:
+        return None
+    raw.pop("schema", None)
+    try:
+        raw["cells"] = [PlannedCell(**cell) for cell in raw["cells"]]
+        return Sweep(**raw)
+    except (KeyError, TypeError):  # not whole, or written by another version of this package
+        return None
+
+
+@dataclass(frozen=True)
+class FrozenCell:
+    """A cell's resolved config as it was at launch, and the overrides by which Hydra's launchers know it."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+
+
+def write_configs(directory: Path, frozen: Mapping[str, FrozenCell]) -> None:
+    """Write the configs of a sweep's cells, by cell id, into its directory."""
+    write_json(directory / CONFIGS, {"schema": SCHEMA, "cells": {key: asdict(cell) for key, cell in frozen.items()}})
+
+
+def read_configs(directory: Path) -> dict[str, FrozenCell]:
+    """The configs of the sweep that was last launched in ``directory``, by cell id; empty where there are none."""
+    raw = read_json(directory / CONFIGS) or {}
+    try:
+        return {key: FrozenCell(**cell) for key, cell in raw.get("cells", {}).items()}
+    except (AttributeError, TypeError):  # not whole, or written by another version of this package
+        return {}
+
+
+def cell_directories(directory: Path) -> dict[str, Path]:
+    """Every cell directory below a sweep's, by cell id."""
+    if not directory.is_dir():
+        return {}
+    with os.scandir(directory) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    ids = {name.rpartition("-")[2]: directory / name for name in names}
+    return {key: path for key, path in ids.items() if len(key) == ID_LENGTH and set(key) <= set("0123456789abcdef")}
+
+
+def cell_name(axes: Mapping[str, Any], identifier: str) -> str:
+    """A cell directory's name: swept values and id, as in ``c2-16_c3-07-1a2b3c4d5e``.
+
+    Whole numbers are written with two digits at least, so that names sort as values do.
+    """
+    parts = [f"{key.rpartition('.')[2]}-{_plain(value)}" for key, value in axes.items()]
+    stem = "_".join(parts)[:100] or "cell"
+    return f"{stem}-{identifier}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:02d}"
+    text = "".join(char if char.isalnum() or char in ".+-" else "." for char in str(value))
+    return text.strip(".") or "none"
