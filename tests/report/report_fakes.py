@@ -21,7 +21,7 @@ BLOCK: dict[str, Any] = {
 
 
 def body(cell: records.PlannedCell, accuracy: float | None, **changes: Any) -> dict[str, Any]:
-    """A whole result; ``changes`` are ``data``, ``select_on``, ``numerics``, ``seconds``, ``metrics``."""
+    """A whole result; ``changes``: ``data``, ``select_on``, ``numerics``, ``seconds``, ``metrics``, ``environment``."""
     return {
         "id": cell.id,
         "name": "fake",
@@ -34,7 +34,7 @@ def body(cell: records.PlannedCell, accuracy: float | None, **changes: Any) -> d
         "training": {"epochs": 20, "peak_epoch": 14, "seed": 0, "select_on": changes.get("select_on", "val")},
         "data": {"name": changes.get("data", "digits"), "source": "embedded", "sha256": None, "generated": False,
                  "test_split": "seeded", "n_train": 10, "image_shape": [1, 28, 28]},
-        "environment": {"torch": "2.13.0+cpu", "threads": 1},
+        "environment": {"torch": "2.13.0+cpu", "threads": 1} | changes.get("environment", {}),
         "clocks": {"total_s": changes.get("seconds", 4.25), "epoch_s": 0.5},
     }  # fmt: skip
 

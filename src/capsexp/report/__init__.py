@@ -11,15 +11,15 @@ file                        content
 ``comparison.csv .md .tex`` our numbers beside the paper's, with the difference and what limits the comparison
 ``cells.csv .md .tex``      one row for each cell: its state and its values, nothing averaged
 ``timings.csv .md .tex``    everything measured with a clock, and only that
-``<figure>.png .pdf``       the figures that the ``report:`` block asks for
+``<figure>.png .pdf``       the figures that the ``report:`` block asks for, or the default one
 =========================== =========================================================================================
 
 The same results give the same bytes in every file but ``timings.*``.  What a report shows is decided by the
-experiment's ``report:`` block, described in :mod:`capsexp.report.schema`; without one, the axes and the standard
-metrics are shown.
+experiment's ``report:`` block, described in :mod:`capsexp.report.schema`; of what it does not name, the axes, the
+standard metrics and a figure over the axes are shown (:mod:`capsexp.report.defaults`).
 
-The rooms: ``schema`` checks the block and makes a ``spec`` of it; ``results`` reads the folder into ``cells`` and knows
-nothing of the block.  ``compare`` and ``tables`` join the two into text (``formats`` writes it as CSV, Markdown and
-LaTeX), ``panels`` and ``figures`` into pictures (with ``lines``, ``kernels`` and ``canvas``), ``page`` puts all on one
-page, and ``write`` runs the lot.
+The rooms: ``schema`` checks the block and makes a ``spec`` of it, which ``defaults`` fills; ``results`` reads the
+folder into ``cells`` and knows nothing of the block.  ``compare``, ``tables`` and ``notes`` join the two into text
+(``formats`` writes it as CSV, Markdown and LaTeX), ``panels`` and ``figures`` into pictures (with ``heatmaps``,
+``lines``, ``kernels``, ``ticks`` and ``canvas``), ``page`` puts all on one page, and ``write`` runs the lot.
 """

@@ -85,9 +85,13 @@ def save(canvas: Canvas, panel: Panel, extra: str = "") -> Drawn:
     return Drawn(figure.name + panel.suffix, figure.title, note, png.getvalue(), pdf.getvalue())
 
 
-def compact(values: Grid) -> list[list[str]]:
-    """Numbers for the fields of a heat map, all with the same decimals (.957, 1.32, 4206, 11.6k); holes are empty."""
-    finite = np.abs(values[np.isfinite(values)])
+def compact(values: Grid, like: Grid | None = None) -> list[list[str]]:
+    """Numbers for the fields of a heat map, all with the same decimals (.957, 1.32, 4206, 11.6k); holes are empty.
+
+    Those decimals are the ones that suit ``like``, by default the values themselves.
+    """
+    like = values if like is None else like
+    finite = np.abs(like[np.isfinite(like)])
     largest = float(finite.max()) if finite.size else 0.0
     unit, sign = next(((u, s) for u, s in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if largest >= 10 * u), (1.0, ""))
     whole = bool(np.all(finite == np.round(finite))) and not sign

@@ -71,7 +71,16 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Cell:
-    """A planned cell and what is on disk of it; ``result`` is None unless the cell is done or stale."""
+    """A planned cell and what is on disk of it.
+
+    Attributes:
+        state: one of :data:`STATES`.
+        cause: why it is a hole, in one line.
+        directory: None where there is none yet.
+        result: None unless the cell is done or stale.
+        kind: of a failed cell, which sort of cause it is.
+        retried: how often a hole was put back into the queue; of a done cell it says nothing on the numbers, and is 0.
+    """
 
     id: str
     name: str
@@ -80,6 +89,8 @@ class Cell:
     cause: str | None
     directory: Path | None
     result: dict[str, Any] | None
+    kind: str | None = None
+    retried: int = 0
 
     @property
     def done(self) -> bool:

@@ -1,9 +1,10 @@
 """Our numbers beside the paper's, with everything that limits the comparison said in the same row."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from capsexp.report.cells import Point, Protocol, Stat, is_number
+from capsexp.report.cells import Point, Protocol, Stat
 from capsexp.report.results import Results
 from capsexp.report.spec import Comparison, Condition, Spec
 
@@ -117,5 +118,8 @@ def place(point: Point, spec: Spec) -> str:
 
 
 def axis_text(value: object) -> str:
-    """An axis' value as text."""
-    return f"{value:g}" if is_number(value) and isinstance(value, float) else str(value)
+    """An axis' value as text, so that two values never look the same; words as YAML spells them."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short

@@ -1,32 +1,28 @@
-"""Pictures over two axes: a smoothed surface beside the raw values as a heat map."""
+"""Every figure of a report; here the surface: smoothed in 3-D, beside the raw values as a heat map."""
 
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from scipy.ndimage import gaussian_filter
 
-from capsexp.report import kernels, lines
-from capsexp.report.canvas import GREY, PAPER, RULE, Drawn, blank, compact, head, ink_on, room, save, style
+from capsexp.report import defaults, heatmaps, kernels, lines
+from capsexp.report.canvas import GREY, PAPER, RULE, Drawn, blank, head, room, save, style
 from capsexp.report.cells import is_number
 from capsexp.report.compare import axis_text
+from capsexp.report.heatmaps import MAP, SPREAD, colour_bar, draw_map, legend, normalise
 from capsexp.report.panels import Grid, Panel, panels, shape
 from capsexp.report.results import Results
-from capsexp.report.spec import Figure, Spec
-
-MAP = "viridis"
-READABLE = 4.5
-"""Points; numbers that would have to be smaller are left out of a heat map."""
+from capsexp.report.spec import Spec
 
 
 def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:
     """Every figure of the report, and one line for each that could not be drawn."""
-    drawn, problems = [], []
-    for figure in default_figures(results) if spec.figures is None else spec.figures:
+    figures, problem = defaults.figures(spec, results) if spec.figures is None else (spec.figures, "")
+    drawn, problems = [], [problem] if problem else []
+    for figure in figures:
         chosen, problem = panels(figure, spec, results)
         problems += [problem] if problem else []
         for panel in chosen:
@@ -36,14 +32,6 @@ def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:
     return drawn, problems
 
 
-def default_figures(results: Results) -> list[Figure]:
-    """Without a word in the block: the test accuracy over two axes, or along one."""
-    axes = [axis for axis, values in results.axes.items() if len(values) > 1]
-    if len(axes) == 2:
-        return [Figure("heatmap", "test_acc", "Test accuracy", "test/acc", x=axes[0], y=axes[1])]
-    return [Figure("line", "test_acc", "Test accuracy", "test/acc", x=axes[0])] if len(axes) == 1 else []
-
-
 def draw(panel: Panel) -> tuple[Drawn | None, str]:
     """One picture, or a line saying why there is none."""
     with style():
@@ -51,7 +39,7 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
             case "surface":
                 return _surface(panel), ""
             case "heatmap":
-                return _heatmap(panel), ""
+                return heatmaps.draw(panel), ""
             case "line":
                 return lines.draw(panel), ""
         return kernels.draw(panel)
@@ -73,7 +61,7 @@ def smooth(values: Grid, sigma: float) -> Grid:
 def _surface(panel: Panel) -> Drawn:
     figure = panel.figure
     values, states = panel.grid()
-    norm = _norm(values)
+    norm = normalise(panel)
     lines_below = head(panel, 14.2)
     height = 6.6 + room(lines_below)
     canvas, up = blank(panel, 14.2, height, 0.035, lines_below), 6.6 / height
@@ -82,28 +70,10 @@ def _surface(panel: Panel) -> Drawn:
     words = f"Gaussian-smoothed, sigma = {figure.sigma:g} grid steps" if figure.sigma else "Not smoothed"
     canvas.text(0.22, 0.855 * up, words, ha="center", va="top", color=GREY)
     flat = canvas.add_axes((0.51, 0.115 * up, 0.40, 0.71 * up))
-    flat.set_title("Raw values", fontsize=9.5, color=GREY, pad=8)
-    _draw_heatmap(flat, panel, values, states, norm)
-    _colour_bar(canvas, panel, norm, (0.925, 0.115 * up, 0.013, 0.71 * up))
-    return save(canvas, panel, _legend(panel, states))
-
-
-def _heatmap(panel: Panel) -> Drawn:
-    values, states = panel.grid()
-    norm = _norm(values)
-    lines_below = head(panel, 9.2)
-    height = 6.6 + room(lines_below)
-    canvas, up = blank(panel, 9.2, height, 0.05, lines_below), 6.6 / height
-    flat = canvas.add_axes((0.09, 0.115 * up, 0.76, 0.74 * up))
-    _draw_heatmap(flat, panel, values, states, norm)
-    _colour_bar(canvas, panel, norm, (0.875, 0.115 * up, 0.02, 0.74 * up))
-    return save(canvas, panel, _legend(panel, states))
-
-
-def _norm(values: Grid) -> Normalize:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    margin = 0.0 if high > low else abs(high) * 0.05 or 0.5
-    return Normalize(low - margin, high + margin)
+    small = draw_map(flat, panel, values, states, norm)
+    flat.set_title(f"Raw values ({SPREAD})" if small else "Raw values", fontsize=9.5, color=GREY, pad=8)
+    colour_bar(canvas, panel, norm, (0.925, 0.115 * up, 0.013, 0.71 * up))
+    return save(canvas, panel, legend(panel, states.values()))
 
 
 def _positions(values: list[Any]) -> list[float]:
@@ -141,59 +111,3 @@ def _thinned(positions: list[float], values: list[Any]) -> tuple[list[float], li
     """Ticks at the swept values; every second or third of them where they would touch."""
     step = -(-len(values) // 9)
     return positions[::step], [axis_text(value) for value in values[::step]]
-
-
-def _draw_heatmap(flat: Axes, panel: Panel, values: Grid, states: dict[tuple[int, int], str], norm: Normalize) -> None:
-    xs, ys = panel.values(panel.figure.x), panel.values(panel.figure.y)
-    edges = np.arange(len(xs) + 1) - 0.5, np.arange(len(ys) + 1) - 0.5
-    flat.pcolormesh(*edges, values, norm=norm, cmap=MAP, edgecolors="white", linewidth=0.6)
-    flat.set_xticks(range(len(xs)), [axis_text(x) for x in xs])
-    flat.set_yticks(range(len(ys)), [axis_text(y) for y in ys])
-    flat.tick_params(length=0)
-    flat.spines[:].set_visible(False)
-    flat.set_xlabel(panel.spec.axis(panel.figure.x).title)
-    flat.set_ylabel(panel.spec.axis(panel.figure.y).title)
-    texts = compact(values)
-    for row, column in panel.short():
-        texts[row][column] += "*"
-    font = _font(flat, texts)
-    _write_values(flat, texts, mpl.colormaps[MAP](norm(values)), font)
-    for (row, column), state in states.items():
-        flat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=PAPER, edgecolor=RULE, hatch="////", lw=0))
-        flat.text(column, row, _letter(state), ha="center", va="center", fontsize=max(font, READABLE), color=GREY)
-
-
-def _font(flat: Axes, texts: list[list[str]]) -> float:
-    """The size in points at which the longest number still fits into its field."""
-    box, dpi = flat.get_window_extent(), flat.figure.dpi
-    longest = max(len(text) for row in texts for text in row)
-    wide, high = box.width / dpi * 72 / len(texts[0]), box.height / dpi * 72 / len(texts)
-    return min(10.0, wide / (0.68 * longest), high * 0.55)
-
-
-def _write_values(flat: Axes, texts: list[list[str]], colours: Any, font: float) -> None:
-    if font < READABLE:
-        return
-    for row, line in enumerate(texts):
-        for column, text in enumerate(line):
-            colour = ink_on(colours[row, column])
-            flat.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
-
-
-def _letter(state: str) -> str:
-    return "∅" if state in ("not finite", "no value") else state[0].upper()
-
-
-def _legend(panel: Panel, states: dict[tuple[int, int], str]) -> str:
-    """What letters in hatched fields and stars mean."""
-    letters = ", ".join(f"{_letter(state)} {state}" for state in sorted(set(states.values())))
-    parts = [f"Hatched fields have no value: {letters}."] if states else []
-    parts += ["* mean of fewer trainings than planned."] if panel.short() else []
-    return " ".join(parts)
-
-
-def _colour_bar(canvas: Any, panel: Panel, norm: Normalize, place: tuple[float, float, float, float]) -> None:
-    bar = canvas.colorbar(mpl.cm.ScalarMappable(norm, MAP), cax=canvas.add_axes(place))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2, labelsize=8.5)
-    bar.set_label(panel.measure.title)

@@ -1,9 +1,10 @@
-"""A metric along one axis: lines over numbers, bars over words, with the deviation over seeds."""
+"""A metric along one axis: lines over numbers, points over words, with the deviation over seeds."""
 
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from capsexp.report import ticks
 from capsexp.report.canvas import GREY, PALETTE, RULE, Drawn, blank, head, room, save
 from capsexp.report.cells import Point, hashable, is_number
 from capsexp.report.compare import axis_text
@@ -13,70 +14,80 @@ MARKERS = "osD^vPX"
 
 
 def draw(panel: Panel) -> Drawn:
-    """One line (or group of bars) for each value of the second axis, if there is one."""
+    """One line (or row of points) for each value of the second axis, if there is one."""
     x, by = _axes(panel)
-    lines_below = head(panel, 8.6)
-    height = 5.2 + room(lines_below)
-    canvas, up = blank(panel, 8.6, height, 0.04, lines_below), 5.2 / height
-    axes = canvas.add_axes((0.1, 0.125 * up, 0.7 if by else 0.87, 0.7 * up))
-    values = panel.values(x)
-    series = panel.values(by) if by else [None]
-    for place, value in enumerate(series):
+    values, series = panel.values(x), panel.values(by) if by else [None]
+    wide = 6.0 if by else 7.4
+    below = ticks.across(values, wide).inches
+    lines_below = head(panel, 8.6, *(["mean ± sample standard deviation"] if _spread(panel) else []))
+    height = 5.2 + room(lines_below) + below
+    canvas = blank(panel, 8.6, height, 0.04, lines_below)
+    axes = canvas.add_axes((0.86 / 8.6, (0.65 + below) / height, wide / 8.6, 3.64 / height))
+    for place, (value, text) in enumerate(zip(series, ticks.texts(series), strict=True)):
         points = [point for point in panel.points if not by or hashable(point.axes.get(by)) == hashable(value)]
-        label = f"{panel.spec.axis(by).label} = {axis_text(value)}" if by else ""
+        label = f"{panel.spec.axis(by).label} = {text}" if by else ""
         _series(axes, panel, {hashable(p.axes.get(x)): p for p in points}, values, place, len(series), label)
-    _dress(axes, panel, x, values)
+    _dress(axes, panel, x, values, wide)
     if by:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
-    note = _mark_holes(axes, panel, x, values)
+    note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
     return save(canvas, panel, note)
 
 
+def _spread(panel: Panel) -> bool:
+    return any(point.stat(panel.figure.metric).std for point in panel.points)
+
+
 def _axes(panel: Panel) -> tuple[str, str]:
-    """The axis to go along, and the one that makes several lines; a surface with one long axis goes along that."""
+    """The axis to go along, and the one that makes several lines; a grid with one long axis goes along that."""
     figure = panel.figure
-    if figure.kind == "line":
-        return figure.x, figure.by if len(panel.values(figure.by)) > 1 else ""
-    return (figure.x if len(panel.values(figure.x)) > 1 else figure.y), ""
+    by = figure.by if len(panel.values(figure.by)) > 1 else ""
+    return (figure.x if figure.kind == "line" or len(panel.values(figure.x)) > 1 else figure.y), by
 
 
 def _series(
     axes: Axes, panel: Panel, found: dict[object, Point], values: list[Any], place: int, of: int, label: str
 ) -> None:
     stats = [found[hashable(v)].stat(panel.figure.metric) if hashable(v) in found else None for v in values]
-    drawn = [(x, s) for x, s in zip(_places(values), stats, strict=True) if s and s.n]
+    drawn = [(x, s) for x, s in zip(ticks.places(values), stats, strict=True) if s and s.n]
     means = [float(stat.mean or 0.0) for _, stat in drawn]
     spread = [float(stat.std or 0.0) for _, stat in drawn]
-    error = spread if any(spread) else None
-    colour = PALETTE[place % len(PALETTE)]
-    if all(is_number(value) for value in values):
-        axes.errorbar([x for x, _ in drawn], means, error, color=colour, marker=MARKERS[place % 7], capsize=3,
-                      lw=1.6, markersize=5, label=label)  # fmt: skip
-        return
-    width = 0.7 / of
-    centres = [x + (place - (of - 1) / 2) * width for x, _ in drawn]
-    axes.bar(centres, means, width * 0.92, yerr=error, color=colour, capsize=3, label=label)
+    words = not all(is_number(value) for value in values)
+    aside = (place - (of - 1) / 2) * min(0.12, 0.6 / of) if words else 0.0
+    look = {"linestyle": "none", "markersize": 7} if words else {"linewidth": 1.6, "markersize": 5}
+    axes.errorbar(
+        [x + aside for x, _ in drawn], means, spread if any(spread) else None, color=PALETTE[place % len(PALETTE)],
+        marker=MARKERS[place % len(MARKERS)], capsize=3, label=label, **look,
+    )  # fmt: skip
 
 
-def _places(values: list[Any]) -> list[float]:
-    numeric = all(is_number(value) for value in values)
-    return [float(value) if numeric else float(place) for place, value in enumerate(values)]
-
-
-def _dress(axes: Axes, panel: Panel, x: str, values: list[Any]) -> None:
-    step = -(-len(values) // 16)
-    axes.set_xticks(_places(values)[::step], [axis_text(value) for value in values[::step]])
+def _dress(axes: Axes, panel: Panel, x: str, values: list[Any], wide: float) -> None:
+    shown, at = ticks.across(values, wide), ticks.places(values)
+    if ticks.scale(values) == "log":
+        axes.set_xscale("log")
+        axes.set_xticks([], minor=True)
+    axes.set_xticks(at[:: shown.step], shown.texts, **shown.look)
+    if not all(is_number(value) for value in values):
+        axes.set_xlim(-0.5, len(values) - 0.5)  # words have no distances: half a step of room at both ends
     axes.set_xlabel(panel.spec.axis(x).title)
     axes.set_ylabel(panel.measure.title)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
+def _uneven(panel: Panel, x: str, values: list[Any]) -> str:
+    """What must be said where numbers do not stand at their distances."""
+    label, scale = panel.spec.axis(x).label, ticks.scale(values)
+    if not all(is_number(value) for value in values) or scale == "linear":
+        return ""
+    return f"Logarithmic in {label}." if scale == "log" else f"The values of {label} stand in even steps, not to scale."
+
+
 def _mark_holes(axes: Axes, panel: Panel, x: str, values: list[Any]) -> str:
     """A grey line where a point has no value, named in the note."""
     metric = panel.figure.metric
     holes = [point for point in panel.points if not point.stat(metric).n]
-    places = dict(zip(map(hashable, values), _places(values), strict=True))
+    places = dict(zip(map(hashable, values), ticks.places(values), strict=True))
     for at in sorted({places[hashable(point.axes.get(x))] for point in holes}):
         axes.axvline(at, color=GREY, linestyle=":", linewidth=1)
     names = ", ".join(f"{axis_text(point.axes.get(x))} ({hole(point, metric)})" for point in holes)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
+from capsexp.report import notes
 from capsexp.report.canvas import Drawn
-from capsexp.report.compare import Compared, axis_text
+from capsexp.report.cells import STATES
+from capsexp.report.compare import Compared
 from capsexp.report.formats import numeric_columns
 from capsexp.report.results import Results
 from capsexp.report.spec import Spec
@@ -83,32 +85,8 @@ def _header(content: Content, title: str) -> str:
     state = results.partial or f"Complete: {len(results.cells)} of {len(results.cells)} cells done"
     lines.append(f'<p class="state {"partial" if results.partial else "complete"}">{escape(state)}</p>')
     lines += [f'<p class="claim"><strong>Claim.</strong> {escape(spec.claim)}</p>'] if spec.claim else []
-    warnings = "".join(f"<li>{escape(text)}</li>" for text in _warnings(content))
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in [*notes.notes(spec, results), *content.problems])
     return "\n".join([*lines, f'<ul class="warnings">{warnings}</ul>' if warnings else ""])
-
-
-def _warnings(content: Content) -> list[str]:
-    """What must be known before any number on the page is believed."""
-    results, paper = content.results, content.spec.paper_data
-    others = sorted({each.data for each in results.protocols if paper and each.data.lower() != paper.lower()})
-    texts = [
-        f"Computed on the data set {name}, while the paper used {paper}: no reproduction of its numbers."
-        for name in others
-    ]
-    if any(each.select_on == "test" for each in results.protocols):
-        texts.append("Models were chosen on the test set (the paper's own protocol): test numbers are too good.")
-    texts += [f"Data set {each.data} is generated, not the original." for each in results.protocols if each.generated]
-    if results.differing():
-        texts.append(f"The cells differ in {', '.join(results.differing())}: shown apart and never averaged together.")
-    lost = [cell.name for cell in results.cells if cell.done and _not_finite(cell.result or {})]
-    if lost:
-        named = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-        texts.append(f"Some values are not finite in {len(lost)} of {len(results.cells)} cells: {named}.")
-    return [*texts, *content.problems]
-
-
-def _not_finite(body: dict[str, Any]) -> bool:
-    return any(value is None for value in (body.get("metrics") or {}).values())
 
 
 def _data(results: Results) -> str:
@@ -156,13 +134,16 @@ def _figure(drawn: Drawn) -> str:
 
 
 def _holes(results: Results) -> str:
-    holes = [cell for cell in results.cells if not cell.done]
+    # Failures first: many missing cells would bury them.
+    holes = sorted((cell for cell in results.cells if not cell.done), key=lambda cell: STATES.index(cell.state))
     rows = "".join(
-        f'<tr class="hole"><td>{escape(cell.name)}</td><td>{escape(cell.state)}</td><td>{escape(cell.cause or "")}</td>'
+        f'<tr class="hole"><td>{escape(cell.name)}</td><td>{escape(cell.state)}</td><td>{escape(cell.kind or "")}</td>'
+        f"<td>{escape(cell.cause or '')}</td><td>{_times(cell.retried)}</td>"
         f"<td>{f'<code>{escape(cell.directory.name)}/{records.LOG}</code>' if cell.directory else ''}</td></tr>"
         for cell in holes
     )
-    head = "<tr><th>cell</th><th>state</th><th>cause</th><th>log, in the folder of the sweep</th></tr>"
+    heads = ("cell", "state", "kind", "cause", "retried", "log, in the folder of the sweep")
+    head = f"<tr>{''.join(f'<th>{text}</th>' for text in heads)}</tr>"
     parts = [f'<div class="scroll"><table>{head}{rows}</table></div>'] if holes else []
     if any(cell.state == "stale" for cell in holes):
         parts.append(
@@ -172,6 +153,10 @@ def _holes(results: Results) -> str:
         names = "".join(f"<li><code>{escape(name)}</code></li>" for name in results.orphans)
         parts.append(f"<h3>Orphaned</h3><p>On disk but not in the plan; left alone, in no table:</p><ul>{names}</ul>")
     return _section("Holes and leftovers", "\n".join(parts)) if parts else ""
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times" if count else ""
 
 
 def _reproduce(results: Results) -> str:
@@ -197,19 +182,12 @@ def _folder(results: Results) -> str:
 
 def _environment(results: Results) -> str:
     """Each fact of the machines with the values it took; a clock, if one slipped in, stays out."""
-    facts: dict[str, Counter[str]] = {}
-    for cell in results.cells:
-        for key, value in ((cell.result or {}).get("environment") or {}).items() if cell.done else ():
-            if not key.endswith("_s"):
-                facts.setdefault(key, Counter())[axis_text(value)] += 1
-    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(_seen(facts[key]))}</td></tr>" for key in sorted(facts))
+    bodies = [(cell.result or {}).get("environment") or {} for cell in results.cells if cell.done]
+    keys = sorted({key for body in bodies for key in body if not key.endswith("_s")})
+    rows = "".join(
+        f"<tr><td>{escape(key)}</td><td>{escape(notes.described(notes.seen(results, key)))}</td></tr>" for key in keys
+    )
     return _section("Environment", f'<table class="facts">{rows}</table>') if rows else ""
-
-
-def _seen(values: Counter[str]) -> str:
-    if len(values) == 1:
-        return next(iter(values))
-    return "; ".join(f"{value} ({count} cells)" for value, count in sorted(values.items()))
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------

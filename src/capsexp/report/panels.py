@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Panel:
         results: the whole sweep.
         points: the points that are drawn.
         suffix: what is added to the figure's file name.
+        limits: smallest and largest mean of this picture and of those that differ in the axes it does not name.
         words: values of the axes that the figure does not name, the paper's word, and the data behind the numbers.
     """
 
@@ -37,6 +38,7 @@ class Panel:
     points: list[Point]
     suffix: str = ""
     words: tuple[str, ...] = ()
+    limits: tuple[float, float] = (0.0, 1.0)
 
     @property
     def measure(self) -> Measure:
@@ -54,27 +56,39 @@ class Panel:
         used = {hashable(point.axes.get(axis)) for point in self.points}
         return [value for value in self.results.axes.get(axis, []) if hashable(value) in used]
 
-    def places(self) -> list[tuple[tuple[int, int], Point]]:
+    def places(self, points: Sequence[Point] | None = None) -> list[tuple[tuple[int, int], Point]]:
         """Each point with its row (its value of y) and column (of x) in a grid."""
+        points = self.points if points is None else points
         x, y = self.figure.x, self.figure.y
         columns = {hashable(value): place for place, value in enumerate(self.values(x))}
         rows = {hashable(value): place for place, value in enumerate(self.values(y))}
-        return [((rows[hashable(p.axes.get(y))], columns[hashable(p.axes.get(x))]), p) for p in self.points]
+        return [((rows[hashable(p.axes.get(y))], columns[hashable(p.axes.get(x))]), p) for p in points]
 
-    def grid(self) -> tuple[Grid, dict[tuple[int, int], str]]:
-        """Means as [y, x] with NaN for holes, and the state of each planned hole."""
+    def grid(self, points: Sequence[Point] | None = None) -> tuple[Grid, dict[tuple[int, int], str]]:
+        """Means of the points (all by default) as [y, x] with NaN for holes, and the state of each planned hole."""
         metric, states = self.figure.metric, {}
-        grid = np.full((len(self.values(self.figure.y)), len(self.values(self.figure.x))), np.nan)
-        for place, point in self.places():
+        grid = self._empty()
+        for place, point in self.places(points):
             mean = point.stat(metric).mean
             if mean is not None:
                 grid[place] = mean
             states[place] = hole(point, metric)
         return grid, {place: state for place, state in states.items() if math.isnan(grid[place])}
 
-    def short(self) -> list[tuple[int, int]]:
+    def spread(self, points: Sequence[Point] | None = None) -> Grid:
+        """Sample standard deviations as [y, x], with NaN where there are fewer than two values."""
+        grid = self._empty()
+        for place, point in self.places(points):
+            std = point.stat(self.figure.metric).std
+            grid[place] = np.nan if std is None else std
+        return grid
+
+    def _empty(self) -> Grid:
+        return np.full((len(self.values(self.figure.y)), len(self.values(self.figure.x))), np.nan)
+
+    def short(self, points: Sequence[Point] | None = None) -> list[tuple[int, int]]:
         """Where in the grid a mean is of fewer trainings than planned."""
-        found = ((place, point.stat(self.figure.metric).n, len(point.cells)) for place, point in self.places())
+        found = ((place, point.stat(self.figure.metric).n, len(point.cells)) for place, point in self.places(points))
         return [place for place, n, planned in found if 0 < n < planned]
 
 
@@ -91,19 +105,35 @@ def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], s
     if unknown:
         return [], f"{figure.name}: {unknown} was not swept"
     rest = [axis for axis in results.axes if axis not in (figure.x, figure.y, figure.by)]
-    rest = [] if figure.kind == "kernels" else rest
+    chosen = select(results.points, figure.where)
+    if figure.kind == "kernels":
+        rest, apart = [], [points for _, points in results.by_protocol(chosen)]
+    else:
+        apart = results.apart(chosen)
     groups = [
-        (protocol, group)
-        for protocol, points in results.by_protocol(select(results.points, figure.where))
+        group
+        for points in apart
         for group in _groups(points, rest)
         if any(point.stat(figure.metric).n for point in group)
     ]
-    made = [_panel(figure, spec, results, protocol, group, rest, len(groups) > 1) for protocol, group in groups]
-    drawn = [panel for panel in made if shape(panel)]
+    made = [_panel(figure, spec, results, group, rest, len(groups) > 1) for group in groups]
+    drawn = _on_one_scale([panel for panel in made if shape(panel)], apart=bool(results.mixed()))
     if not drawn:
         return [], f"{figure.name}: " + ("too few swept values to draw" if made else f"no cell has {figure.metric} yet")
     left = len(drawn) - MOST
     return drawn[:MOST], f"{figure.name}: {left} more pictures are not drawn; narrow it with where" if left > 0 else ""
+
+
+def _on_one_scale(drawn: Sequence[Panel], *, apart: bool) -> list[Panel]:
+    """The pictures with equal limits, so that equal colours are equal values; of mixed data each with its own."""
+    alike = [[panel] for panel in drawn] if apart else [list(drawn)]
+    return [replace(panel, limits=_limits(group)) for group in alike for panel in group]
+
+
+def _limits(pictures: Sequence[Panel]) -> tuple[float, float]:
+    stats = [point.stat(panel.figure.metric).mean for panel in pictures for point in panel.points]
+    means = [mean for mean in stats if mean is not None]
+    return min(means), max(means)
 
 
 def _groups(points: Sequence[Point], rest: Sequence[str]) -> list[list[Point]]:
@@ -117,23 +147,30 @@ def _panel(
     figure: Figure,
     spec: Spec,
     results: Results,
-    protocol: Protocol | None,
     group: list[Point],
     rest: Sequence[str],
     several: bool,
 ) -> Panel:
+    found = {point.protocol for point in group}
+    protocols = [each for each in results.protocols if each in found]
     values = [axis_text(group[0].axes.get(axis)) for axis in rest]
     words = [f"{spec.axis(axis).label} = {value}" for axis, value in zip(rest, values, strict=True)]
     if figure.paper:
         words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
-    if protocol:
-        words.append(f"here: data {protocol.data}, model chosen on {protocol.select_on}")
+    if protocols:
+        words.append(_origin(protocols))
+    if protocols and (results.mixed() or (figure.kind == "kernels" and len(results.protocols) > 1)):
         # Two files may have one name, so the place among the protocols keeps the pictures' names apart.
-        values += [f"{protocol.data}{results.protocols.index(protocol) + 1}"] if len(results.protocols) > 1 else []
+        values.append(f"{protocols[0].data}{results.protocols.index(protocols[0]) + 1}")
     suffix = "".join("_" + _file_name(value) for value in values) if several else ""
-    panel = Panel(figure, spec, results, group, suffix)
+    panel = Panel(figure, spec, results, group, suffix)  # knows its n
     words += [panel.n] if figure.kind != "kernels" else []
     return Panel(figure, spec, results, group, suffix, tuple(words))
+
+
+def _origin(protocols: Sequence[Protocol]) -> str:
+    data, chosen = (list(dict.fromkeys(getattr(each, part) for each in protocols)) for part in ("data", "select_on"))
+    return f"here: data {' / '.join(data)}, model chosen on {' / '.join(chosen)}"
 
 
 def _file_name(text: str) -> str:

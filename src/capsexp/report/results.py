@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,30 @@ class Results:
     def differing(self) -> list[str]:
         """The parts of the protocol that are not the same in all finished cells."""
         return [part for part in PROTOCOL if len({getattr(each, part) for each in self.protocols}) > 1]
+
+    def mixed(self) -> list[str]:
+        """Those of the differing parts that do not follow from a swept key of the data, such as ``data.select_on``.
+
+        What was swept stands at the axis of a table or picture; what is mixed must be told apart by other means.
+        """
+        swept = [axis for axis in self.axes if axis.split(".")[0] == "data"]
+        return [part for part in self.differing() if not any(self._decides(axis, part) for axis in swept)]
+
+    def _decides(self, axis: str, part: str) -> bool:
+        """Whether all finished cells with one value of an axis share one value of a part of the protocol."""
+        seen: dict[object, object] = {}
+        pairs = [(hashable(c.axes.get(axis)), getattr(c.protocol, part)) for c in self.cells if c.protocol]
+        return all(seen.setdefault(value, found) == found for value, found in pairs)
+
+    def apart(self, points: Sequence[Point]) -> list[list[Point]]:
+        """The points apart for each combination of the mixed parts; holes belong to all of them."""
+        parts = self.mixed()
+        keys = [tuple(getattr(each, part) for part in parts) for each in self.protocols]
+        groups = [
+            [p for p in points if not p.protocol or tuple(getattr(p.protocol, part) for part in parts) == key]
+            for key in dict.fromkeys(keys)
+        ]
+        return [group for group in groups if any(point.protocol for point in group)] or [list(points)]
 
     def by_protocol(self, points: Sequence[Point]) -> list[tuple[Protocol | None, list[Point]]]:
         """The points apart for each protocol that finished there; holes belong to all of them."""
@@ -103,7 +127,7 @@ def _plan(directory: Path) -> records.Sweep:
 def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
     if directory is None:
         return Cell(planned.id, planned.name, planned.axes, "missing", None, None, None)
-    status, result = records.read_status(directory), records.read_result(directory)
+    status, result = _status(directory), records.read_result(directory)
     if result is not None and result.get("id", planned.id) == planned.id:
         # The id says that it is the same work: whatever became of the process after, the numbers are whole.
         state = "stale" if records.is_stale(result) else "done"
@@ -112,7 +136,17 @@ def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
     state = status.state if status else "missing"
     if state == "done" or (status is None and (directory / records.RESULT).exists()):
         state, cause = "corrupt", f"{records.RESULT} is missing or not whole"
-    return Cell(planned.id, planned.name, planned.axes, state, cause, directory, None)
+    kind, retried = (status.kind, len(status.retried)) if status and state == status.state else (None, 0)
+    return Cell(planned.id, planned.name, planned.axes, state, cause, directory, None, kind, retried)
+
+
+def _status(directory: Path) -> records.Status | None:
+    """A cell's status; what its process could not write itself is said without numbers that change by the minute."""
+    status = records.read_status(directory)
+    written = (records.read_json(directory / records.STATUS) or {}).get("state")
+    if status and status.state == "interrupted" and written == "running":
+        return replace(status, cause="its process ended without a word")
+    return status
 
 
 def _points(cells: Iterable[Cell], axes: Sequence[str]) -> list[Point]:

@@ -4,7 +4,7 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
 (``test/acc``) or a dotted path in the result itself (``params``, ``training.epochs``)::
 
     report:
-      title: "..."               # heading of the page; default: the sweep's name
+      title: "..."               # heading of the page; default: the sweep's name and what was swept
       source: "..."              # which paper, which sections and figures
       claim: "..."               # what the paper says, in a sentence or two
       paper_data: dhcd           # data.name of the paper's data set; any other is flagged beside the paper's numbers
@@ -24,7 +24,7 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
           paper: 0.94            # a number, a sentence, or null where the paper is silent
           paper_data: mnist      # where this row's differs
           note: "..."
-      figures:
+      figures:                   # default: one figure over all axes, see capsexp.report.defaults
         - kind: surface          # smoothed 3-D surface beside a heat map of the raw values
           name: fig01_accuracy   # file name
           title: "..."
@@ -36,7 +36,7 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
           where: {...}           # as above
           paper: "best .94"      # in the subtitle
           note: "..."            # below the figure
-        - {kind: heatmap, name: ..., x: ..., y: ..., metric: ...}        # the raw values alone
+        - {kind: heatmap, name: ..., x: ..., y: ..., by: ..., metric: ...}  # raw values; one map a value of `by`
         - {kind: line, name: ..., x: ..., by: ..., metric: ...}          # mean and deviation; one line a value of `by`
         - {kind: kernels, name: ..., layer: conv1, metric: ..., pick: max}  # filters of the cell with the max (or min)
 
@@ -53,7 +53,7 @@ SHARED = {"kind", "name", "title", "metric", "where", "at", "paper", "note"}
 GRID = SHARED | {"x", "y"}
 KINDS: dict[str, tuple[set[str], set[str]]] = {
     "surface": (GRID | {"sigma", "azim"}, {"x", "y", "metric"}),
-    "heatmap": (GRID, {"x", "y", "metric"}),
+    "heatmap": (GRID | {"by"}, {"x", "y", "metric"}),
     "line": (SHARED | {"x", "by"}, {"x", "metric"}),
     "kernels": (SHARED | {"layer", "pick"}, {"layer", "metric", "pick"}),
 }

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from capsexp.report.cells import SEED, Cell, Stat
+from capsexp.report.cells import SEED, Cell, Point, Stat
 from capsexp.report.compare import Compared, axis_text
 from capsexp.report.results import Results
 from capsexp.report.spec import STANDARD, Measure, Spec
@@ -94,12 +94,12 @@ def _clock_label(key: str) -> str:
 
 
 def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, results: Results) -> Table:
-    axes, parts = list(results.axes), results.differing()
+    axes, parts = list(results.axes), results.mixed()
     keys = [spec.axis(axis).label for axis in axes] or ["cell"]
     rows, raw_rows = [], []
     for point in results.points:
         stats = [point.stat(measure.key) for measure in measures]
-        values = [axis_text(point.axes[axis]) for axis in axes] or [point.cells[0].name]
+        values = [axis_text(point.axes[axis]) for axis in axes] or [_only(point)]
         values += [str(getattr(point.protocol, part, HOLE)) for part in parts]
         done = len(point.done)
         shown = [stat_text(stat, measure.digits, done) for stat, measure in zip(stats, measures, strict=True)]
@@ -119,6 +119,11 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
     )  # fmt: skip
 
 
+def _only(point: Point) -> str:
+    """The name of a point without axes: its cell's, if there are not several seeds."""
+    return point.cells[0].name if len(point.cells) == 1 else f"{len(point.cells)} seeds"
+
+
 def _raw(stat: Stat) -> tuple[Raw, Raw, Raw]:
     return stat.mean, stat.std, stat.n
 
@@ -127,8 +132,10 @@ def cells_table(spec: Spec, results: Results) -> Table:
     """One row for each planned cell, with nothing averaged; stale cells show no numbers."""
     measures = columns(spec, results)
     axes = [*results.axes, *([SEED] if SEED in results.sweep.axes else [])]
-    header = ["cell", *(spec.axis(axis).label for axis in axes), "data", "chosen on", "state", "cause"]
-    raw_header = ["cell", *axes, "data", "select_on", "state", "cause", *(measure.key for measure in measures)]
+    data = "data.name" if "data" in axes else "data"  # swept, it is the head of a column already
+    facts = ["state", "kind", "cause", "retried"]
+    header = ["cell", *(spec.axis(axis).label for axis in axes), data, "chosen on", *facts]
+    raw_header = ["cell", *axes, data, "select_on", *facts, *(measure.key for measure in measures)]
     rows, raw_rows = [], []
     for cell in results.cells:
         values = [cell.value(measure.key) if cell.done else None for measure in measures]
@@ -144,7 +151,8 @@ def cells_table(spec: Spec, results: Results) -> Table:
 
 def _facts(cell: Cell) -> list[str]:
     protocol = cell.protocol
-    return [protocol.data if protocol else "", protocol.select_on if protocol else "", cell.state, cell.cause or ""]
+    origin = [protocol.data, protocol.select_on] if protocol else ["", ""]
+    return [*origin, cell.state, cell.kind or "", cell.cause or "", str(cell.retried or "")]
 
 
 def comparison_table(spec: Spec, results: Results, rows: Sequence[Compared]) -> Table:

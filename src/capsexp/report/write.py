@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from capsexp import records
-from capsexp.report import figures, formats, page, results, schema, tables
+from capsexp.report import defaults, figures, formats, page, results, schema, tables
 from capsexp.report.canvas import Drawn
 from capsexp.report.compare import compare
 
@@ -19,7 +19,7 @@ def write_report(directory: Path, out: Path) -> tuple[Path, str]:
         ConfigError: its ``report:`` block breaks a rule.
     """
     read = results.read(directory)
-    spec = schema.parse(read.sweep.report)
+    spec = defaults.fill(schema.parse(read.sweep.report), read)
     compared = compare(spec, read)
     makers = (tables.results_table, tables.cells_table, tables.timings_table)
     made = {table.name: table for table in (make(spec, read) for make in makers)}
