@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -274,16 +275,61 @@ def test_another_machine_is_believed(tmp_path: Path) -> None:
     assert records.read_status(tmp_path) == status
 
 
-def test_a_process_of_another_user_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(pid: int, signal: int) -> None:
-        assert signal == 0
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", refuse)
-    records.write_status(tmp_path, records.Status("running", "0123456789"))
+def test_another_machine_that_is_silent_is_not(tmp_path: Path) -> None:
+    (tmp_path / records.LOCK).touch()
+    old = time.time() - records.LOST_AFTER_S - 100
+    records.write_status(tmp_path, records.Status("running", "0123456789", host="elsewhere", updated=old))
     status = records.read_status(tmp_path)
     assert status is not None
-    assert status.state == "running"
+    assert status.state == "running"  # its lock was touched just now
+    os.utime(tmp_path / records.LOCK, (old, old))
+    status = records.read_status(tmp_path)
+    assert status is not None
+    assert (status.state, status.cause) == ("interrupted", "no sign of life from elsewhere for 7 minutes")
+
+
+def test_a_process_number_that_another_process_has_now_is_not_believed(tmp_path: Path) -> None:
+    own = records.Status("running", "0123456789")
+    assert own.born > 0
+    records.write_status(tmp_path, replace(own, born=own.born - 1))
+    status = records.read_status(tmp_path)
+    assert status is not None
+    assert status.state == "interrupted"
+
+
+def test_a_process_that_nobody_has_collected_is_dead(tmp_path: Path) -> None:
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in the table
+    records.write_status(tmp_path, records.Status("running", "0123456789", pid=zombie.pid, born=0))
+    status = records.read_status(tmp_path)
+    zombie.wait()
+    assert status is not None
+    assert status.state == "interrupted"
+
+
+def test_a_result_set_aside_is_kept_and_the_cell_is_to_do(tmp_path: Path) -> None:
+    cell = tmp_path / "c2-04-0123456789"
+    records.write_result(cell, {"id": "0123456789", "numerics": 1})
+    (cell / "checkpoints").mkdir()
+    (cell / records.RESUME_CHECKPOINT).touch()
+    for _ in range(2):
+        records.set_aside(cell)
+        assert records.read_result(cell) is None
+        assert (cell / records.PREVIOUS_RESULT).exists()
+        assert not (cell / records.RESUME_CHECKPOINT).exists()
+        status = records.read_status(cell)
+        assert status is not None
+        assert (status.state, status.id) == ("pending", "0123456789")
+
+
+def test_configs_round_trip_and_damaged_ones_are_none(tmp_path: Path) -> None:
+    assert records.read_configs(tmp_path) == {}
+    frozen = {"0123456789": records.FrozenCell({"model": {"c2": 4}}, ["model.c2=4"])}
+    records.write_configs(tmp_path, frozen)
+    assert records.read_configs(tmp_path) == frozen
+    for text in ("", "[]", '{"cells": {"0": {"mood": 1}}}', '{"cells": []}'):
+        (tmp_path / records.CONFIGS).write_text(text)
+        assert records.read_configs(tmp_path) == {}
 
 
 def test_now_keeps_who_and_when_it_began() -> None:

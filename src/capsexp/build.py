@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
 import platform
 import sys
 import warnings
@@ -23,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import capsexp
-from capsexp import records, tracking
+from capsexp import machine, records, tracking
 from capsexp.data.base import ImageDataModule
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.lightning_modules.base import BaseModule
@@ -55,7 +54,7 @@ def run(
     about = tracking.About(config, directory, cell_id, axes or {})
     with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
         outcome = _make(config, "recipe").run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
-        body = _result_body(config, outcome, threads)
+        body = _result_body(config, outcome, threads) | _gpu_memory()
         tracking.summarise(wandb_logger, body, axes or {})
     _write_arrays(directory, outcome)
     return body
@@ -214,10 +213,15 @@ def _seed(config: Config) -> int:
 
 
 def _set_threads(threads: Any) -> int:
-    if threads == "auto":
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(require_int("threads", threads, 1))
+    torch.set_num_threads(machine.cores() if threads == "auto" else require_int("threads", threads, 1))
     return torch.get_num_threads()
+
+
+def _gpu_memory() -> dict[str, dict[str, int]]:
+    """What the cell took of a GPU's memory at its peak, and what there is; nothing where no GPU was used."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    return {"gpu": {"peak_bytes": torch.cuda.max_memory_reserved(), "total_bytes": torch.cuda.mem_get_info()[1]}}
 
 
 def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, Any]:

@@ -63,20 +63,17 @@ def main(arguments: Sequence[str], *, preview: bool = False) -> int:
         _exit_code()
         sys.stderr.write("capsexp: interrupted; the same command goes on from here\n")
         return 130
-    except plan.Planned as planned:
-        return _tell(planned)
     return code
 
 
-def _tell(planned: plan.Planned) -> int:
-    """What the command would do."""
+def _tell(planned: plan.Planned) -> None:
+    """Print what the command would do."""
     from capsexp import launch
 
     launcher = dict(planned.config.hydra.launcher)
     ours = str(launcher.pop("_target_", "")).startswith("hydra_plugins.capsexp_launcher")
     at_once = launch.layout_of(launch.options_of(launcher), planned.launch).most if ours else None
     sys.stdout.write(plan.text_of(planned.launch, at_once))
-    return 0
 
 
 def _run() -> None:
@@ -85,8 +82,10 @@ def _run() -> None:
         _job()
     except plan.PlanError as error:
         carried = error.__cause__ or error
+    except plan.Planned as planned:
+        return _tell(planned)
     else:
-        return
+        return None
     raise carried  # out here, where its own cause and context stay as they were
 
 

@@ -59,9 +59,12 @@ class Crew:
 
 
 def kill_all() -> None:
-    """End every child process of this one at once."""
-    for child in multiprocessing.active_children():
+    """End every child process of this one at once, and wait until they are gone."""
+    children = multiprocessing.active_children()
+    for child in children:
         child.kill()
+    for child in children:
+        child.join(timeout=5)
 
 
 def cause_of(error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:

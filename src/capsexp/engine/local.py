@@ -1,7 +1,6 @@
 """The engine of one machine: worker processes, each bound to a device, fed from one queue."""
 
 import contextlib
-import multiprocessing
 import signal
 import threading
 import time
@@ -247,7 +246,7 @@ class LocalEngine:
             )
 
     def _kill(self) -> None:
-        kill_all()
+        kill_all()  # and wait for it: a dead process' lock is free, so that its cell's status can be written
         self._tally.stopped = True
         self._give_up()
         for running in self._running.values():
@@ -264,5 +263,3 @@ class LocalEngine:
             for crew in crews:
                 crew.stop()
         kill_all()
-        for child in multiprocessing.active_children():
-            child.join(timeout=5)

@@ -193,7 +193,7 @@ def set_back(directory: Path, cells: Collection[records.PlannedCell], rerun: Any
     Raises:
         ConfigError: it names neither a group of cells nor a planned cell.
     """
-    wanted = [str(word) for word in (rerun if OmegaConf.is_list(rerun) else [rerun]) if word is not None]
+    wanted = _words(rerun)
     known = {*RERUN, *(cell.id for cell in cells)}
     rule = f"be {', '.join(RERUN)}, ids of planned cells, or a list of those"
     for word in wanted:
@@ -222,8 +222,12 @@ def _set_back(directory: Path) -> None:
 
 def tries_failed(rerun: Any, identifier: str) -> bool:
     """Whether a cell that has failed is to be tried again."""
-    wanted: Iterator[Any] = iter(rerun if OmegaConf.is_list(rerun) else [rerun])
-    return any(word in ("failed", "all", identifier) for word in wanted)
+    return any(word in ("failed", "all", identifier) for word in _words(rerun))
+
+
+def _words(rerun: Any) -> list[str]:
+    several = isinstance(rerun, list) or OmegaConf.is_list(rerun)
+    return [str(word) for word in (rerun if several else [rerun]) if word is not None]
 
 
 def config_error(error: BaseException) -> ConfigError | None:

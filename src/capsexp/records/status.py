@@ -64,11 +64,13 @@ def _boot_id() -> str:
 
 
 def _born(pid: int) -> int:
+    """When a process started, in clock ticks since the machine's start; 0 where there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])  # field 22; the name in parentheses may hold spaces
+    state, *numbers = stat.rpartition(")")[2].split()  # from field 3 on; the name before it may hold spaces
+    return 0 if state in "ZX" else int(numbers[18])  # one that has ended and that nobody has collected is gone too
 
 
 def write_status(directory: Path, status: Status) -> None:
@@ -107,13 +109,15 @@ def is_user_error(status: Status) -> bool:
 def _alive(status: Status) -> bool:
     if status.boot != _boot_id():
         return False
+    if Path("/proc/self/stat").exists():
+        return _born(status.pid) != 0 and status.born in (0, _born(status.pid))
     try:
         os.kill(status.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
-    return _born(status.pid) in (status.born, 0)
+        return True
+    return True
 
 
 def _silence(lock: Path, status: Status) -> str | None:

@@ -91,11 +91,11 @@ def read(directory: Path) -> Results:
     Raises:
         ReportError: it is no sweep's folder.
     """
-    sweep = _plan(directory)
+    sweep = plan(directory)
     found = records.cell_directories(directory)
     axes = {axis: ordered([cell.axes.get(axis) for cell in sweep.cells], values) for axis, values in sweep.axes.items()}
     rank = {axis: {hashable(value): place for place, value in enumerate(values)} for axis, values in axes.items()}
-    cells = [_cell(planned, found.get(planned.id)) for planned in sweep.cells]
+    cells = [read_cell(planned, found.get(planned.id)) for planned in sweep.cells]
     cells.sort(key=lambda cell: [rank[axis][hashable(cell.axes.get(axis))] for axis in axes])
     planned_ids = {cell.id for cell in sweep.cells}
     protocols = sorted({cell.protocol for cell in cells if cell.protocol}, key=repr)
@@ -109,7 +109,12 @@ def read(directory: Path) -> Results:
     )
 
 
-def _plan(directory: Path) -> records.Sweep:
+def plan(directory: Path) -> records.Sweep:
+    """The plan in a sweep's folder.
+
+    Raises:
+        ReportError: there is none.
+    """
     if not directory.is_dir():
         raise ReportError(f"{directory} is not a folder")
     if not (directory / records.SWEEP).is_file():
@@ -124,7 +129,8 @@ def _plan(directory: Path) -> records.Sweep:
     return sweep
 
 
-def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
+def read_cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
+    """A planned cell as its directory shows it; None = it has none."""
     if directory is None:
         return Cell(planned.id, planned.name, planned.axes, "missing", None, None, None)
     status, result = _status(directory), records.read_result(directory)

@@ -1,0 +1,128 @@
+"""``python -m capsexp.status DIR``: how far the sweep in DIR is."""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from capsexp.report.results import ReportError
+from capsexp.status import text
+from capsexp.status.facts import Facts, facts
+from capsexp.status.heatmap import heat_map
+from capsexp.status.read import Snapshot, read
+from capsexp.status.words import plain
+
+EVERY_S = 5.0
+CLEAR = "\x1b[2J\x1b[H"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, 2 for what the user can mend."""
+    given = _parser().parse_args(_with_seconds(sys.argv[1:] if arguments is None else arguments))
+    try:
+        _show(given)
+    except KeyboardInterrupt:  # how --watch is meant to end
+        return 0 if given.watch else 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ReportError, OSError) as error:
+        message = plain(" ".join(str(error).split()))
+        sys.stderr.write(f"capsexp.status: error: {message}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m capsexp.status",
+        description="Show how far a sweep is: counts, time left, slow and failed cells, a map of its axes.",
+        epilog="Only reads. Colours are used in a terminal, unless the environment variable NO_COLOR is set.",
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's folder, such as multirun/cnn_prune")
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_interval,
+        const=EVERY_S,
+        help=f"show it again every so often (default: {EVERY_S:g}) until every cell is done or failed, or Ctrl-C",
+    )
+    parser.add_argument("--json", action="store_true", help="the same facts on one line of JSON, without the map")
+    return parser
+
+
+def _interval(word: str) -> float:
+    seconds = float(word)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+_interval.__name__ = "number of seconds"  # as argparse names it in its error
+
+
+def _with_seconds(words: Sequence[str]) -> list[str]:
+    """``--watch DIR`` means a DIR, which argparse would take for SECONDS."""
+    followed = zip(words, [*words[1:], "0"], strict=True)
+    return [f"--watch={EVERY_S}" if word == "--watch" and not _is_number(after) else word for word, after in followed]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _show(given: argparse.Namespace) -> None:
+    screen = sys.stdout.isatty()
+    while True:
+        snapshot = read(given.directory)
+        found = facts(snapshot)
+        if given.json:
+            _write(json.dumps(dataclasses.asdict(found)) + "\n")
+        elif given.watch and screen:
+            _write(CLEAR + "\n".join(_fitting(_lines(snapshot, found, screen))) + "\n")
+        else:
+            _write("\n".join(_lines(snapshot, found, screen)) + "\n" * (2 if given.watch else 1))
+        if not given.watch or found.settled:
+            return
+        time.sleep(given.watch)
+
+
+def _lines(snapshot: Snapshot, found: Facts, screen: bool) -> list[str]:
+    width = shutil.get_terminal_size().columns
+    colour = screen and not os.environ.get("NO_COLOR")
+    return text.lines(found, heat_map(snapshot, width, colour), width)
+
+
+def _fitting(lines: list[str]) -> list[str]:
+    """The lines that fit on the screen, since what scrolls away at the top would be the counts."""
+    columns, height = shutil.get_terminal_size()
+    used = 0
+    for place, line in enumerate(lines):
+        visible = len(re.sub(r"\x1b\[[0-9;]*m", "", line))
+        used += max(math.ceil(visible / columns), 1)
+        if used > height - 2:
+            return [*lines[:place], f"({len(lines) - place} more lines: make the window higher, or leave out --watch)"]
+    return lines
+
+
+def _write(words: str) -> None:
+    """Write and flush; what the terminal's encoding cannot say becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(words.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

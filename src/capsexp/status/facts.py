@@ -1,0 +1,175 @@
+"""What is to be said of a sweep: counts, times, and the cells worth a look."""
+
+import heapq
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from capsexp import records
+from capsexp.report.cells import Cell
+from capsexp.status.read import STATES, Snapshot, finite
+
+SECONDS = "clocks.total_s"
+SLOWEST = 5
+TO_DO = ("pending", "interrupted", "corrupt")
+"""The states of cells that are left to do.  A failed one is tried again only when the command is given again."""
+SETTLED = {"done", "failed", "stale"}
+"""The states that a sweep leaves its cells in."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A cell and how long it took, or has been running."""
+
+    name: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed or corrupt cell.
+
+    Attributes:
+        name: its directory's name.
+        state: failed or corrupt.
+        cause: why, in one line.
+        retried: how many earlier tries the launcher put back into its queue.
+        log: path of its log, if there is one.
+    """
+
+    name: str
+    state: str
+    cause: str
+    retried: int
+    log: str | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that ``--json`` prints; times are in seconds, None where they are not known.
+
+    Attributes:
+        sweep: name of the sweep.
+        folder: where it lies.
+        command: how it was launched.
+        planned: number of cells in the plan.
+        counts: how many of them are in each state that occurs; adds up to ``planned``.
+        orphans: names of cell directories that are not in the plan.
+        settled: whether nothing is left that would run.
+        since: when it was launched, seconds since 1970.
+        elapsed_s: from then until now, or until the last cell ended if none is running.
+        cell_s: mean seconds of a finished cell.
+        cells_s: seconds of all finished cells together.
+        left_s: expected seconds of the cells that are left, one at a time.
+        eta_s: expected seconds until the end with as many cells at a time as now; None if none is running.
+        running: running cells and how long they have been.
+        slowest: the finished cells that took longest.
+        failures: failed and corrupt cells.
+    """
+
+    sweep: str
+    folder: str
+    command: str
+    planned: int
+    counts: dict[str, int]
+    orphans: list[str]
+    settled: bool
+    since: float | None
+    elapsed_s: float | None
+    cell_s: float | None
+    cells_s: float
+    left_s: float | None
+    eta_s: float | None
+    running: list[Timed]
+    slowest: list[Timed]
+    failures: list[Failure]
+
+
+def facts(snapshot: Snapshot) -> Facts:
+    """All that is to be said of a snapshot, the heat map apart."""
+    states = Counter(cell.state for cell in snapshot.cells)
+    counts = {state: states[state] for state in STATES if states[state]}
+    took = [(cell.name, seconds) for cell in snapshot.cells if (seconds := _seconds(cell)) is not None]
+    running = [Timed(cell.name, _age(cell, snapshot)) for cell in snapshot.cells if cell.state == "running"]
+    cell_s = fmean(seconds for _, seconds in took) if took else None
+    left_s, eta_s = _left(sum(states[state] for state in TO_DO), cell_s, running)
+    since = _since(snapshot)
+    return Facts(
+        sweep=str(snapshot.sweep.name),
+        folder=str(snapshot.directory),
+        command=shlex.join(["python", "-m", "capsexp", *map(str, snapshot.sweep.overrides), "-m"]),
+        planned=len(snapshot.cells),
+        counts=counts,
+        orphans=snapshot.orphans,
+        settled=counts.keys() <= SETTLED,
+        since=since,
+        elapsed_s=_elapsed(snapshot, since, bool(running)),
+        cell_s=cell_s,
+        cells_s=sum(seconds for _, seconds in took),
+        left_s=left_s,
+        eta_s=eta_s,
+        running=running,
+        slowest=[Timed(*each) for each in heapq.nlargest(SLOWEST, took, key=lambda each: each[1])],
+        failures=[_failure(cell, snapshot) for cell in snapshot.cells if cell.state in ("failed", "corrupt")],
+    )
+
+
+def _seconds(cell: Cell) -> float | None:
+    """How long a finished cell took; a stale one says nothing about the present code."""
+    return finite(cell.value(SECONDS)) if cell.done else None
+
+
+def _age(cell: Cell, snapshot: Snapshot) -> float | None:
+    status = snapshot.statuses.get(cell.id)
+    started = finite(status.started) if status else None
+    return None if started is None else max(snapshot.now - started, 0.0)
+
+
+def _left(to_do: int, cell_s: float | None, running: Sequence[Timed]) -> tuple[float | None, float | None]:
+    """Seconds of work that is left, and seconds until it is done by as many cells at a time as run now."""
+    if not to_do and not running:
+        return 0.0, None
+    if cell_s is None:
+        return None, None
+    rests = [max(cell_s - (each.seconds or 0.0), 0.0) for each in running]
+    left = to_do * cell_s + sum(rests)
+    return left, max(left / len(running), *rests) if running else None  # the last cell is not shared by idle processes
+
+
+def _since(snapshot: Snapshot) -> float | None:
+    """When the sweep was launched; a plan that does not say was launched when its first cell started."""
+    launch = snapshot.sweep.launch
+    launched = finite(launch.get("time")) if isinstance(launch, dict) else None
+    started = [finite(status.started) for status in snapshot.statuses.values()]
+    return launched or min((each for each in started if each is not None), default=None)
+
+
+def _elapsed(snapshot: Snapshot, since: float | None, is_running: bool) -> float | None:
+    updated = [finite(status.updated) for status in snapshot.statuses.values()]
+    ended = max((each for each in updated if each is not None), default=None)
+    until = snapshot.now if is_running else ended
+    if since is None or until is None or until < since:  # the last launch found nothing to do
+        return None
+    return until - since
+
+
+def _failure(cell: Cell, snapshot: Snapshot) -> Failure:
+    status = snapshot.statuses.get(cell.id)
+    log = cell.directory / records.LOG if cell.directory else None
+    return Failure(
+        name=cell.name,
+        state=cell.state,
+        cause=" ".join(str(cell.cause or "no cause was written").split()),
+        retried=len(status.retried) if status else 0,
+        log=str(log) if log and _exists(log) else None,
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

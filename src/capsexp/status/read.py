@@ -1,0 +1,103 @@
+"""A snapshot of a sweep's folder: every planned cell with its state and its status."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from capsexp import records
+from capsexp.report import results
+from capsexp.report.cells import Cell, is_number
+
+STATES = ("done", "running", "failed", "interrupted", "pending", "stale", "corrupt")
+"""What a planned cell can be, in the order in which counts are shown."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sweep's folder at one moment.
+
+    Attributes:
+        directory: the folder.
+        sweep: its plan.
+        cells: the planned cells in the plan's order, each in one of :data:`STATES`.
+        statuses: by cell id, where there is one that can be read.
+        orphans: names of cell directories that are not in the plan.
+        now: when it was read, in seconds since 1970.
+    """
+
+    directory: Path
+    sweep: records.Sweep
+    cells: list[Cell]
+    statuses: dict[str, records.Status]
+    orphans: list[str]
+    now: float
+
+
+def read(directory: Path) -> Snapshot:
+    """Read a sweep's folder.
+
+    Raises:
+        ReportError: it is no sweep's folder.
+        OSError: the folder itself or its plan cannot be read.
+    """
+    sweep = _plan(directory)
+    found = records.cell_directories(directory)
+    cells = [_cell(planned, found.get(planned.id)) for planned in sweep.cells]
+    planned_ids = {cell.id for cell in cells}
+    return Snapshot(
+        directory=directory,
+        sweep=sweep,
+        cells=cells,
+        statuses=_statuses(cells),
+        orphans=sorted(path.name for identifier, path in found.items() if identifier not in planned_ids),
+        now=time.time(),
+    )
+
+
+def _plan(directory: Path) -> records.Sweep:
+    sweep = results.plan(directory)
+    well_formed = (
+        isinstance(sweep.axes, dict)
+        and all(isinstance(values, list) for values in sweep.axes.values())
+        and all(isinstance(cell.axes, dict) and isinstance(cell.id, str) for cell in sweep.cells)
+        and isinstance(sweep.overrides, list)
+    )
+    if not well_formed:
+        raise results.ReportError(f"{directory / records.SWEEP} is not a whole plan; launch the sweep again")
+    return sweep
+
+
+def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
+    try:
+        cell = results.read_cell(planned, directory)
+    except Exception as error:  # one cell that cannot be read must not hide the others
+        cause = f"cannot be read: {type(error).__name__}: {error}"
+        return Cell(planned.id, planned.name, planned.axes, "corrupt", cause, directory, None)
+    if cell.state == "missing":
+        return replace(cell, state="pending")
+    if cell.state not in STATES:
+        return replace(cell, state="corrupt", cause=f"its status has the unknown state {cell.state!r}")
+    return cell
+
+
+def _statuses(cells: Iterable[Cell]) -> dict[str, records.Status]:
+    found = {cell.id: _status(cell.directory) for cell in cells if cell.directory}
+    return {identifier: status for identifier, status in found.items() if status}
+
+
+def _status(directory: Path) -> records.Status | None:
+    try:
+        return records.read_status(directory)
+    except Exception:  # _cell has said so already
+        return None
+
+
+def finite(value: object) -> float | None:
+    """A number from a file, or None where it is none or not finite."""
+    try:
+        number = float(value) if is_number(value) else math.nan  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

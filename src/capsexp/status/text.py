@@ -1,0 +1,90 @@
+"""The facts as lines of text."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from capsexp.status.facts import Facts, Failure, Timed
+from capsexp.status.words import duration, plain, plural
+
+MOST_FAILURES = 20
+MOST_RUNNING = 20
+WIDEST_BAR = 60
+
+
+def lines(facts: Facts, map_lines: Sequence[str], width: int) -> list[str]:
+    """Everything that the command prints, block by block; what changes most stands at the top."""
+    head = [f"{facts.sweep}  {facts.folder}", facts.command]
+    progress = [bar(facts, width), _counts(facts), *_times(facts)]
+    running = _timed("running", facts.running[:MOST_RUNNING], len(facts.running))
+    slowest = _timed("slowest", facts.slowest, len(facts.slowest))
+    above, below = [head, progress, running], [_failures(facts.failures), slowest]
+    blocks = [*_plain(above), list(map_lines), *_plain(below)]
+    return [line for block in blocks if block for line in ("", *block)][1:]
+
+
+def _plain(blocks: Iterable[Iterable[str]]) -> list[list[str]]:
+    return [[plain(line) for line in block] for block in blocks]
+
+
+def bar(facts: Facts, width: int) -> str:
+    """A progress bar; full only when every cell is done."""
+    done = facts.counts.get("done", 0)
+    share = done / facts.planned if facts.planned else 0.0
+    words = f" {done} of {facts.planned} cells done ({int(100 * share)} %)"
+    room = min(max(width - len(words) - 2, 10), WIDEST_BAR)
+    return f"[{'#' * int(room * share):.<{room}}]{words}"
+
+
+def _counts(facts: Facts) -> str:
+    said = ", ".join(f"{count} {state}" for state, count in facts.counts.items())
+    orphans = len(facts.orphans)
+    return said + (f"; {orphans} orphaned {plural(orphans, 'directory', 'directories')}" if orphans else "")
+
+
+def _times(facts: Facts) -> list[str]:
+    said = []
+    if facts.elapsed_s is not None:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.since))
+        said.append(f"elapsed: {duration(facts.elapsed_s)} since {when}")
+    if facts.cell_s is not None:
+        said.append(f"finished cells took {duration(facts.cells_s)} together, {duration(facts.cell_s)} on average")
+    return [*said, *_left(facts)]
+
+
+def _left(facts: Facts) -> list[str]:
+    """What is left; an end is foretold only while something runs."""
+    running = len(facts.running)
+    if facts.left_s == 0 and not running:
+        return []
+    if facts.left_s is None:
+        return ["left: unknown until a cell has finished" + ("" if running else "; nothing is running")]
+    if facts.eta_s is None:
+        return [f"left: about {duration(facts.left_s)} of one cell at a time; nothing is running"]
+    about = f"about {duration(facts.eta_s)}" if facts.eta_s >= 1 else "any moment now"
+    return [f"left: {about}, with {running} {plural(running, 'cell', 'cells')} at a time"]
+
+
+def _timed(title: str, cells: Sequence[Timed], count: int) -> list[str]:
+    if not cells:
+        return []
+    longest = max(len(cell.name) for cell in cells)
+    listed = [f"  {cell.name:<{longest}}  {duration(cell.seconds)}" for cell in cells]
+    return [f"{title}:", *listed, *_more(count - len(cells))]
+
+
+def _failures(failures: Sequence[Failure]) -> list[str]:
+    if not failures:
+        return []
+    shown = [line for failure in failures[:MOST_FAILURES] for line in _failure(failure)]
+    return ["failures:", *shown, *_more(len(failures) - MOST_FAILURES)]
+
+
+def _failure(failure: Failure) -> Iterable[str]:
+    times = failure.retried
+    retried = f" (retried {plural(times, 'once', f'{times} times')})" if times else ""
+    yield f"  {failure.name}  {failure.state}{retried}: {failure.cause}"
+    yield f"    {failure.log or 'it has no log'}"
+
+
+def _more(count: int) -> list[str]:
+    return [f"  and {count} more"] if count > 0 else []

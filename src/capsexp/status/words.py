@@ -1,0 +1,24 @@
+"""Small words that several blocks of the output share."""
+
+
+def plain(text: str) -> str:
+    """Text without control characters: a cause is another program's words, and must not steer the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """``many`` unless the count is one."""
+    return one if count == 1 else many
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the units that suit them: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for name, size, smaller, unit in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // unit} {smaller}"
+    return f"{whole} s"

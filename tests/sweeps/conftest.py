@@ -1,0 +1,104 @@
+"""Sweeps as a user runs them: the real command, in a process of its own, with real worker processes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from capsexp import records
+from tests.sweeps.recipes import COUNTER
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One line of the counter."""
+
+    name: str
+    pid: int
+    was_finished: bool
+    resident_bytes: int
+    time: float
+
+
+@dataclass
+class Sweep:
+    """A sweep's command and what it leaves.
+
+    Attributes:
+        folder: where the command is given.
+        arguments: its overrides.
+        counter: the file that every execution leaves a line in.
+        name: the sweep's name.
+    """
+
+    folder: Path
+    arguments: list[str]
+    counter: Path
+    name: str = "sweep"
+
+    @property
+    def directory(self) -> Path:
+        return self.folder / "multirun" / self.name
+
+    def start(self, *more: str, **variables: str) -> "subprocess.Popen[str]":
+        path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": path, COUNTER: str(self.counter), **variables}
+        line = [sys.executable, "-m", "capsexp", *self.arguments, *more, "-m"]
+        return subprocess.Popen(
+            line,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that a signal to it is not one to the tests
+        )
+
+    def run(self, *more: str, **variables: str) -> tuple[int, str]:
+        """Its exit code and what it said."""
+        process = self.start(*more, **variables)
+        told = process.communicate(timeout=280)[0]
+        return process.returncode, told
+
+    def executions(self) -> list[Execution]:
+        if not self.counter.exists():
+            return []
+        lines = [line.split() for line in self.counter.read_text().splitlines()]
+        return [Execution(name, int(pid), done == "True", int(size), float(at)) for name, pid, done, size, at in lines]
+
+    def statuses(self) -> dict[str, records.Status]:
+        cells = records.cell_directories(self.directory).values()
+        found = {cell.name: records.read_status(cell) for cell in cells}
+        return {name: status for name, status in found.items() if status is not None}
+
+    def states(self) -> dict[str, int]:
+        states = [status.state for status in self.statuses().values()]
+        return {state: states.count(state) for state in sorted(set(states))}
+
+
+@pytest.fixture
+def sweep(quick: list[str], in_tmp: Path) -> Callable[..., Sweep]:
+    """``sweep("Faulty", "recipe.number=range(0,16)")``: a sweep of one of the recipes that misbehave."""
+    made: list[Sweep] = []
+
+    def make(recipe: str, *arguments: str, name: str = "sweep") -> Sweep:
+        words = [word for word in quick if not word.startswith(("hydra/launcher", "sweep.name", "threads"))]
+        target = [f"recipe._target_=tests.sweeps.recipes.{recipe}", "+recipe.number=0"]
+        numbered = any(word.startswith("+recipe.number") for word in arguments)
+        made.append(
+            Sweep(
+                in_tmp,
+                [*words, *target[: 1 if numbered else 2], f"sweep.name={name}", *arguments],
+                in_tmp / f"{name}.counter",
+                name,
+            )
+        )
+        return made[-1]
+
+    return make

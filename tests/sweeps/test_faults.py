@@ -1,0 +1,94 @@
+"""What goes wrong with one cell costs that cell."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capsexp import records
+from tests.sweeps.conftest import Sweep
+
+MakeSweep = Callable[..., Sweep]
+
+
+def test_sixteen_cells_four_of_them_bad(sweep: MakeSweep) -> None:
+    bad = sweep("Faulty", "+recipe.number=range(0,16)", "hydra.launcher.cell_timeout=10", "hydra.launcher.max_cells=2")
+    code, told = bad.run()
+    assert code == 1, told
+    assert bad.states() == {"done": 12, "failed": 4}
+    failed = {name[:9]: status for name, status in bad.statuses().items() if status.state == "failed"}
+    assert {name: status.kind for name, status in failed.items()} == {
+        "number-03": "exception",
+        "number-05": "signal",
+        "number-07": "timeout",
+        "number-09": "out-of-memory",
+    }
+    assert failed["number-03"].cause == "RuntimeError: no such luck"
+    assert "SIGKILL" in str(failed["number-05"].cause)
+    assert "hydra.launcher.cell_timeout=10" in str(failed["number-07"].cause)
+    # Only what another try may mend is tried again, once.
+    tries = Counter(execution.name[:9] for execution in bad.executions())
+    assert {name for name, count in tries.items() if count == 2} == {"number-05", "number-09"}
+    assert set(tries.values()) == {1, 2}
+    assert [len(failed[name].retried) for name in sorted(failed)] == [0, 1, 0, 1]
+    # Each failure is printed when it happens and listed at the end, with its cause and its log.
+    end = told[told.index("12 of 16 cells done, 4 failed") :]
+    for name, status in failed.items():
+        (line,) = re.findall(rf"^  {name}.*$", end, re.MULTILINE)
+        assert str(status.cause) in line
+        log = re.search(r"\(see (.*)\)$", line)
+        assert log is not None
+        assert (bad.folder / log[1]).is_file()
+        assert re.search(rf"^\[ ?\d+/16\]  {name}.*{re.escape(str(status.cause))}", told, re.MULTILINE)
+    assert "Traceback" in next(bad.directory.glob("number-03*")).joinpath(records.LOG).read_text()
+    assert "Traceback" not in told
+
+
+def test_a_full_disk_ends_the_sweep_in_one_line_and_the_same_command_completes_it(sweep: MakeSweep) -> None:
+    full = sweep("SmallDisk", "+recipe.number=range(0,8)", "hydra.launcher.max_cells=1")
+    code, told = full.run(CAPSEXP_TEST_SMALL_DISK="3")
+    assert code == 1, told
+    assert "the disk is full: no further cell is started" in told
+    assert "failed (disk): OSError: [Errno 27] File too large" in told
+    assert "Traceback" not in told
+    done = [cell for cell in records.cell_directories(full.directory).values() if records.read_result(cell)]
+    assert sorted(cell.name[:9] for cell in done) == ["number-00", "number-01", "number-02"]
+    assert len(full.executions()) == 4
+    code, told = full.run()
+    assert code == 0, told
+    assert full.states() == {"done": 8}
+    assert [execution.was_finished for execution in full.executions()] == [False] * 9
+
+
+def test_fail_fast_starts_no_more(sweep: MakeSweep) -> None:
+    bad = sweep("Faulty", "+recipe.number=range(2,16)", "hydra.launcher.fail_fast=true", "hydra.launcher.max_cells=1")
+    code, told = bad.run()
+    assert code == 1
+    assert "fail_fast: no further cell is started" in told
+    assert bad.states() == {"done": 1, "failed": 1}
+    assert "1 of 14 cells done, 1 failed, 12 pending" in told
+
+
+@pytest.mark.parametrize("launcher", ["capsexp", "basic"])
+def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(
+    launcher: str, sweep: MakeSweep, tmp_path: Path
+) -> None:
+    import shutil
+
+    from tests.sweeps.conftest import ROOT
+
+    for part in ("src", "conf"):
+        shutil.copytree(ROOT / part, tmp_path / "copy" / part)
+    yaml = tmp_path / "copy" / "conf" / "model" / "cnn.yaml"
+    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", f"hydra/launcher={launcher}")
+    path = f"{tmp_path / 'copy' / 'src'}:{ROOT}"
+    code, told = frozen.run(PYTHONPATH=path, CAPSEXP_TEST_YAML=str(yaml))
+    assert code == 0, told
+    assert "c1: 5" in yaml.read_text()
+    plan = records.read_sweep(frozen.directory)
+    assert plan is not None
+    assert sorted(records.cell_directories(frozen.directory)) == sorted(cell.id for cell in plan.cells)
+    for cell in records.cell_directories(frozen.directory).values():
+        assert "c1: 6" in (cell / records.CONFIG).read_text()

@@ -1,0 +1,170 @@
+"""Whatever happens to the command, no cell is lost and none runs twice."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capsexp import records
+from capsexp.report.write import write_report
+from tests.conftest import results
+from tests.sweeps.conftest import Sweep
+
+MakeSweep = Callable[..., Sweep]
+
+TABLES = ("results.csv", "results.md", "results.tex", "cells.csv", "index.html")
+
+
+def processes_of(marker: str) -> list[int]:
+    """Processes that carry the marker in their environment, as every child of a command does."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            carries = marker.encode() in path.read_bytes()
+        except OSError:
+            continue
+        if carries:
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def wait_for_more(sweep: Sweep, before: int, command: "subprocess.Popen[str]") -> None:
+    """Wait until another cell is begun, or the command has ended."""
+    wait_until(lambda: len(sweep.executions()) > before or command.poll() is not None, 60)
+
+
+def storm(sweep: MakeSweep, cells: int, kills: int, epochs: int, latest_s: float) -> None:
+    """Kill the command at random moments, then let it end; the tables are those of a quiet run."""
+    arguments = [
+        f"+recipe.number=range(0,{cells})",
+        f"trainer.max_epochs={epochs}",
+        f"callbacks.peak.patience={epochs}",
+        "callbacks.resume.min_interval_s=0.2",
+    ]
+    killed = sweep("Counted", *arguments, name="killed")
+    moments = random.Random(0)
+    for _ in range(kills):
+        before = len(killed.executions())
+        command = killed.start(CAPSEXP_TEST_MARKER=str(killed.counter))
+        # A third of the kills come while the command starts, the others while cells run.
+        if moments.random() > 1 / 3:
+            wait_for_more(killed, before, command)
+        time.sleep(moments.uniform(0, latest_s))
+        command.send_signal(signal.SIGKILL)
+        told = command.communicate()[0]
+        assert command.returncode == -signal.SIGKILL, f"it ended before it was killed: {told}"
+        assert wait_until(lambda: not processes_of(str(killed.counter)), 10)
+        assert "running" not in killed.states()
+    assert killed.states().get("done", 0) < cells
+    code, told = killed.run()
+    assert code == 0, told
+    assert killed.states() == {"done": cells}
+    assert not any(execution.was_finished for execution in killed.executions())
+    assert len({execution.name for execution in killed.executions()}) == cells
+
+    quiet = sweep("Counted", *arguments, name="quiet")
+    assert quiet.run()[0] == 0
+    assert Counter(execution.name for execution in quiet.executions()).most_common(1)[0][1] == 1
+    first, second = results(killed.directory), results(quiet.directory)
+    assert [{**body, "clocks": None} for body in first.values()] == [
+        {**body, "clocks": None} for body in second.values()
+    ]
+    for each in (killed, quiet):
+        plan = records.read_sweep(each.directory)
+        assert plan is not None
+        # The name and the time of the launch are what a report may differ in.
+        same = records.Sweep("sweep", plan.axes, plan.cells, [], plan.report, {})
+        records.write_sweep(each.directory, same)
+        write_report(each.directory, each.folder / f"report-{each.name}")
+    for table in TABLES:
+        one, other = ((killed.folder / f"report-{name}" / table).read_bytes() for name in ("killed", "quiet"))
+        assert one == other, table
+
+
+def test_a_storm_of_kills_changes_nothing(sweep: MakeSweep) -> None:
+    storm(sweep, cells=4, kills=3, epochs=30, latest_s=0.7)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_long_storm_of_kills_changes_nothing(sweep: MakeSweep) -> None:
+    storm(sweep, cells=40, kills=22, epochs=60, latest_s=4.0)
+
+
+def two_drivers(sweep: MakeSweep, cells: int) -> None:
+    shared = sweep("Counted", f"+recipe.number=range(0,{cells})", "hydra.launcher.max_cells=1")
+    commands = [shared.start(), shared.start()]
+    told = [command.communicate(timeout=280)[0] for command in commands]
+    assert [command.returncode for command in commands] == [0, 0], told
+    executions = shared.executions()
+    assert len(executions) == len({execution.name for execution in executions}) == cells
+    assert len({execution.pid for execution in executions}) == 2
+    assert shared.states() == {"done": cells}
+
+
+def test_two_commands_share_the_cells_of_one_sweep(sweep: MakeSweep) -> None:
+    two_drivers(sweep, cells=50)
+
+
+def test_two_commands_do_not_both_try_what_fails(sweep: MakeSweep) -> None:
+    shared = sweep("Faulty", "+recipe.number=range(0,5)", "hydra.launcher.max_cells=1")
+    commands = [shared.start(), shared.start()]
+    told = [command.communicate(timeout=280)[0] for command in commands]
+    assert [command.returncode for command in commands] == [1, 1], told
+    assert len(shared.executions()) == 5
+    # Given again, what failed is tried again, and nothing else.
+    assert shared.run()[0] == 1
+    assert [execution.name[:9] for execution in shared.executions()[5:]] == ["number-03"]
+    assert shared.run("sweep.rerun=null")[0] == 1
+    assert len(shared.executions()) == 6
+
+
+SIGNALS = {
+    "one Ctrl-C": ([signal.SIGINT], 130),
+    "two Ctrl-C": ([signal.SIGINT, signal.SIGINT], 130),
+    "SIGTERM": ([signal.SIGTERM], 130),
+    "SIGKILL": ([signal.SIGKILL], -signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
+    """Weights & Biases' own process is gone too; one Ctrl-C leaves checkpoints to go on from."""
+    signals, code = SIGNALS[name]
+    long = sweep(
+        "Counted",
+        "+recipe.number=0,1,2",
+        "trainer.max_epochs=100000",
+        "callbacks.peak.patience=100000",
+        "logger.wandb.mode=offline",
+        "hydra.launcher.max_cells=1",
+    )
+    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter))
+    assert wait_until(lambda: any(long.directory.rglob("run-*.wandb")), 90)
+    time.sleep(0.5)
+    for number in signals:
+        os.kill(command.pid, number)
+        time.sleep(0.02)
+    since = time.monotonic()
+    told = command.communicate(timeout=30)[0]
+    assert wait_until(lambda: not processes_of(str(long.counter)), 10)
+    assert time.monotonic() - since < 10
+    assert command.returncode == code, told
+    assert long.states() == {"interrupted": 1}
+    assert len(long.executions()) == 1
+    assert any(long.directory.rglob("resume-v*.ckpt")) == (name == "one Ctrl-C")

@@ -1,0 +1,43 @@
+"""What a worker process keeps from cell to cell: torch, and nothing else."""
+
+import statistics
+from collections.abc import Callable
+
+import pytest
+
+from capsexp import records
+from tests.conftest import results
+from tests.sweeps.conftest import Sweep
+
+MakeSweep = Callable[..., Sweep]
+
+SHAPES = "model.c2=2,11,3,7,16"
+
+
+def test_fifty_cells_of_mixed_shapes_leak_nothing(sweep: MakeSweep) -> None:
+    many = sweep("Counted", "+recipe.number=range(0,10)", SHAPES, "threads=1", "hydra.launcher.max_cells=1")
+    code, told = many.run()
+    assert code == 0, told
+    executions = many.executions()
+    assert len(executions) == 50
+    assert len({execution.pid for execution in executions}) == 1
+    sizes = [execution.resident_bytes / 1e6 for execution in executions][10:]
+    slope = statistics.linear_regression(range(len(sizes)), sizes).slope
+    assert slope < 1.0, f"{slope:.2f} MB a cell"
+    # The last one's result is that of the same cell run alone.
+    last = executions[-1].name
+    alone = sweep("Counted", "+recipe.number=9", "model.c2=16", "threads=1", name="alone")
+    assert alone.run()[0] == 0
+    (single,) = results(alone.directory).values()
+    body = results(many.directory)[last]
+    kept = ("id", "metrics", "training", "environment", "params", "numerics")
+    assert {key: body[key] for key in kept} == {key: single[key] for key in kept}
+    metrics = [next(each.directory.glob(f"*{body['id']}")) / records.METRICS for each in (many, alone)]
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
+
+
+@pytest.mark.parametrize(("launcher", "threads"), [("threads=1", 1), ("hydra.launcher.cpus_per_cell=2", 2)])
+def test_threads_are_the_same_for_all_cells_and_recorded(launcher: str, threads: int, sweep: MakeSweep) -> None:
+    fixed = sweep("Counted", "seed=0,1,2", launcher)
+    assert fixed.run()[0] == 0
+    assert [body["environment"]["threads"] for body in results(fixed.directory).values()] == [threads] * 3

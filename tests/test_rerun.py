@@ -1,0 +1,131 @@
+"""Which cells the same command runs again, and which it leaves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capsexp import records
+from capsexp.callbacks.history import History
+from tests.conftest import results
+
+Run = Callable[..., int]
+
+SWEEP = ("model.c2=2,3,4", "-m")
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cells that were trained, in order: ``c2-02``, ..."""
+    names: list[str] = []
+    original = History.on_fit_start
+
+    def note(self: History, trainer: object, module: object) -> None:
+        names.append(Path(trainer.default_root_dir).name[:5])  # type: ignore[attr-defined]
+        original(self, trainer, module)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(History, "on_fit_start", note)
+    return names
+
+
+def cells(folder: Path) -> list[Path]:
+    return sorted(records.cell_directories(folder / "multirun" / "adhoc").values())
+
+
+def make_stale(cell: Path) -> None:
+    body = records.read_result(cell)
+    assert body is not None
+    records.write_result(cell, {**body, "numerics": records.NUMERICS_VERSION - 1})
+
+
+def make_failed(cell: Path) -> None:
+    (cell / records.RESULT).unlink()
+    status = records.read_status(cell)
+    assert status is not None
+    records.write_status(cell, status.now("failed", "RuntimeError: x", "exception"))
+
+
+def test_by_default_what_failed_or_is_missing_and_nothing_else(
+    run: Run, quick: list[str], in_tmp: Path, begun: list[str]
+) -> None:
+    assert run(*quick, *SWEEP) == 0
+    first, second, third = cells(in_tmp)
+    make_stale(first)
+    make_failed(second)
+    (third / records.RESULT).unlink()
+    begun.clear()
+    assert run(*quick, *SWEEP) == 0
+    assert begun == ["c2-03", "c2-04"]
+    body = records.read_result(first)
+    assert body is not None
+    assert records.is_stale(body)
+
+
+RERUNS = {
+    "null": ("null", ["c2-04"], 1),
+    "stale": ("stale", ["c2-02", "c2-04"], 1),
+    "failed": ("failed", ["c2-03", "c2-04"], 0),
+    "failed and stale": ("[failed,stale]", ["c2-02", "c2-03", "c2-04"], 0),
+    "all": ("all", ["c2-02", "c2-03", "c2-04", "c2-05"], 0),
+    "ids": ("[{first},{last}]", ["c2-02", "c2-04", "c2-05"], 1),
+    "one id": ("{second}", ["c2-03", "c2-04"], 0),
+}
+
+
+@pytest.mark.parametrize("name", RERUNS)
+def test_what_is_asked_for(name: str, run: Run, quick: list[str], in_tmp: Path, begun: list[str]) -> None:
+    """c2=2 is stale, 3 failed, 4 missing, 5 done."""
+    rerun, expected, code = RERUNS[name]
+    sweep = ("model.c2=2,3,4,5", "-m")
+    assert run(*quick, *sweep) == 0
+    first, second, third, last = cells(in_tmp)
+    make_stale(first)
+    make_failed(second)
+    (third / records.RESULT).unlink()
+    begun.clear()
+    asked = rerun.format(first=first.name[-10:], second=second.name[-10:], last=last.name[-10:])
+    assert run(*quick, *sweep, f"sweep.rerun={asked}") == code
+    assert begun == expected
+    again = [cell for cell in (first, last) if cell.name[:5] in expected]
+    assert all((cell / records.PREVIOUS_RESULT).exists() for cell in again)
+
+
+def test_a_rerun_that_is_cut_short_goes_on_without_the_word(
+    run: Run, quick: list[str], in_tmp: Path, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(*quick, *SWEEP) == 0
+    before = results(in_tmp)
+    begun.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "on_fit_end", _interrupt_at("c2-03"))
+        assert run(*quick, *SWEEP, "sweep.rerun=all") == 130
+    assert begun == ["c2-02", "c2-03"]
+    assert run(*quick, *SWEEP) == 0
+    assert begun == ["c2-02", "c2-03", "c2-03", "c2-04"]
+    assert {name: {**body, "clocks": None} for name, body in results(in_tmp).items()} == {
+        name: {**body, "clocks": None} for name, body in before.items()
+    }
+
+
+def _interrupt_at(name: str) -> Callable[..., None]:
+    def hook(_self: object, trainer: object, _module: object) -> None:
+        if Path(trainer.default_root_dir).name.startswith(name):  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    return hook
+
+
+def test_a_single_cell_too(run: Run, quick: list[str], in_tmp: Path, begun: list[str]) -> None:
+    for more in ((), (), ("sweep.rerun=all",), ()):
+        assert run(*quick, *more) == 0
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("word", ["everything", "0123456789", "[failed,none]"])
+def test_other_words_are_refused(
+    word: str, run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*quick, *SWEEP, f"sweep.rerun={word}") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("capsexp: error: sweep.rerun must be failed, stale, all, ids of planned cells")
+    assert results(in_tmp) == {}
