@@ -10,28 +10,43 @@ RUN   := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CODE  := src tests benchmarks examples
 
+COMMAND = +experiment=$(EXPERIMENT) $(ARGS) -m
+
 .DEFAULT_GOAL := help
-.PHONY: help sweep report test lint type bench clean
+.PHONY: help sweep plan status report sync dashboard test lint type bench clean
 
 help:  ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo '  make sweep EXPERIMENT=cnn_prune ARGS="data=dhcd"  another experiment, further overrides'
 	@echo '  make report SWEEP=adhoc                           the report of multirun/adhoc'
 	@echo '  make test ARGS="-k similarity"                    arguments for pytest'
 	@echo '  make test PYTHON=python3.13                       the Python of a new environment (3.11 to 3.13)'
 
-# The report is written even when cells failed; the target then still fails.  No plan means that nothing was launched.
+# The report is written even when cells failed; the target then still fails.  No folder means that nothing was launched.
 sweep: $(STAMP)  ## run every cell of an experiment that is not finished, then write its report
 	@code=0; \
-	$(RUN) -m capsexp +experiment=$(EXPERIMENT) $(ARGS) -m || code=$$?; \
-	if [ $$code -ne 130 ] && [ -f multirun/$(SWEEP)/sweep.json ]; then \
-		$(RUN) -m capsexp.report multirun/$(SWEEP) || code=$$?; \
+	$(RUN) -m capsexp $(COMMAND) || code=$$?; \
+	folder="$$($(RUN) -m capsexp.plan $(COMMAND) 2>/dev/null | sed -n '1s/.* in //p')"; \
+	if [ $$code -ne 130 ] && [ -n "$$folder" ] && [ -f "$$folder/sweep.json" ]; then \
+		$(RUN) -m capsexp.report "$$folder" || code=$$?; \
 	fi; \
 	exit $$code
 
+plan: $(STAMP)  ## tell what make sweep would run, what is done, and what the rest will cost
+	@$(RUN) -m capsexp.plan $(COMMAND)
+
+status: $(STAMP)  ## tell how far a sweep is
+	@$(RUN) -m capsexp.status multirun/$(SWEEP)
+
 report: $(STAMP)  ## write tables, figures and the page of a sweep
 	@$(RUN) -m capsexp.report multirun/$(SWEEP)
+
+sync: $(STAMP)  ## upload the Weights & Biases runs that were kept offline
+	@$(RUN) -m capsexp.sync $(ARGS)
+
+dashboard: $(STAMP)  ## make a Weights & Biases workspace for a sweep
+	@$(RUN) -m capsexp.dashboard multirun/$(SWEEP) $(ARGS)
 
 test: $(STAMP)  ## run the tests
 	@$(RUN) -m pytest $(ARGS)

@@ -182,6 +182,15 @@ def test_the_working_folder_and_the_users_environment_stay(
     assert (Path.cwd(), os.environ["HYDRA_FULL_ERROR"], sys.argv) == (in_tmp, "0", argv)
 
 
+def test_a_clusters_variables_do_not_disturb_a_cell(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NTASKS": "8", "JOB_NAME": "sweep", "JOB_ID": "7", "NNODES": "2", "PROCID": "3"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert run(*quick) == 0
+    assert len(results(in_tmp)) == 1
+
+
 def test_help_is_readable() -> None:
     told = subprocess.run([sys.executable, "-m", "capsexp", "--help"], capture_output=True, text=True, check=True)
     assert told.stderr == ""

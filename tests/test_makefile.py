@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "sweep", "report", "test", "lint", "type", "bench", "clean")
+TARGETS = ("help", "sweep", "plan", "status", "report", "sync", "dashboard", "test", "lint", "type", "bench", "clean")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 

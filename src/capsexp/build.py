@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
@@ -116,6 +117,7 @@ def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in
         "enable_progress_bar": shown,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
+        "plugins": [LightningEnvironment()],  # one process is all: a cluster's variables would promise others
     }
     try:
         return L.Trainer(**options, **fixed)

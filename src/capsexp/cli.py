@@ -59,6 +59,12 @@ def main(arguments: Sequence[str], *, preview: bool = False) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return _complain(str(plan.config_error(error) or _one_line(error)))
+    except RuntimeError as error:  # a launcher that lost a job, such as submitit's
+        if plan.current.launch is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.stderr.write(f"capsexp: {type(error).__name__}: {_one_line(error)[:200]}\n")
+        _exit_code()
+        return 1
     except KeyboardInterrupt:
         _exit_code()
         sys.stderr.write("capsexp: interrupted; the same command goes on from here\n")
@@ -96,6 +102,7 @@ def _job(config: DictConfig) -> float | None:
         return _cell(config)
     except Exception as error:  # Hydra would print the overrides, and end the sweep with the first one
         _refused.append(error)
+        log.debug("refused", exc_info=True)  # for a job of a cluster, whose list nobody reads
         return None
 
 

@@ -1,6 +1,8 @@
 """What goes wrong with one cell costs that cell."""
 
+import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capsexp import records
-from tests.sweeps.conftest import Sweep
+from tests.sweeps.conftest import ROOT, Sweep
 
 MakeSweep = Callable[..., Sweep]
 
@@ -71,19 +73,18 @@ def test_fail_fast_starts_no_more(sweep: MakeSweep) -> None:
     assert "1 of 14 cells done, 1 failed, 12 pending" in told
 
 
-@pytest.mark.parametrize("launcher", ["capsexp", "basic"])
+ONE_AT_A_TIME = {"capsexp": ["hydra.launcher.max_cells=1"], "basic": [], "submitit_local": []}
+
+
+@pytest.mark.parametrize("launcher", ["capsexp", "basic", "submitit_local"])
 def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(
     launcher: str, sweep: MakeSweep, tmp_path: Path
 ) -> None:
-    import shutil
-
-    from tests.sweeps.conftest import ROOT
-
     for part in ("src", "conf"):
         shutil.copytree(ROOT / part, tmp_path / "copy" / part)
     yaml = tmp_path / "copy" / "conf" / "model" / "cnn.yaml"
-    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", f"hydra/launcher={launcher}")
-    path = f"{tmp_path / 'copy' / 'src'}:{ROOT}"
+    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", f"hydra/launcher={launcher}", *ONE_AT_A_TIME[launcher])
+    path = os.pathsep.join([str(tmp_path / "copy" / "src"), str(ROOT)])
     code, told = frozen.run(PYTHONPATH=path, CAPSEXP_TEST_YAML=str(yaml))
     assert code == 0, told
     assert "c1: 5" in yaml.read_text()
@@ -92,3 +93,23 @@ def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(
     assert sorted(records.cell_directories(frozen.directory)) == sorted(cell.id for cell in plan.cells)
     for cell in records.cell_directories(frozen.directory).values():
         assert "c1: 6" in (cell / records.CONFIG).read_text()
+
+
+def test_a_clusters_launcher_loses_a_job_and_the_rest_goes_on(sweep: MakeSweep) -> None:
+    """submitit runs every cell as a job of its own, here as processes of this machine."""
+    bad = sweep("Faulty", "+recipe.number=4,5,3", "hydra/launcher=submitit_local")
+    code, told = bad.run()
+    assert code == 1, told
+    assert {name[:9]: status.state for name, status in bad.statuses().items()} == {
+        "number-03": "failed",
+        "number-04": "done",
+        "number-05": "interrupted",
+    }
+    assert "1 of 3 cells done, 1 failed, 1 interrupted" in told
+    assert "Traceback" not in told
+    assert bad.run()[0] == 1
+    assert Counter(execution.name[:9] for execution in bad.executions()) == {
+        "number-03": 2,
+        "number-04": 1,
+        "number-05": 2,
+    }

@@ -23,6 +23,7 @@ from capsexp.plan.cells import Plain, cell_id, data_file
 from capsexp.plan.grid import Grid, known_by, make_grid
 from capsexp.plan.names import sweep_name
 from capsexp.plan.provenance import provenance
+from capsexp.tracking import names
 
 RERUN = ("failed", "stale", "all")
 
@@ -109,6 +110,9 @@ def launch_of(config: DictConfig) -> Launch:
     """The sweep that a composed command stands for."""
     said = [str(word) for word in config.hydra.overrides.task]
     name = _hand_down_name(config)
+    wandb = (config.get("logger") or {}).get("wandb") or {}
+    if wandb.get("mode", "disabled") != "disabled":
+        names.check(wandb.get("project"), wandb.get("entity"), name)
     grid = make_grid(config, GlobalHydra.instance().config_loader())
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
     code = provenance(Path(__file__).parent)

@@ -1,0 +1,218 @@
+"""A Weights & Biases run that cannot hurt its cell: it may raise, hang or be offline."""
+
+import contextlib
+import functools
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from capsexp.tracking import names
+from capsexp.tracking.deadline import Budget, HungError
+from capsexp.tracking.login import has_login
+from capsexp.tracking.service import kill_service
+
+log = logging.getLogger(__name__)
+
+UNSENT = "unsent"
+"""Empty file in the directory of a run that began online and was given up; ``sync`` uploads such runs too."""
+
+KEPT = 0.1
+"""Share of the time that is kept for clearing up after a hang."""
+
+INIT_ONLINE = 0.5
+"""Share of the time that an online run may take to begin; an offline one must still have time after it."""
+
+FINISH_ONLINE = 0.3
+"""Share of the time after which wandb itself is to give up uploading: its file on disk is then whole."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run is told about its cell: resolved config, directory, id, and swept values."""
+
+    config: dict[str, Any]
+    directory: Path
+    cell_id: str
+    axes: dict[str, Any]
+
+
+@dataclass
+class Process:
+    """What this process has learned.
+
+    Attributes:
+        most: the most that is still tried: online, offline or disabled.
+        said: the warnings that were given; a sweep is not to hear one for every cell.
+    """
+
+    most: str = "online"
+    said: set[str] = field(default_factory=set)
+
+    def allows(self, mode: str) -> str:
+        """``mode``, or less where that has failed before."""
+        return mode if self.most == "online" or mode == "disabled" else self.most
+
+    def step_down(self, mode: str, why: str) -> None:
+        """Try less from now on: the server does not answer, or wandb hangs even without one."""
+        if mode == "offline":
+            self.most = "disabled"
+            log.warning("Weights & Biases hangs even offline (%s); this process goes on without it", why)
+        else:
+            self.most = "offline"
+            log.warning("Weights & Biases cannot be reached (%s); the runs of this process are kept offline", why)
+
+    def say_once(self, text: str) -> None:
+        """Warn, unless another cell of the process has done so."""
+        if text not in self.said:
+            self.said.add(text)
+            log.warning("%s (said once for all cells of this process, which go on)", text)
+
+
+process = Process()
+
+
+def importable() -> bool:
+    """Whether wandb is there and whole; it is imported here, since a thread left behind might hold an import's lock.
+
+    Its messages about itself are switched off, and its reports to its makers: their sending holds up the exit of the
+    process for ten seconds where the server is silent, even after an offline run.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        importlib.import_module("wandb")
+    except Exception as error:
+        process.say_once(f"Weights & Biases cannot be imported: {_line(error)}")
+        return False
+    return True
+
+
+class GuardedRun:
+    """One cell's run: what it may still cost, and whether it still works."""
+
+    def __init__(self, seconds: float) -> None:
+        self.budget = Budget(seconds, seconds * KEPT)
+        self.mode = ""
+        self.run: Any = None
+        self.failed: set[str] = set()
+
+    def open(self, about: About, options: dict[str, Any], mode: str) -> None:
+        """Begin the run: online if that is wanted and possible, else offline, else not at all."""
+        if mode != "offline":
+            if has_login():
+                self._begin(about, options, mode, self.budget.total * INIT_ONLINE)
+            else:
+                process.step_down(mode, "there is no login")  # wandb would ask the terminal for one
+        if self.run is None and process.most != "disabled":
+            self._begin(about, options, "offline", float("inf"))
+
+    def do(self, what: str, action: Callable[[], Any]) -> None:
+        """Do something with the run, unless that failed before."""
+        if self.run is None or what in self.failed:
+            return
+        try:
+            self.budget.spend(action)
+        except HungError as error:
+            self._give_up(what, error)
+        except Exception as error:
+            self._failed(what, error)
+
+    def close(self, exit_code: int) -> None:
+        """End the run; what an online one could not upload stays on disk for later."""
+        if self.run is None:
+            return
+        try:
+            self.budget.spend(lambda: self.run.finish(exit_code=exit_code))
+        except (HungError, TimeoutError) as error:
+            self._give_up("finish", error)
+        except Exception as error:
+            self._failed("finish", error)
+            self._clear_up(kill=False)
+        except BaseException:
+            self._clear_up(kill=True)
+            raise
+
+    def _begin(self, about: About, options: dict[str, Any], mode: str, at_most: float) -> None:
+        self.mode = mode
+        try:
+            self.run = self.budget.spend(functools.partial(_init, about, options, mode, self.budget.total), at_most)
+        except HungError as error:
+            self._give_up("init", error)
+        except Exception as error:
+            self._clear_up(kill=False)  # a run that failed to start keeps its id in use
+            if mode == "offline":
+                self._failed("init", error)
+            else:
+                process.step_down(mode, f"init: {_line(error)}")
+        except BaseException:
+            self._clear_up(kill=True)
+            raise
+
+    def _failed(self, what: str, error: Exception) -> None:
+        if not self.failed:  # one warning a cell
+            process.say_once(f"Weights & Biases failed in {what}: {_line(error)}")
+        self.failed.add(what)
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        """Leave the run behind, and make sure that nothing waits for it."""
+        self._clear_up(kill=not isinstance(error, TimeoutError))
+        if self.run is not None and self.mode != "offline":
+            with contextlib.suppress(OSError, TypeError):
+                (Path(self.run.dir).parent / UNSENT).touch()
+        self.run = None
+        process.step_down(self.mode, f"{what}: {_line(error)}")
+
+    def _clear_up(self, *, kill: bool) -> None:
+        """Let the next run begin with a wandb-core of its own, and the process's exit not wait for this one's."""
+        import wandb
+
+        if not kill:
+            try:
+                self.budget.spend(wandb.teardown, self.budget.total * KEPT)
+            except HungError:
+                kill = True
+            except Exception as error:
+                log.debug("teardown: %s", _line(error))
+        if kill:
+            kill_service()
+            with contextlib.suppress(Exception):  # wandb misses its process
+                self.budget.spend_all(wandb.teardown)
+
+
+def _init(about: About, options: dict[str, Any], mode: str, seconds: float) -> Any:
+    import wandb
+
+    sweep = about.config["sweep"]["name"]
+    limits: dict[str, Any] = {"init_timeout": seconds * INIT_ONLINE * 0.9}
+    if "finish_timeout" in wandb.Settings.model_fields and mode != "offline":
+        limits |= {"finish_timeout": seconds * FINISH_ONLINE, "finish_timeout_raises": True}
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        x_disable_stats=True,
+        **limits,
+    )
+    return wandb.init(
+        project=options["project"],
+        entity=options["entity"],
+        group=names.group(sweep),
+        name=names.display_name(about.directory.name, about.cell_id, about.axes),
+        id=names.run_id(sweep, about.cell_id),
+        dir=about.directory,
+        mode=mode,  # type: ignore[arg-type]
+        resume="allow" if mode == "online" else None,
+        reinit="create_new",  # a run that was left behind is no business of this one
+        config={key: value for key, value in about.config.items() if key != "report"},
+        settings=settings,
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

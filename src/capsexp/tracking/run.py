@@ -1,0 +1,76 @@
+"""One run a cell, opened and closed here; whatever Weights & Biases does, the cell goes on."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from capsexp.errors import require_choice, require_number
+from capsexp.tracking.guard import About, GuardedRun, importable, process
+from capsexp.tracking.login import has_login
+
+MODES = ("auto", "online", "offline", "disabled")
+
+OTHER_WORDS = {"dryrun": "offline", "run": "online"}
+"""What WANDB_MODE may also say."""
+
+
+@contextlib.contextmanager
+def wandb_run(about: About) -> Iterator[Any]:
+    """A Lightning logger around a Weights & Biases run, or None where there is to be none.
+
+    The run belongs to the group of its sweep, is named by its swept values and closed whatever happens.  All that
+    Weights & Biases does for the cell may take ``logger.wandb.timeout_s`` together.  A server that does not answer in
+    that time leaves the cell and all later ones of the process with offline runs, a wandb that hangs even so with none.
+    """
+    options = (about.config.get("logger") or {}).get("wandb") or {"mode": "disabled"}
+    mode = _mode(require_choice("logger.wandb.mode", options["mode"], MODES))
+    if mode == "disabled":
+        yield None
+        return
+    run = GuardedRun(require_number("logger.wandb.timeout_s", options["timeout_s"], 1))
+    run.open(about, options, mode)
+    failed = True
+    try:
+        yield _logger(run)
+        failed = False
+    finally:
+        run.close(int(failed))
+
+
+def summarise(logger: Any, body: dict[str, Any], axes: dict[str, Any]) -> None:
+    """Put the result and the swept values into the run's summary."""
+    if logger is None:
+        return
+    facts = {key: body[key] for key in ("params", "params_paper")}
+    training = {f"training/{key}": value for key, value in body["training"].items()}
+    values = {**body["metrics"], **facts, **training, **axes}
+    logger.guarded.do("summary", lambda: logger.experiment.summary.update(values))
+
+
+def _mode(wanted: str) -> str:
+    if wanted == "disabled" or not importable():
+        return "disabled"
+    if wanted == "auto":
+        said = os.environ.get("WANDB_MODE")
+        wanted = OTHER_WORDS.get(said, said) if said else "online" if has_login() else "offline"
+    return process.allows(wanted)
+
+
+def _logger(run: GuardedRun) -> Any:
+    if run.run is None:
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    class Guarded(WandbLogger):
+        """One whose failures end the copy and not the cell."""
+
+        guarded = run
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.guarded.do("log", lambda: super(Guarded, self).log_metrics(metrics, step))
+
+        def log_hyperparams(self, params: Any) -> None:
+            self.guarded.do("config", lambda: super(Guarded, self).log_hyperparams(params))
+
+    return Guarded(experiment=run.run, log_model=False)

@@ -1,0 +1,206 @@
+"""A Weights & Biases that never answers costs a bounded time, never the cell, and not again for every cell."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsexp import tracking
+from capsexp.tracking import guard
+from capsexp.tracking.deadline import Budget, HungError
+
+STAGES = ("init", "config", "log", "summary", "finish")
+LIMIT = 0.6
+BODY: dict[str, Any] = {"metrics": {"test/acc": 0.5}, "params": 1, "params_paper": 1, "training": {"epochs": 1}}
+
+
+class Fake:
+    """A run whose stages do as they are told: nothing, raise, or never return."""
+
+    def __init__(self, where: dict[str, str], folder: Path) -> None:
+        self.where, self.calls, self.id, self.dir = where, list[str](), "id", str(folder / "run-1" / "files")
+        Path(self.dir).mkdir(parents=True, exist_ok=True)
+        self.config, self.summary = Part(self, "config"), Part(self, "summary")
+
+    def act(self, stage: str) -> None:
+        self.calls.append(stage)
+        how = self.where.get(stage, "")
+        if how == "hang":
+            threading.Event().wait()
+        if how == "raise":
+            raise ConnectionError(f"no {stage}")
+        if how == "interrupt":
+            raise KeyboardInterrupt
+        if how == "exit":
+            sys.exit(-9)
+
+    def log(self, *_: Any, **__: Any) -> None:
+        self.act("log")
+
+    def finish(self, **_: Any) -> None:
+        self.act("finish")
+
+
+class Part:
+    """The config or the summary of a run."""
+
+    def __init__(self, run: Fake, stage: str) -> None:
+        self.run, self.stage = run, stage
+
+    def update(self, *_: Any, **__: Any) -> None:
+        self.run.act(self.stage)
+
+
+class Cells:
+    """Cells in a row, each with a fake run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked, self.runs = folder, list[str](), list[Fake]()
+        self.where: dict[str, str] = {}
+        self.mode = "online"
+
+    def init(self, about: Any, options: Any, mode: str, seconds: float) -> Fake:
+        self.asked.append(mode)
+        run = Fake(self.where if mode == self.mode else {}, self.folder)
+        run.act("init")
+        self.runs.append(run)
+        return run
+
+    def cell(self) -> float:
+        """The seconds that one cell takes."""
+        wandb = {"mode": self.mode, "timeout_s": LIMIT, "project": "p", "entity": None}
+        config = {"logger": {"wandb": wandb}, "sweep": {"name": "s"}}
+        began = time.monotonic()
+        with tracking.wandb_run(tracking.About(config, self.folder, "0123456789", {"a": 1})) as logger:
+            if logger is not None:
+                logger.log_hyperparams({"a": 1})
+                for step in range(3):
+                    logger.log_metrics({"a": step}, step)
+            tracking.summarise(logger, BODY, {"a": 1})
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(guard, "process", guard.Process())
+    monkeypatch.setattr("capsexp.tracking.run.process", guard.process)
+    monkeypatch.setattr("capsexp.tracking.run.require_number", lambda *_: LIMIT)  # a user's must be 1 at least
+    made = Cells(tmp_path)
+    monkeypatch.setattr(guard, "_init", made.init)
+    return made
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_healthy_run_gets_everything(cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
+    cells.cell()
+    assert cells.runs[0].calls == ["init", "config", "log", "log", "log", "summary", "finish"]
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_hang_costs_the_limit_once_and_then_cells_go_on_offline(
+    cells: Cells, stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells.where = {stage: "hang"}
+    assert cells.cell() < LIMIT + 0.5
+    assert [cells.cell() < LIMIT / 2 for _ in range(3)] == [True] * 3
+    assert cells.asked == ["online"] + ["offline"] * (4 if stage == "init" else 3)
+    (said,) = warnings(caplog)
+    assert said.startswith(f"Weights & Biases cannot be reached ({stage}: no answer within ")
+    assert (cells.folder / "run-1" / guard.UNSENT).exists() == (stage != "init")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_that_hangs_offline_is_done_without(cells: Cells, stage: str, caplog: pytest.LogCaptureFixture) -> None:
+    cells.mode, cells.where = "offline", {stage: "hang"}
+    assert cells.cell() < LIMIT + 0.5
+    assert cells.cell() < LIMIT / 2
+    assert cells.asked == ["offline"]
+    (said,) = warnings(caplog)
+    assert said.startswith(f"Weights & Biases hangs even offline ({stage}: ")
+
+
+def test_hangs_of_one_cell_share_one_limit(cells: Cells) -> None:
+    cells.where = {"init": "hang"}
+    init = cells.init
+
+    def both(*words: Any) -> Fake:
+        run = init(*words)
+        run.where = {"finish": "hang"}
+        return run
+
+    guard._init = both  # type: ignore[assignment]  # put back by the fixture
+    assert cells.cell() < LIMIT + 0.5
+    assert cells.asked == ["online", "offline"]
+    assert guard.process.most == "disabled"
+
+
+@pytest.mark.parametrize("how", ["raise", "exit"])
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_one_that_raises_costs_one_warning_a_process(
+    cells: Cells, stage: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells.where = {stage: how, "finish": how}
+    cells.cell()
+    cells.cell()
+    assert cells.asked == ["online", "online"]
+    assert cells.runs[1].calls.count(stage) == 1
+    (said,) = warnings(caplog)
+    assert said.startswith(f"Weights & Biases failed in {stage}: ")
+
+
+def test_one_that_cannot_even_begin_offline_is_done_without(cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
+    cells.mode, cells.where = "offline", {"init": "raise"}
+    cells.cell()
+    cells.cell()
+    assert [said.partition(" (")[0] for said in warnings(caplog)] == ["Weights & Biases failed in init: no init"]
+
+
+def test_without_a_login_nobody_is_asked_for_one(
+    cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    cells.cell()
+    cells.cell()
+    assert cells.asked == ["offline", "offline"]
+    assert ["there is no login" in said for said in warnings(caplog)] == [True]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_interrupt_passes_through(cells: Cells, stage: str) -> None:
+    cells.where = {stage: "interrupt"}
+    with pytest.raises(KeyboardInterrupt):
+        cells.cell()
+
+
+def test_an_interrupt_while_wandb_hangs_does_not_wait(cells: Cells) -> None:
+    cells.where = {"log": "hang"}
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        cells.cell()
+    assert time.monotonic() - began < LIMIT
+    assert cells.runs[0].calls[-1] == "finish"
+
+
+def test_a_budget_is_spent_by_what_it_waits_for() -> None:
+    budget = Budget(0.5, kept=0.2)
+    assert budget.spend(lambda: 7) == 7
+    with pytest.raises(HungError, match="no answer"):
+        budget.spend(lambda: time.sleep(5))
+    with pytest.raises(HungError, match="no time left"):
+        budget.spend(lambda: 7)
+    assert budget.spend_all(lambda: 8) == 8
