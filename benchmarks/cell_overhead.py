@@ -1,19 +1,24 @@
-"""Seconds per cell of all that is not training, over a sweep of cells of one step.
+"""What a sweep costs besides training: when its first cell starts, and seconds a cell over the training itself.
 
-The sweep runs through the command, with Hydra's composing, status, lock, logging, Weights & Biases (offline), early
-stopping, similarity, result and checkpoint.  From its time the cells' own fitting time is taken away; what is left is
-divided by the number of cells.  The plain reference, in the same run, is an empty Hydra application swept as often.
+225 cells of one step run through the command, with the plan, statuses, locks, logging, Weights & Biases (offline),
+early stopping, similarity, results and checkpoints, several at once.  A worker's time on a cell is what lies between
+two results of its process; the cell's own fitting time is taken away from it.  What comes before the first cell
+(Python, the plan, the workers' imports) is given apart, since it does not grow with the number of cells.  The plain
+reference, in the same run, is an empty Hydra application swept as often.
 
-    python benchmarks/cell_overhead.py [--cells 20]
+    python benchmarks/cell_overhead.py [--cells 225]
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 EMPTY = """
@@ -29,25 +34,43 @@ if __name__ == "__main__":
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=20)
+    parser.add_argument("--cells", type=int, default=225)
     cells = parser.parse_args().cells
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        started = timed(["-c", "import capsexp.build, wandb"], folder)
-        axes = [f"seed=range({cells})", "-m", "logger.wandb.mode=offline"]
+        axes = [f"seed=range({cells})", "-m", "logger.wandb.mode=offline", "sweep.name=empty"]
+        begun = time.time()
         swept = timed(["-m", "capsexp", *axes, "trainer.max_epochs=1", "+trainer.limit_train_batches=1"], folder)
-        bodies = [json.loads(path.read_text())["body"] for path in folder.rglob("result.json")]
+        statuses, bodies = read(folder, "status.json"), read(folder, "result.json")
         assert len(bodies) == cells, f"{len(bodies)} of {cells} cells finished"
-        training = sum(body["clocks"]["fit_s"] for body in bodies)
         (folder / "empty.py").write_text(EMPTY)
         empty = timed(["empty.py", "-m", f"+seed=range({cells})"], folder)
-    overhead = (swept - training) / cells
-    print(f"capsexp      {overhead:6.3f} s a cell that is not training, the start of Python and torch included")
-    print(
-        f"             {(swept - training - started) / cells:6.3f} s a cell without that start ({started:.1f} s, once)"
-    )
-    print(f"empty Hydra  {empty / cells:6.3f} s a cell")
-    print(f"ratio        {overhead / (empty / cells):6.2f}")
+    training = {body["body"]["id"]: body["body"]["clocks"]["fit_s"] for body in bodies}
+    overhead = between_cells(statuses, training)
+    workers = len({status["pid"] for status in statuses})
+    print(f"first cell   {min(status['started'] for status in statuses) - begun:6.2f} s after the command was given")
+    print(f"capsexp      {statistics.fmean(overhead):6.3f} s a cell over its training, of a worker's time")
+    print(f"             {statistics.median(overhead):6.3f} s their median ({workers} workers at once)")
+    print(f"             {swept / cells:6.3f} s a cell of the whole command's time, training and start included")
+    print(f"empty Hydra  {empty / cells:6.3f} s a cell of the whole command's time")
+    print(f"ratio        {swept / empty:6.2f} of the two commands' times")
+
+
+def between_cells(statuses: list[dict[str, float]], training: dict[str, float]) -> list[float]:
+    """Seconds of a worker for each of its cells but the first, from one result to the next, without the fitting."""
+    by_worker = defaultdict(list)
+    for status in statuses:
+        by_worker[status["pid"]].append((status["updated"], status["id"]))
+    return [
+        end - before - training[str(cell)]
+        for ends in by_worker.values()
+        for (before, _), (end, cell) in pairwise(sorted(ends))
+    ]
+
+
+def read(folder: Path, name: str) -> list[dict]:  # type: ignore[type-arg]
+    """The cells' files of that name."""
+    return [json.loads(path.read_text()) for path in folder.rglob(name)]
 
 
 def timed(arguments: list[str], folder: Path) -> float:

@@ -1,16 +1,14 @@
 """The engine of one machine: worker processes, each bound to a device, fed from one queue."""
 
-import contextlib
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
+
+from pebble import ProcessExpired
 
 from capsexp import cell as cell_life
 from capsexp import records
@@ -19,14 +17,18 @@ from capsexp.engine.base import Tally, Watcher
 from capsexp.engine.crew import SPAWN, Crew, cause_of, kill_all
 from capsexp.engine.options import Layout, Options
 from capsexp.engine.places import Place, Places
+from capsexp.engine.signals import Signals
 from capsexp.engine.worker import Report, Work
 
 TICK_S = 0.2
 BUSY_S = (0.25, 2.0)
 """Seconds before a busy cell is looked at again: at first, and at most."""
 
+LOST_S = 5.0
+"""Seconds between two looks for cells whose process is gone; seen twice, they are."""
+
 STILLBORN = 3
-"""Workers that die before their first cell, one after the other, until the sweep is given up."""
+"""How often a device's workers may die before their first cell, one after the other; then the sweep is given up."""
 
 INFRASTRUCTURE: tuple[records.Kind, ...] = ("signal", "out-of-memory")
 """Causes that another try may not meet again."""
@@ -43,13 +45,20 @@ class _Entry:
     pause_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Running:
     """A cell in a worker's hands."""
 
     entry: _Entry
     place: Place
     crew: Crew
+    since: float
+
+
+def _is_lost(running: _Running) -> bool:
+    """Whether the cell says that it runs in a process that is gone."""
+    status = records.read_status(running.entry.cell.directory)
+    return status is not None and status.updated >= running.since and status.state == "interrupted"
 
 
 class LocalEngine:
@@ -72,13 +81,14 @@ class LocalEngine:
         self._queue: deque[_Entry] = deque()
         self._running: dict[Future[Report], _Running] = {}
         self._tally = Tally()
-        self._interrupts, self._ended_by_signal, self._stillborn = 0, False, 0
+        self._signals, self._given_up = Signals(), False
+        self._looked, self._lost = time.monotonic(), set[Future[Report]]()
 
     def run(self, cells: Sequence[Cell], watcher: Watcher) -> Tally:
         """Run the cells; see :class:`~capsexp.engine.base.Engine`."""
         self._watcher = watcher
         self._queue.extend(_Entry(cell) for cell in cells)
-        with self._signals():
+        with self._signals.heeded():
             try:
                 self._loop()
             finally:
@@ -90,14 +100,15 @@ class LocalEngine:
     def _loop(self) -> None:
         asked = 0
         while self._queue or self._running:
-            if self._interrupts > asked:
-                asked = self._interrupts
+            if self._signals.interrupts > asked:
+                asked = self._signals.interrupts
                 self._save_and_stop()
-            if self._ended_by_signal or self._interrupts > 1:
+            if self._signals.end_now:
                 self._kill()
                 return
             self._start_what_fits()
             self._wait()
+            self._look_for_lost()
             self._watcher.tick()
 
     def _wait(self) -> None:
@@ -106,10 +117,26 @@ class LocalEngine:
             return
         done, _ = wait(self._running, timeout=TICK_S, return_when=FIRST_COMPLETED)
         for future in done:
-            running = self._running.pop(future)
-            running.crew.busy -= 1
-            self._places.give_back(running.place)
-            self._settle(running, future)
+            self._settle(self._taken_back(future), future)
+
+    def _taken_back(self, future: "Future[Report]") -> _Running:
+        running = self._running.pop(future)
+        running.crew.busy -= 1
+        self._places.give_back(running.place)
+        return running
+
+    def _look_for_lost(self) -> None:
+        """Find cells whose worker is gone without pebble's notice: it broke, or it ended itself with exit(0)."""
+        for crew in {running.crew for running in self._running.values()}:
+            crew.mend()
+        if time.monotonic() - self._looked < LOST_S:
+            return
+        self._looked = time.monotonic()
+        silent = {future for future, running in self._running.items() if _is_lost(running)}
+        for future in silent & self._lost:
+            gone = ProcessExpired("without pebble's notice", code=0)  # type: ignore[no-untyped-call]
+            self._dead(self._taken_back(future), gone)
+        self._lost = silent - self._lost
 
     def _start_what_fits(self) -> None:
         now = time.monotonic()
@@ -125,7 +152,7 @@ class LocalEngine:
         crew = self._crew(place)
         crew.busy += 1
         future = crew.submit(entry.cell, self._options.cell_timeout)
-        self._running[future] = _Running(entry, place, crew)
+        self._running[future] = _Running(entry, place, crew, time.time())
         self._watcher.started(entry.cell, f"GPU {place.device}" if place.device else "")
 
     def _crew(self, place: Place) -> Crew:
@@ -145,9 +172,9 @@ class LocalEngine:
         try:
             report = future.result()
         except Exception as error:
-            self._dead(running.entry, error)
+            self._dead(running, error)
             return
-        self._stillborn = 0
+        running.crew.stillborn = 0
         for line in report.warnings:
             self._watcher.said(line)
         if report.ended.gpu:
@@ -160,19 +187,39 @@ class LocalEngine:
             peak, total = gpu["peak_bytes"] / 1e9, gpu["total_bytes"] / 1e9
             self._watcher.said(f"{capacity} cells at once on each GPU: the first needed {peak:.2f} of {total:.1f} GB")
 
-    def _dead(self, entry: _Entry, error: Exception) -> None:
+    def _dead(self, running: _Running, error: Exception) -> None:
         """A worker could not say what became of its cell."""
+        entry = running.entry
         kind, cause = cause_of(error, self._options.cell_timeout)
-        self._stillborn += isinstance(error, BrokenProcessPool)
-        if self._stillborn > STILLBORN:
-            self._watcher.said("worker processes die before they can begin; the sweep is given up")
-            self._give_up()
+        if kind == "signal" and self._signals.stopping:  # the workers got it too
+            self._interrupted(entry.cell)
+            return
+        if isinstance(error, BrokenProcessPool):
+            self._never_began(running)
+            return
+        running.crew.stillborn = 0
         status = cell_life.settle(entry.cell, "failed", cause, kind)
         words = "done" if status.state == "done" else f"failed ({kind}): {cause}"
         self._judge(entry, Ended(status, words))
 
+    def _never_began(self, running: _Running) -> None:
+        """That costs the cell nothing; but workers that always die like this will do no cell."""
+        self._queue.appendleft(running.entry)
+        if running.crew.stillborn >= STILLBORN and not self._given_up:
+            self._watcher.said("worker processes die before they can begin; the sweep is given up")
+            self._give_up()
+        elif self._given_up:
+            self._give_up()
+        self._watcher.put_back(running.entry.cell, "its process died before it began")
+
+    def _interrupted(self, cell: Cell) -> None:
+        status = cell_life.settle(cell, "interrupted", "stopped by the user")
+        ended = Ended(status, f"{status.state}: {status.cause or 'its result is whole'}")
+        self._tally.ended[cell.id] = ended
+        self._watcher.ended(cell, ended)
+
     def _judge(self, entry: _Entry, ended: Ended) -> None:
-        stopping = self._interrupts > 0
+        stopping = self._signals.stopping or self._given_up
         if ended.busy and not stopping:
             self._later(entry, ended)
         elif not stopping and ended.ran and ended.status.kind in INFRASTRUCTURE and entry.tries < self._options.retries:
@@ -208,33 +255,11 @@ class LocalEngine:
             self._give_up()
 
     def _give_up(self) -> None:
+        self._given_up = True
         self._tally.left.extend(entry.cell for entry in self._queue)
         self._queue.clear()
 
     # -- stopping -----------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Count Ctrl-C and heed SIGTERM and SIGHUP while the sweep runs; a signal that is ignored stays so."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            if before[number] != signal.SIG_IGN:
-                signal.signal(number, self._on_signal)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            self._interrupts += 1
-        else:
-            self._ended_by_signal = True
 
     def _save_and_stop(self) -> None:
         self._stop_flag.value = 1
@@ -250,16 +275,14 @@ class LocalEngine:
         self._tally.stopped = True
         self._give_up()
         for running in self._running.values():
-            cell = running.entry.cell
-            status = cell_life.settle(cell, "interrupted", "stopped by the user")
-            self._tally.ended[cell.id] = Ended(status, f"{status.state}: {status.cause or 'its result is whole'}")
-            self._watcher.ended(cell, self._tally.ended[cell.id])
+            self._interrupted(running.entry.cell)
         self._running.clear()
 
     def _end_workers(self) -> None:
         """No process stays: what it has to say is on the disk, and pebble's own way takes seconds for each."""
+        crews = [crew for crews in self._crews.values() for crew in crews]
+        for crew in crews:
+            crew.close()
         kill_all()
-        for crews in self._crews.values():
-            for crew in crews:
-                crew.stop()
-        kill_all()
+        for crew in crews:
+            crew.stop()

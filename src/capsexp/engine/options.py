@@ -61,11 +61,11 @@ def _number(key: str, value: Any) -> int | None:
 def _gpus(key: str, value: Any) -> tuple[str, ...] | None:
     if value == AUTO:
         return None
-    names = [value] if isinstance(value, int | str) and not isinstance(value, bool) else value
-    fine = isinstance(names, list) and all(isinstance(name, int | str) and str(name) for name in names)
+    given = str(value).split(",") if isinstance(value, int | str) and not isinstance(value, bool) else value
+    names = [str(name).strip() for name in given if isinstance(name, int | str)] if isinstance(given, list) else [""]
     rule = "be auto or a list of different GPUs, such as [0,1]"
-    require(fine and len({str(name) for name in names}) == len(names), key, rule, value)
-    return tuple(str(name) for name in names)
+    require(all(names) and len(set(names)) == len(names) == len(given), key, rule, value)
+    return tuple(names)
 
 
 def _seconds(key: str, value: Any) -> float | None:

@@ -105,20 +105,28 @@ class LiveProgress(Progress):
         from rich.live import Live
 
         console = Console(file=self._stream)
-        with Live(console=console, auto_refresh=False, get_renderable=self._table, transient=True) as live:
-            self._live: Any = live
-            self._drawn = 0.0
+        live = Live(console=console, auto_refresh=False, get_renderable=self._table, transient=True)
+        self._live: Any = live
+        self._drawn = 0.0
+        with contextlib.suppress(OSError, ValueError):
+            live.start()
+        try:
             yield self
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                live.stop()
 
     def line(self, text: str) -> None:
         """Print one line above the table."""
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError, ValueError):
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Draw the table anew twice a second."""
         if time.monotonic() - self._drawn > 0.5:
             self._drawn = time.monotonic()
-            self._live.refresh()
+            with contextlib.suppress(OSError, ValueError):
+                self._live.refresh()
 
     def _table(self) -> Any:
         from rich.console import Group

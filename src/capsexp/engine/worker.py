@@ -61,7 +61,7 @@ def run(work: Work, cell: Cell) -> Report:
     try:
         with _output_into(cell.directory / records.LOG), warnings.catch_warnings():
             ended = work(cell)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         status = records.read_status(cell.directory) or records.Status("interrupted", cell.id)
         ended = Ended(status, "interrupted: saved as far as it was")
     finally:

@@ -1,0 +1,25 @@
+"""A sweep in a process of its own, for the tests that stop it: ``python -m tests.engine.driver FOLDER COUNT FAULT``."""
+
+import json
+import sys
+from pathlib import Path
+
+from capsexp.engine.local import LocalEngine
+from capsexp.engine.options import Layout, Options
+from capsexp.engine.progress import Progress
+from tests.engine import work
+from tests.engine.sweeps import cells_in
+
+AT_ONCE = 2
+
+
+def main(folder: Path, count: int, fault: str) -> None:
+    cells = cells_in(folder, count, faults=[fault] * 9, seconds=60 if fault == "none" else 0)
+    shown = Progress(count, 0, AT_ONCE)
+    tally = LocalEngine(Options(retries=0), Layout((None,), 1, AT_ONCE, AT_ONCE), work.run).run(cells, shown)
+    told = {"stopped": tally.stopped, "left": [cell.id for cell in tally.left], "ended": sorted(tally.ended)}
+    (folder / "tally.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

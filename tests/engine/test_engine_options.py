@@ -1,0 +1,130 @@
+"""What the launcher is told, and what follows from it on a machine."""
+
+from typing import Any
+
+import pytest
+
+from capsexp import machine
+from capsexp.engine.options import AUTO, CHECKS, WORKER_BYTES, Layout, Options, checked, environment, layout
+from capsexp.errors import ConfigError
+
+CPU: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "cpu"}}]
+ANY: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "auto"}}]
+
+
+@pytest.fixture(autouse=True)
+def _a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 cores, plenty of memory, two GPUs."""
+    has(monkeypatch)
+
+
+def has(
+    monkeypatch: pytest.MonkeyPatch, cores: int = 8, memory: int | None = 10**12, gpus: tuple[str, ...] = ("0", "1")
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "available_memory", lambda: memory)
+    monkeypatch.setattr(machine, "gpus", lambda: list(gpus))
+
+
+POSITIVE = "be a whole number >= 1"
+GPUS = "be auto or a list of different GPUs, such as [0,1]"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        *[(key, value, POSITIVE) for key in ("cpus_per_cell", "cells_per_gpu") for value in (0, -1, 1.5, "x", None)],
+        *[("max_cells", value, POSITIVE) for value in (0, True, "two", [1])],
+        *[("gpus", value, GPUS) for value in ([0, 0], [0, "0"], [None], [1.5], "", [""], True, 0.5, None)],
+        *[("cell_timeout", value, "be a number in (0, inf]") for value in (0, -1, "auto", True, float("inf"))],
+        *[("retries", value, "be a whole number >= 0") for value in (-1, 1.0, None, True)],
+        *[("fail_fast", value, "be true or false") for value in (1, "true", None)],
+        *[("max_cells_per_worker", value, POSITIVE) for value in (0, "auto", 2.5)],
+        ("max_cell", 3, f"be one of {', '.join(CHECKS)}"),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: object, rule: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked({key: value})
+    assert (caught.value.key, caught.value.rule, caught.value.value) == (f"hydra.launcher.{key}", rule, value)
+
+
+def test_right_values() -> None:
+    assert checked({}) == Options()
+    auto = {key: AUTO for key in ("cpus_per_cell", "gpus", "cells_per_gpu", "max_cells")}
+    never = {"cell_timeout": None, "max_cells_per_worker": None}
+    assert checked({**auto, **never, "retries": 1, "fail_fast": False}) == Options()
+    given = {"cpus_per_cell": 2, "gpus": [0, "GPU-5"], "cells_per_gpu": 3, "max_cells": 4, "cell_timeout": 0.5}
+    given |= {"retries": 0, "fail_fast": True, "max_cells_per_worker": 9}
+    assert checked(given) == Options(2, ("0", "GPU-5"), 3, 4, 0.5, 0, True, 9)
+    assert checked({"gpus": []}).gpus == ()
+    assert checked({"gpus": 3}).gpus == ("3",)
+    assert checked({"gpus": "MIG-1"}).gpus == ("MIG-1",)
+
+
+@pytest.mark.parametrize(
+    ("cells", "threads", "most"), [(1, 8, 1), (2, 4, 2), (3, 2, 4), (5, 1, 8), (8, 1, 8), (300, 1, 8)]
+)
+def test_cores_are_shared_by_the_cells_of_the_plan(cells: int, threads: int, most: int) -> None:
+    assert layout(Options(), cells, CPU) == Layout((None,), threads, most, most)
+
+
+def test_given_threads_decide_how_many_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert layout(Options(cpus_per_cell=3), 300, CPU) == Layout((None,), 3, 2, 2)
+    in_configs = [{**CPU[0], "threads": number} for number in (3, AUTO, 2)]
+    assert layout(Options(), 300, in_configs) == Layout((None,), 3, 2, 2)
+    assert layout(Options(cpus_per_cell=1), 300, in_configs).threads == 1, "the launcher's word is the last"
+    assert layout(Options(cpus_per_cell=20), 300, CPU) == Layout((None,), 20, 1, 1)
+    has(monkeypatch, cores=1)
+    assert layout(Options(), 300, CPU) == Layout((None,), 1, 1, 1)
+
+
+def test_memory_limits_what_runs_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, memory=3 * WORKER_BYTES + 1)
+    assert layout(Options(), 300, CPU) == Layout((None,), 1, 3, 3)
+    assert layout(Options(max_cells=6), 300, CPU) == Layout((None,), 1, 6, 6)
+    has(monkeypatch, memory=1)
+    assert layout(Options(), 300, CPU).most == 1
+    has(monkeypatch, memory=None)
+    assert layout(Options(), 300, CPU).most == 8
+
+
+@pytest.mark.parametrize("memory", [1, 3 * WORKER_BYTES, None])
+def test_threads_do_not_depend_on_what_is_free_just_now(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
+    has(monkeypatch, memory=memory)
+    assert layout(Options(), 4, CPU).threads == 2
+
+
+def test_max_cells_is_what_runs_together() -> None:
+    assert layout(Options(max_cells=2), 300, CPU) == Layout((None,), 1, 2, 2)
+    assert layout(Options(max_cells=3, cells_per_gpu=2), 300, ANY) == Layout(("0", "1"), 2, 2, 3)
+
+
+def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert layout(Options(cells_per_gpu=2), 300, ANY) == Layout(("0", "1"), 2, 2, 4)
+    assert layout(Options(), 300, ANY) == Layout(("0", "1"), 1, None, 8), "as many as fit, until a cell says how many"
+    assert layout(Options(gpus=("1", "GPU-9"), cells_per_gpu=1), 300, ANY) == Layout(("1", "GPU-9"), 4, 1, 2)
+    assert layout(Options(gpus=("7",), cells_per_gpu=9), 300, CPU).devices == ("7",), "what is asked for is done"
+    has(monkeypatch, cores=1)
+    assert layout(Options(), 300, ANY) == Layout(("0", "1"), 1, None, 2)
+
+
+def test_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert layout(Options(gpus=()), 300, ANY) == Layout(("",), 1, 8, 8), "hidden from the cells"
+    assert layout(Options(), 300, CPU).devices == (None,), "not wanted by any cell"
+    assert layout(Options(), 300, [*CPU, *ANY]).devices == ("0", "1")
+    assert layout(Options(), 300, [{"threads": 1, "trainer": None}]).devices == ("0", "1")
+    has(monkeypatch, gpus=())
+    assert layout(Options(), 300, ANY) == Layout((None,), 1, 8, 8)
+
+
+def test_the_environment_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    threads = dict.fromkeys(names, "3")
+    assert environment(None, 3) == threads
+    assert environment("", 3) == {**threads, "CUDA_VISIBLE_DEVICES": "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    bound = {"CUDA_VISIBLE_DEVICES": "GPU-5", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert environment("GPU-5", 3) == {**threads, "OMP_NUM_THREADS": "7", **bound}
