@@ -84,6 +84,22 @@ def test_mistakes_are_told_as_by_the_command_itself(quick: list[str], capsys: py
         assert expected in told
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("logger.wandb.project=a/b", "logger.wandb.project must be a text of 1 to 128 characters"),
+        ("logger.wandb.entity='x:y'", "logger.wandb.entity must be a text of 1 to 128 characters"),
+        ("sweep.name='  '", "sweep.name must be a text that is not empty"),
+    ],
+)
+def test_names_that_wandb_would_refuse_stop_a_sweep_before_it_begins(
+    word: str, expected: str, run: Run, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("model.c2=2,3", "logger.wandb.mode=offline", word, "-m") == 2
+    assert expected in capsys.readouterr().err
+    assert not (in_tmp / "multirun").exists()
+
+
 def test_as_a_command_from_anywhere(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "capsexp.plan", "+experiment=cnn_prune", "-m"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)

@@ -37,7 +37,8 @@ def run(given: Mapping[str, Any], jobs: Sequence[Sequence[str]]) -> list[float |
     options = options_of(given)
     ids = [_id(launch, job) for job in jobs]
     arrangement = layout_of(options, launch)
-    cells = [_cell(launch, identifier, arrangement) for identifier in dict.fromkeys(ids)]
+    planned = {cell.id: cell for cell in launch.sweep.cells}
+    cells = [_cell(launch, planned[identifier], arrangement) for identifier in dict.fromkeys(ids)]
     ended = {cell.id: done for cell in cells if (done := cell_life.finished(cell)) is not None}
     to_run = [cell for cell in cells if cell.id not in ended]
     shown = progress(len(cells), len(ended), min(arrangement.most, max(1, len(to_run))))
@@ -73,16 +74,15 @@ def _id(launch: plan.Launch, job: Sequence[str]) -> str:
     return identifier
 
 
-def _cell(launch: plan.Launch, identifier: str, arrangement: Layout) -> Cell:
-    (planned,) = (cell for cell in launch.sweep.cells if cell.id == identifier)
-    config = dict(launch.grid.frozen[identifier].config)
+def _cell(launch: plan.Launch, planned: records.PlannedCell, arrangement: Layout) -> Cell:
+    config = dict(launch.grid.frozen[planned.id].config)
     if config["threads"] == "auto":
         config["threads"] = arrangement.threads
     directory = Path(launch.directory, planned.name)
     status = records.read_status(directory)
-    failed = status is not None and status.state == "failed" and plan.tries_failed(config["sweep"]["rerun"], identifier)
+    failed = status is not None and status.state == "failed" and plan.tries_failed(config["sweep"]["rerun"], planned.id)
     failed_at = status.updated if status is not None and failed else 0.0
-    return Cell(directory, identifier, planned.axes, config, in_sweep=True, failed_at=failed_at)
+    return Cell(directory, planned.id, planned.axes, config, in_sweep=True, failed_at=failed_at)
 
 
 def _say_what_is_there(say: Any, launch: plan.Launch, ended: Mapping[str, Ended]) -> None:
