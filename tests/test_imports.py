@@ -17,7 +17,8 @@ BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"cell", "launch", "plan"},
+    "cli": {"job", "launch", "plan"},
+    "job": {"cell", "plan"},
     "plan.__main__": {"cli"},
     "launch": {"cell", "engine", "plan"},
     "engine": {"build", "cell", "interruption", "machine"},
@@ -48,8 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 BOTTOM = {"", "records", "errors"}
 
 ONLY_IN: dict[str, set[str]] = {
-    "hydra": {"cli", "build", "plan"},
-    "omegaconf": {"cli", "build", "launch", "plan"},
+    "hydra": {"cli", "build", "job", "plan"},
+    "omegaconf": {"cli", "build", "job", "launch", "plan"},
     "pebble": {"engine"},
     "lightning": {"build", "recipes", "tracking"} | BELOW_RECIPES,
     "torch": {"build", "recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
@@ -175,7 +176,7 @@ def test_a_wrong_import_is_found(module: str, source: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("capsexp.cli", "from capsexp import cell, plan, records, __version__\nprint(1)"),
+        ("capsexp.cli", "from capsexp import job, plan, records, __version__\nprint(1)"),
         ("capsexp.models.cnn", "from capsexp.errors import require\nfrom .base import X\nfrom capsexp.nn import votes"),
         ("capsexp.recipes.train", "from capsexp.models import base\nimport lightning, torch, numpy"),
         ("capsexp.report.page", "from capsexp.report import spec\nfrom capsexp import records\nimport matplotlib"),

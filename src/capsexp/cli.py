@@ -8,27 +8,20 @@ import logging
 import os
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import plan, records
-from capsexp.errors import ConfigError, require
+from capsexp.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf" / "config.yaml").exists() else PACKAGE.parents[1] / "conf"
-
-STAGE_POLL_S = 2.0
-"""Seconds between two looks at a stage that another cell computes, under launchers without a queue of their own."""
 
 log = logging.getLogger(__name__)
 
@@ -99,51 +92,15 @@ def _run() -> None:
 def _job(config: DictConfig) -> float | None:
     """One cell, as Hydra calls it; the score lets optimising sweepers work."""
     try:
-        return _cell(config)
+        from capsexp import job  # torch and Lightning are imported by the first cell, not by --help
+
+        ended = job.run(config)
     except Exception as error:  # Hydra would print the overrides, and end the sweep with the first one
         _refused.append(error)
         log.debug("refused", exc_info=True)  # for a job of a cluster, whose list nobody reads
         return None
-
-
-def _cell(config: DictConfig) -> float | None:
-    from capsexp import cell  # torch and Lightning are imported by the first cell, not by --help
-
-    hydra_config = HydraConfig.get()
-    directory = Path(hydra_config.runtime.output_dir)
-    identifier = directory.name.rpartition("-")[2]
-    swept = hydra_config.mode == RunMode.MULTIRUN
-    home = Path(hydra_config.runtime.cwd, config.paths.sweep).resolve()
-    require(
-        directory.parent.resolve() == home,
-        "hydra.run.dir",
-        "be left as it is (say where with paths.output)",
-        str(directory),
-    )
-    frozen = plan.frozen_cell(hydra_config, Path(config.paths.sweep))
-    plain = frozen[1].config if frozen else plan.resolved(config)
-    axes = plan.axes_of(config, hydra_config, identifier)
-    rerun = plain["sweep"]["rerun"]
-    if not swept:
-        plan.set_back(home, [records.PlannedCell(identifier, directory.name, axes)], rerun)
-    failed_at = None if plan.tries_failed(rerun, identifier) else 0.0
-    ended = _patiently(cell.Cell(directory, identifier, axes, plain, in_sweep=swept, failed_at=failed_at))
     _ended.append(ended.status)
-    if swept or not records.is_user_error(ended.status):  # of a single cell, the command says it
-        log.info("%s  %s", directory.name, ended.words)
-    score: float | None = ended.score
-    return score
-
-
-def _patiently(job: Any) -> Any:
-    """Run a cell; while it waits for a stage that another cell computes, wait with it."""
-    from capsexp import cell
-
-    ended = cell.run(job)
-    while ended.status.state == "pending":
-        time.sleep(STAGE_POLL_S)
-        ended = cell.run(job)
-    return ended
+    return ended.score
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

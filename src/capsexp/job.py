@@ -1,0 +1,58 @@
+"""One job as Hydra runs it: a single cell, or a cell of a sweep under a launcher that is not ours."""
+
+import logging
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from capsexp import cell, plan, records
+from capsexp.cell import Cell, Ended
+from capsexp.errors import require
+
+STAGE_POLL_S = 2.0
+"""Seconds between two looks at a stage that another cell computes: there is no queue here to put this one back into."""
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> Ended:
+    """Run the cell of a job in this process, and say how it ended.
+
+    Raises:
+        ConfigError: the cell's directory was moved, or ``sweep.rerun`` names something else than cells.
+    """
+    job = _cell_of(config)
+    ended = _patiently(job)
+    if job.in_sweep or not records.is_user_error(ended.status):  # of a single cell, the command says it
+        log.info("%s  %s", job.name, ended.words)
+    return ended
+
+
+def _cell_of(config: DictConfig) -> Cell:
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    home = Path(hydra.runtime.cwd, config.paths.sweep).resolve()
+    rule = "be left as it is (say where with paths.output)"
+    require(directory.parent.resolve() == home, "hydra.run.dir", rule, str(directory))
+    identifier = directory.name.rpartition("-")[2]
+    frozen = plan.frozen_cell(hydra, home)
+    plain = frozen[1].config if frozen else plan.resolved(config)
+    axes = plan.axes_of(config, hydra, identifier)
+    rerun = plain["sweep"]["rerun"]
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    if not in_sweep:
+        plan.set_back(home, [records.PlannedCell(identifier, directory.name, axes)], rerun)
+    failed_at = None if plan.tries_failed(rerun, identifier) else 0.0
+    return Cell(directory, identifier, axes, plain, in_sweep=in_sweep, failed_at=failed_at)
+
+
+def _patiently(job: Cell) -> Ended:
+    """Run a cell; while it waits for a stage that another cell computes, wait with it."""
+    ended = cell.run(job)
+    while ended.status.state == "pending":
+        time.sleep(STAGE_POLL_S)
+        ended = cell.run(job)
+    return ended
