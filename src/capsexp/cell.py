@@ -93,7 +93,7 @@ def run(cell: Cell) -> Ended:
         return Ended(status, f"is being run by process {status.pid} on {status.host}", busy=True, ran=False)
     except OSError as error:  # not even its status can be written
         status = _failure(records.Status("running", cell.id), error)
-        return Ended(status, f"failed: {status.cause}")
+        return Ended(status, _closing_words(status, None))
 
 
 def finished(cell: Cell) -> Ended | None:

@@ -149,8 +149,6 @@ def _exit_code() -> int:
     launch = plan.current.launch
     statuses = _say_how_sweep_ended(launch.directory, launch.sweep) if launch else list(_ended)
     failed = [status for status in statuses if status.state != "done"]
-    if any(status.state == "interrupted" for status in failed):
-        return 130
     if failed and all(records.is_user_error(status) for status in failed):
         return 2 if launch else _complain(str(failed[0].cause).partition(": ")[2])
     return 1 if failed else 0

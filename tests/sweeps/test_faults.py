@@ -100,6 +100,7 @@ def test_a_clusters_launcher_loses_a_job_and_the_rest_goes_on(sweep: MakeSweep) 
     bad = sweep("Faulty", "+recipe.number=4,5,3", "hydra/launcher=submitit_local")
     code, told = bad.run()
     assert code == 1, told
+    assert "UncompletedJobError" in told
     assert {name[:9]: status.state for name, status in bad.statuses().items()} == {
         "number-03": "failed",
         "number-04": "done",

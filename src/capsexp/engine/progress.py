@@ -9,6 +9,9 @@ from typing import Any, TextIO
 from capsexp import records
 from capsexp.cell import Cell, Ended
 
+BAR = 60
+"""Characters of the bar."""
+
 SHOWN_RUNNING = 12
 """Running cells that the live table lists."""
 
@@ -40,11 +43,12 @@ class Progress:
 
     def ended(self, cell: Cell, ended: Ended) -> None:
         """A cell has come to its end."""
-        _, _, since = self.running.pop(cell.id, (cell, "", time.monotonic()))
+        self.running.pop(cell.id, None)
         if ended.status.state == "done":
             self.done += 1
             if ended.ran:
-                self._seconds, self._counted = self._seconds + time.monotonic() - since, self._counted + 1
+                took = ended.status.updated - ended.status.started  # without the start of its worker
+                self._seconds, self._counted = self._seconds + took, self._counted + 1
         else:
             self.failed += ended.status.state == "failed"
         log = f" (see {cell.directory / records.LOG})" if ended.status.state == "failed" else ""
@@ -130,22 +134,18 @@ class LiveProgress(Progress):
 
     def _table(self) -> Any:
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
-        head = Table.grid(padding=(0, 2))
-        counts = {"done": self.done, "running": len(self.running), "failed": self.failed, "left": self.left}
-        for name in counts:
-            head.add_column(name, justify="right")
+        ended = round(BAR * (self.done + self.failed) / max(1, self.total))
+        bar = Text("━" * ended, style="green").append("━" * (BAR - ended), style="grey37")
+        lines = [self._counts(), *self._running_lines()]
+        return Group(bar, *(Text(line, overflow="ellipsis", no_wrap=True) for line in lines))
+
+    def _counts(self) -> str:
         eta = self.eta_s()
-        head.add_row(
-            *(f"{name} {count}" for name, count in counts.items()),
-            f"about {_clock(eta)} to go" if eta is not None else "",
-            f"{_clock(time.monotonic() - self._begun)} gone",
-        )
-        bar = ProgressBar(total=max(1, self.total), completed=self.done + self.failed, width=60)
-        return Group(bar, head, *(Text(line, overflow="ellipsis", no_wrap=True) for line in self._running_lines()))
+        parts = [f"{self.done} done", f"{len(self.running)} running", f"{self.failed} failed", f"{self.left} left"]
+        parts += [f"about {_clock(eta)} to go"] if eta is not None else []
+        return "   ".join([*parts, f"{_clock(time.monotonic() - self._begun)} gone"])
 
     def _running_lines(self) -> list[str]:
         now = time.monotonic()
