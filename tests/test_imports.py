@@ -18,11 +18,11 @@ BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"job", "launch", "plan"},
-    "job": {"cell", "plan"},
+    "job": {"cell", "interruption", "plan"},
     "plan.__main__": {"cli"},
     "launch": {"cell", "engine", "plan"},
     "engine": {"build", "cell", "interruption", "machine"},
-    "plan": {"tracking"},
+    "plan": {"engine", "tracking"},
     "cell": {"build"},
     "status": {"report"},
     "sync": {"tracking"},

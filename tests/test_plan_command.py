@@ -70,6 +70,27 @@ def test_nothing_left(tell: Tell, run: Run, quick: list[str]) -> None:
     assert "time: none, nothing is left to run" in told
 
 
+def test_what_is_asked_to_run_again_counts(tell: Tell, run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick, "model.c2=2,3,4", "-m") == 0
+    first = min(records.cell_directories(in_tmp / "multirun" / "adhoc").values())
+    (first / records.RESULT).unlink()
+    status = records.read_status(first)
+    assert status is not None
+    records.write_status(first, status.now("failed", "RuntimeError: x", "exception"))
+    counts = {"failed": 1, "null": 0, "all": 3, "stale": 0, first.name[-10:]: 1}
+    for words, count in counts.items():
+        assert f"to run: {count}\n" in tell(*quick, "model.c2=2,3,4", "-m", f"sweep.rerun={words}")
+    assert (first / records.STATUS).exists()
+    assert not (first / records.PREVIOUS_RESULT).exists()
+
+
+def test_without_m_it_is_one_cell_as_for_the_command(tell: Tell, run: Run, in_tmp: Path) -> None:
+    told = tell("+experiment=cnn_prune", "model.c2=7")
+    assert told.startswith("cnn_prune: 1 cell in multirun/cnn_prune\n")
+    assert "first: c2-07_c3-16-" in told
+    assert "cells" not in told.splitlines()[0]
+
+
 def test_mistakes_are_told_as_by_the_command_itself(quick: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in {
         ("model.c9=1,2", "-m"): "model.c9",

@@ -129,3 +129,37 @@ def test_other_words_are_refused(
     told = capsys.readouterr().err
     assert told.startswith("capsexp: error: sweep.rerun must be failed, stale, all, ids of planned cells")
     assert results(in_tmp) == {}
+
+
+REFUSED = (
+    ["hydra.launcher.max_cells=0"],
+    ["hydra.launcher.gpus=[97]", "trainer.accelerator=auto"],
+    ["hydra.sweeper.max_batch_size=2"],
+    ["sweep.rerun=[all,some]"],
+)
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_refused_command_changes_nothing(
+    words: list[str], run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*quick, *SWEEP) == 0
+    before = {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file()}
+    more = words if words[0].startswith("sweep.rerun") else [*words, "sweep.rerun=all"]
+    capsys.readouterr()
+    assert run(*quick, "model.c2=2,9", "-m", "hydra/launcher=capsexp", *more) == 2
+    assert words[0].partition("=")[0] in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file()} == before
+
+
+def test_cells_that_failed_and_are_left_alone_start_no_worker(
+    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*quick, *SWEEP) == 0
+    for cell in cells(in_tmp):
+        make_failed(cell)
+    capsys.readouterr()
+    assert run(*quick, *SWEEP, "hydra/launcher=capsexp", "sweep.rerun=null") == 1
+    told = capsys.readouterr().out
+    assert "3 cells, 3 failed before, not tried again (sweep.rerun=failed does)" in told
+    assert "running" not in told

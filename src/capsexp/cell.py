@@ -142,7 +142,7 @@ def _run_locked(cell: Cell) -> Ended:
         return done
     before = records.read_status(cell.directory)
     if before and before.state == "failed" and cell.failed_at not in (None, before.updated):
-        return Ended(before, f"failed in another launch: {before.cause}", ran=False)
+        return Ended(before, f"failed before, not tried again: {before.cause}", ran=False)
     retried = before.retried if before and before.state == "pending" else ()
     status = records.Status("running", cell.id, retried=retried)
     records.write_status(cell.directory, status)

@@ -65,16 +65,6 @@ def main(arguments: Sequence[str], *, preview: bool = False) -> int:
     return code
 
 
-def _tell(planned: plan.Planned) -> None:
-    """Print what the command would do."""
-    from capsexp import launch
-
-    launcher = dict(planned.config.hydra.launcher)
-    ours = str(launcher.pop("_target_", "")).startswith("hydra_plugins.capsexp_launcher")
-    at_once = launch.layout_of(launch.options_of(launcher), planned.launch).most if ours else None
-    sys.stdout.write(plan.text_of(planned.launch, at_once))
-
-
 def _run() -> None:
     """Let Hydra run the command; raise what stopped it."""
     try:
@@ -82,9 +72,10 @@ def _run() -> None:
     except plan.PlanError as error:
         carried = error.__cause__ or error
     except plan.Planned as planned:
-        return _tell(planned)
+        sys.stdout.write(plan.text_of(planned.launch))
+        return
     else:
-        return None
+        return
     raise carried  # out here, where its own cause and context stay as they were
 
 
@@ -149,7 +140,7 @@ def _exit_code() -> int:
     launch = plan.current.launch
     statuses = _say_how_sweep_ended(launch.directory, launch.sweep) if launch else list(_ended)
     failed = [status for status in statuses if status.state != "done"]
-    if failed and all(records.is_user_error(status) for status in failed):
+    if failed and all(records.is_user_error(status) for status in statuses):  # not one cell has worked
         return 2 if launch else _complain(str(failed[0].cause).partition(": ")[2])
     return 1 if failed else 0
 
@@ -161,14 +152,25 @@ def _say_how_sweep_ended(directory: Path, sweep: records.Sweep) -> list[records.
     }
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
-    facts = [f"{len(done)} of {len(statuses)} cells done" + (f", {stale} of them stale" if stale else "")]
+    cells = "1 cell" if len(statuses) == 1 else f"{len(statuses)} cells"
+    facts = [f"{len(done)} of {cells} done" + (f", {stale} of them stale" if stale else "")]
     states = Counter(status.state for status in statuses.values())
     facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
-    sys.stdout.write(f"{', '.join(facts)}; report: python -m capsexp.report {directory}\n")
+    lines = [f"{', '.join(facts)}; report: python -m capsexp.report {directory}"]
     for name, status in statuses.items():
         if status.state in ("failed", "interrupted", "running"):
-            sys.stdout.write(f"  {name}: {_why(status)} (see {directory / name / records.LOG})\n")
+            lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")
+    _say("\n".join(lines) + "\n")
     return list(statuses.values())
+
+
+def _say(text: str) -> None:
+    """Write to the terminal or pipe; that it is gone changes nothing in what was done."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it once more at its end
 
 
 def _why(status: records.Status) -> str:

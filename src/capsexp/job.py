@@ -1,5 +1,6 @@
 """One job as Hydra runs it: a single cell, or a cell of a sweep under a launcher that is not ours."""
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from capsexp import cell, plan, records
+from capsexp import cell, interruption, plan, records
 from capsexp.cell import Cell, Ended
 from capsexp.errors import require
 
@@ -25,7 +26,9 @@ def run(config: DictConfig) -> Ended:
         ConfigError: the cell's directory was moved, or ``sweep.rerun`` names something else than cells.
     """
     job = _cell_of(config)
-    ended = _patiently(job)
+    saves = bool(job.config["callbacks"].get("resume"))
+    with interruption.saved_by_ctrl_c(log.info) if saves else contextlib.nullcontext():
+        ended = _patiently(job)
     if job.in_sweep or not records.is_user_error(ended.status):  # of a single cell, the command says it
         log.info("%s  %s", job.name, ended.words)
     return ended

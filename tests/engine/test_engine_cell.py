@@ -185,7 +185,7 @@ def test_a_failure_that_another_launch_recorded_is_left_alone(
     assert ended.ran == runs
     assert ended.status.state == ("done" if runs else "failed")
     if not runs:
-        assert ended.words == "failed in another launch: it did not work"
+        assert ended.words == "failed before, not tried again: it did not work"
         assert status_of(cell) == recorded
 
 

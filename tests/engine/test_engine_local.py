@@ -1,8 +1,10 @@
 """The engine, with real processes and fake cells: what goes wrong in one cell costs only that one."""
 
 import multiprocessing
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pebble.pool.process
 import pytest
@@ -113,6 +115,36 @@ def test_a_process_that_ends_itself_in_the_middle_of_a_cell_is_noticed(
     cells[0].config["faults"] = ["exit_0"] * 2
     run_sweep(cells, ONE, Heard(), Options(retries=0))
     assert [status_of(cell).state for cell in cells] == ["failed", "done"]
+
+
+@pytest.mark.timeout(15)
+def test_a_process_that_ends_itself_behind_its_cell_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LOST_S", 0.4)
+    cells = cells_in(tmp_path, 2)
+    cells[0].config["faults"] = ["result_then_exit_0"]
+    tally = run_sweep(cells, ONE, Heard(), Options(retries=0))
+    assert [tally.ended[cell.id].status.state for cell in cells] == ["done", "done"]
+
+
+def test_a_signal_without_a_name_costs_one_cell(tmp_path: Path) -> None:
+    cells = cells_in(tmp_path, 2)
+    cells[0].config["faults"] = ["real_time_signal"]
+    run_sweep(cells, ONE, Heard(), Options(retries=0))
+    assert [status_of(cell).state for cell in cells] == ["failed", "done"]
+    assert status_of(cells[0]).cause == f"its process was killed by signal {signal.SIGRTMIN + 6}"
+
+
+def test_no_more_workers_than_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    made = local.Crew
+
+    def note(device: str | None, size: int, *told: Any) -> Any:
+        sizes.append(size)
+        return made(device, size, *told)
+
+    monkeypatch.setattr(local, "Crew", note)
+    run_sweep(cells_in(tmp_path, 2), Layout((None,), 1, 16, 16), Heard())
+    assert sizes == [2]
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------

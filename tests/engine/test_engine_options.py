@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from capsexp import machine
-from capsexp.engine.options import AUTO, CHECKS, WORKER_BYTES, Layout, Options, checked, environment, layout
+from capsexp.engine.options import AUTO, CHECKS, WORKER_BYTES, Layout, Options, check_gpus, checked, environment, layout
 from capsexp.errors import ConfigError
 
 CPU: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "cpu"}}]
@@ -27,16 +27,24 @@ def has(
 
 
 POSITIVE = "be a whole number >= 1"
+AUTO_OR_POSITIVE = "be auto or a whole number >= 1"
 GPUS = "be auto or a list of different GPUs, such as [0,1]"
 
 
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        *[(key, value, POSITIVE) for key in ("cpus_per_cell", "cells_per_gpu") for value in (0, -1, 1.5, "x", None)],
-        *[("max_cells", value, POSITIVE) for value in (0, True, "two", [1])],
+        *[
+            (key, value, AUTO_OR_POSITIVE)
+            for key in ("cpus_per_cell", "cells_per_gpu")
+            for value in (0, 1.5, "x", None)
+        ],
+        *[("max_cells", value, AUTO_OR_POSITIVE) for value in (0, -1, True, "two", [1])],
         *[("gpus", value, GPUS) for value in ([0, 0], [0, "0"], [None], [1.5], "", [""], True, 0.5, None)],
-        *[("cell_timeout", value, "be a number in (0, inf]") for value in (0, -1, "auto", True, float("inf"))],
+        *[
+            ("cell_timeout", value, "be a number of seconds > 0, or null")
+            for value in (0, -1, "auto", True, float("inf"))
+        ],
         *[("retries", value, "be a whole number >= 0") for value in (-1, 1.0, None, True)],
         *[("fail_fast", value, "be true or false") for value in (1, "true", None)],
         *[("max_cells_per_worker", value, POSITIVE) for value in (0, "auto", 2.5)],
@@ -66,23 +74,23 @@ def test_right_values() -> None:
     ("cells", "threads", "most"), [(1, 8, 1), (2, 4, 2), (3, 2, 4), (5, 1, 8), (8, 1, 8), (300, 1, 8)]
 )
 def test_cores_are_shared_by_the_cells_of_the_plan(cells: int, threads: int, most: int) -> None:
-    assert layout(Options(), cells, CPU) == Layout((None,), threads, most, most)
+    assert layout(Options(), cells, CPU) == Layout(("",), threads, most, most)
 
 
 def test_given_threads_decide_how_many_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert layout(Options(cpus_per_cell=3), 300, CPU) == Layout((None,), 3, 2, 2)
+    assert layout(Options(cpus_per_cell=3), 300, CPU) == Layout(("",), 3, 2, 2)
     in_configs = [{**CPU[0], "threads": number} for number in (3, AUTO, 2)]
-    assert layout(Options(), 300, in_configs) == Layout((None,), 3, 2, 2)
+    assert layout(Options(), 300, in_configs) == Layout(("",), 3, 2, 2)
     assert layout(Options(cpus_per_cell=1), 300, in_configs).threads == 1, "the launcher's word is the last"
-    assert layout(Options(cpus_per_cell=20), 300, CPU) == Layout((None,), 20, 1, 1)
+    assert layout(Options(cpus_per_cell=20), 300, CPU) == Layout(("",), 20, 1, 1)
     has(monkeypatch, cores=1)
-    assert layout(Options(), 300, CPU) == Layout((None,), 1, 1, 1)
+    assert layout(Options(), 300, CPU) == Layout(("",), 1, 1, 1)
 
 
 def test_memory_limits_what_runs_together(monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch, memory=3 * WORKER_BYTES + 1)
-    assert layout(Options(), 300, CPU) == Layout((None,), 1, 3, 3)
-    assert layout(Options(max_cells=6), 300, CPU) == Layout((None,), 1, 6, 6)
+    assert layout(Options(), 300, CPU) == Layout(("",), 1, 3, 3)
+    assert layout(Options(max_cells=6), 300, CPU) == Layout(("",), 1, 6, 6)
     has(monkeypatch, memory=1)
     assert layout(Options(), 300, CPU).most == 1
     has(monkeypatch, memory=None)
@@ -96,7 +104,8 @@ def test_threads_do_not_depend_on_what_is_free_just_now(monkeypatch: pytest.Monk
 
 
 def test_max_cells_is_what_runs_together() -> None:
-    assert layout(Options(max_cells=2), 300, CPU) == Layout((None,), 1, 2, 2)
+    assert layout(Options(max_cells=2), 300, CPU) == Layout(("",), 4, 2, 2), "the cores are shared by two cells"
+    assert layout(Options(max_cells=5), 300, CPU) == Layout(("",), 1, 5, 5)
     assert layout(Options(max_cells=3, cells_per_gpu=2), 300, ANY) == Layout(("0", "1"), 2, 2, 3)
 
 
@@ -111,7 +120,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert layout(Options(gpus=()), 300, ANY) == Layout(("",), 1, 8, 8), "hidden from the cells"
-    assert layout(Options(), 300, CPU).devices == (None,), "not wanted by any cell"
+    assert layout(Options(), 300, CPU).devices == ("",), "not wanted by any cell"
     assert layout(Options(), 300, [*CPU, *ANY]).devices == ("0", "1")
     assert layout(Options(), 300, [{"threads": 1, "trainer": None}]).devices == ("0", "1")
     has(monkeypatch, gpus=())
@@ -128,3 +137,14 @@ def test_the_environment_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     bound = {"CUDA_VISIBLE_DEVICES": "GPU-5", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert environment("GPU-5", 3) == {**threads, "OMP_NUM_THREADS": "7", **bound}
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fine in (None, (), ("0",), ("1", "0"), ("GPU-5",), ("MIG-7",)):
+        check_gpus(Options(gpus=fine), ANY)
+    check_gpus(Options(gpus=("7",)), CPU)  # no cell will look for it
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.gpus must be among the visible GPUs \(0, 1\)"):
+        check_gpus(Options(gpus=("0", "7")), ANY)
+    has(monkeypatch, gpus=())
+    with pytest.raises(ConfigError, match=r"\(there is none\), or trainer\.accelerator be cpu, got \['0'\]"):
+        check_gpus(Options(gpus=("0",)), [*CPU, *ANY])

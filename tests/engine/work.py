@@ -100,6 +100,14 @@ def _kill(_: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _result_then_exit_0(directory: Path) -> None:
+    """The process ends behind its last word, and says that all is well."""
+    identifier = directory.name.rpartition("-")[2]
+    records.write_result(directory, {"id": identifier, "metrics": {}, "clocks": {"total_s": 0.0}, "numerics": 1})
+    records.write_status(directory, records.Status("done", identifier))
+    os._exit(0)
+
+
 def _kill_later(_: Path) -> None:
     """The process dies a moment after the cell has ended well."""
     threading.Timer(0.15, lambda: os._exit(3)).start()
@@ -163,6 +171,8 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "kill": _kill,
     "kill_later": _kill_later,
     "exit_0": lambda _: os._exit(0),
+    "result_then_exit_0": _result_then_exit_0,
+    "real_time_signal": lambda _: os.kill(os.getpid(), signal.SIGRTMIN + 6),
     "segfault": lambda _: faulthandler._sigsegv(),  # type: ignore[attr-defined]
     "hang": lambda _: time.sleep(120),
     "obey": _obey,

@@ -46,10 +46,10 @@ class Sweep:
     def directory(self) -> Path:
         return self.folder / "multirun" / self.name
 
-    def start(self, *more: str, **variables: str) -> "subprocess.Popen[str]":
+    def start(self, *more: str, multirun: bool = True, **variables: str) -> "subprocess.Popen[str]":
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         environment = {**os.environ, "PYTHONPATH": path, COUNTER: str(self.counter), **variables}
-        line = [sys.executable, "-m", "capsexp", *self.arguments, *more, "-m"]
+        line = [sys.executable, "-m", "capsexp", *self.arguments, *more, *(["-m"] if multirun else [])]
         return subprocess.Popen(
             line,
             cwd=self.folder,

@@ -17,7 +17,7 @@ from capsexp.tracking import guard
 from capsexp.tracking.deadline import Budget, HungError
 
 STAGES = ("init", "config", "log", "summary", "finish")
-LIMIT = 0.6
+LIMIT = 1.2
 BODY: dict[str, Any] = {"metrics": {"test/acc": 0.5}, "params": 1, "params_paper": 1, "training": {"epochs": 1}}
 
 
@@ -114,7 +114,7 @@ def test_a_hang_costs_the_limit_once_and_then_cells_go_on_offline(
     cells: Cells, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cells.where = {stage: "hang"}
-    assert cells.cell() < LIMIT + 0.5
+    assert cells.cell() < LIMIT + 2
     assert [cells.cell() < LIMIT / 2 for _ in range(3)] == [True] * 3
     assert cells.asked == ["online"] + ["offline"] * (4 if stage == "init" else 3)
     (said,) = warnings(caplog)
@@ -125,7 +125,7 @@ def test_a_hang_costs_the_limit_once_and_then_cells_go_on_offline(
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_that_hangs_offline_is_done_without(cells: Cells, stage: str, caplog: pytest.LogCaptureFixture) -> None:
     cells.mode, cells.where = "offline", {stage: "hang"}
-    assert cells.cell() < LIMIT + 0.5
+    assert cells.cell() < LIMIT + 2
     assert cells.cell() < LIMIT / 2
     assert cells.asked == ["offline"]
     (said,) = warnings(caplog)
@@ -142,7 +142,7 @@ def test_hangs_of_one_cell_share_one_limit(cells: Cells) -> None:
         return run
 
     guard._init = both  # type: ignore[assignment]  # put back by the fixture
-    assert cells.cell() < LIMIT + 0.5
+    assert cells.cell() < LIMIT + 2
     assert cells.asked == ["online", "offline"]
     assert guard.process.most == "disabled"
 
@@ -186,13 +186,14 @@ def test_an_interrupt_passes_through(cells: Cells, stage: str) -> None:
         cells.cell()
 
 
-def test_an_interrupt_while_wandb_hangs_does_not_wait(cells: Cells) -> None:
+def test_an_interrupt_while_wandb_hangs_does_not_wait(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capsexp.tracking.run.require_number", lambda *_: 30.0)
     cells.where = {"log": "hang"}
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         cells.cell()
-    assert time.monotonic() - began < LIMIT
+    assert time.monotonic() - began < 10
     assert cells.runs[0].calls[-1] == "finish"
 
 

@@ -111,13 +111,17 @@ def cause_of(error: BaseException, timeout: float | None) -> tuple[records.Kind,
         return "timeout", f"ran longer than hydra.launcher.cell_timeout={timeout:g} s and was ended"
     if isinstance(error, ProcessExpired):
         if error.exitcode is not None and error.exitcode < 0:
-            name = signal.Signals(-error.exitcode).name
-            return "signal", f"its process was killed by {name}" + _hint(name)
+            return "signal", f"its process was killed by {_signal_name(-error.exitcode)}"
         return "signal", f"its process ended with exit code {error.exitcode}"
     if isinstance(error, BrokenProcessPool):
         return "signal", "its process died before it began"
     return "exception", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _hint(name: str) -> str:
-    return " (by hand, or by the system when memory ran out)" if name == "SIGKILL" else ""
+def _signal_name(number: int) -> str:
+    if number == signal.SIGKILL:
+        return "SIGKILL (by hand, or by the system when memory ran out)"
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"

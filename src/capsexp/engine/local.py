@@ -34,7 +34,7 @@ INFRASTRUCTURE: tuple[records.Kind, ...] = ("signal", "out-of-memory")
 """Causes that another try may not meet again."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     """A cell in the queue."""
 
@@ -56,9 +56,9 @@ class _Running:
 
 
 def _is_lost(running: _Running) -> bool:
-    """Whether the cell says that it runs in a process that is gone."""
+    """Whether the process that last wrote of this cell, since it was given out, is gone."""
     status = records.read_status(running.entry.cell.directory)
-    return status is not None and status.updated >= running.since and status.state == "interrupted"
+    return status is not None and status.updated >= running.since and records.is_gone(status)
 
 
 class LocalEngine:
@@ -161,7 +161,8 @@ class LocalEngine:
         for crew in crews:
             if crew.busy < crew.size:
                 return crew
-        size = min(place.capacity - sum(crew.size for crew in crews), self._layout.most)
+        room = place.capacity - sum(crew.size for crew in crews)
+        size = min(room, self._layout.most, len(self._queue) + 1)  # no worker for whom there is no cell
         limit = self._options.max_cells_per_worker
         crews.append(Crew(place.device, size, self._layout.threads, self._stop_flag, self._work, limit))
         return crews[-1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capsexp import machine
-from capsexp.errors import require, require_int, require_number
+from capsexp.errors import require, require_int
 
 AUTO = "auto"
 
@@ -55,7 +55,9 @@ def checked(given: Mapping[str, Any]) -> Options:
 
 
 def _number(key: str, value: Any) -> int | None:
-    return None if value == AUTO else require_int(key, value, 1)
+    fine = value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+    require(fine, key, "be auto or a whole number >= 1", value)
+    return None if value == AUTO else int(value)
 
 
 def _gpus(key: str, value: Any) -> tuple[str, ...] | None:
@@ -69,7 +71,9 @@ def _gpus(key: str, value: Any) -> tuple[str, ...] | None:
 
 
 def _seconds(key: str, value: Any) -> float | None:
-    return None if value is None else require_number(key, value, 0, open_ends="<")
+    fine = value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf)
+    require(fine, key, "be a number of seconds > 0, or null", value)
+    return None if value is None else float(value)
 
 
 def _flag(key: str, value: Any) -> bool:
@@ -117,7 +121,7 @@ def layout(options: Options, cells: int, configs: Collection[Mapping[str, Any]])
     devices = _devices(options, configs)
     threads = _given_threads(options, configs)
     if devices in ((None,), ("",)):
-        threads = threads or max(1, cores // min(cells, cores))
+        threads = threads or max(1, cores // min(cells, options.max_cells or cores))
         most = _most(options, max(1, cores // threads))
         return Layout(devices, threads, most, most)
     per_device = options.cells_per_gpu
@@ -131,8 +135,22 @@ def _devices(options: Options, configs: Collection[Mapping[str, Any]]) -> tuple[
         return options.gpus or ("",)
     wanted = {(config.get("trainer") or {}).get("accelerator", AUTO) for config in configs}
     if wanted <= {"cpu"}:
-        return (None,)
+        return ("",)
     return tuple(machine.gpus()) or (None,)
+
+
+def check_gpus(options: Options, configs: Collection[Mapping[str, Any]]) -> None:
+    """Refuse GPUs that are not there, unless no cell wants one.
+
+    Raises:
+        ConfigError: for ``hydra.launcher.gpus``.
+    """
+    if not options.gpus or all((config.get("trainer") or {}).get("accelerator") == "cpu" for config in configs):
+        return
+    visible = machine.gpus()
+    missing = [name for name in options.gpus if name not in visible and not name.startswith(("GPU-", "MIG-"))]
+    rule = f"be among the visible GPUs ({', '.join(visible) or 'there is none'}), or trainer.accelerator be cpu"
+    require(not missing, "hydra.launcher.gpus", rule, list(options.gpus))
 
 
 def _given_threads(options: Options, configs: Collection[Mapping[str, Any]]) -> int | None:

@@ -1,10 +1,11 @@
 """From a command to its cells: identity, directory names, and the plan of a sweep, frozen at launch.
 
 The rooms: ``cells`` gives one cell its id and name, ``names`` an unnamed sweep its folder; ``grid`` finds the cells of
-a sweep; ``launch`` freezes them in the sweep's folder before the first one runs; ``provenance`` is with what they were
-launched; ``estimate`` and ``text`` are what ``python -m capsexp.plan`` tells.
+a sweep; ``launch`` freezes them in the sweep's folder before the first one runs; ``rerun`` says which ended ones run
+again, ``provenance`` with what they were launched; ``estimate`` and ``text`` are what ``python -m capsexp.plan`` tells.
 """
 
+from capsexp.engine.options import Layout, layout
 from capsexp.plan import estimate, text
 from capsexp.plan.cells import cell_id, data_file, data_sha256, resolved
 from capsexp.plan.grid import Grid, known_by, make_grid
@@ -19,9 +20,8 @@ from capsexp.plan.launch import (
     frozen_cell,
     launch_of,
     register_resolvers,
-    set_back,
-    tries_failed,
 )
+from capsexp.plan.rerun import set_back, tries_failed
 
 __all__ = [
     "Grid",
@@ -38,6 +38,7 @@ __all__ = [
     "frozen_cell",
     "known_by",
     "launch_of",
+    "layout_of",
     "make_grid",
     "register_resolvers",
     "resolved",
@@ -47,7 +48,14 @@ __all__ = [
 ]
 
 
-def text_of(launch: Launch, at_once: int | None) -> str:
+def text_of(launch: Launch) -> str:
     """What ``python -m capsexp.plan`` tells of a launch."""
-    cost = estimate.of(launch.directory, launch.sweep.cells, launch.grid.frozen)
-    return text.of(launch.directory, launch.sweep, cost, at_once)
+    cost = estimate.of(launch.directory, launch.sweep.cells, launch.grid.frozen, launch.rerun)
+    return text.of(launch.directory, launch.sweep, cost, layout_of(launch).most if launch.options else None)
+
+
+def layout_of(launch: Launch) -> Layout:
+    """How a sweep under our launcher lies on this machine."""
+    assert launch.options is not None, "only our launcher asks"
+    configs = [frozen.config for frozen in launch.grid.frozen.values()]
+    return layout(launch.options, len(launch.grid.cells), configs)

@@ -4,12 +4,13 @@ import math
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from capsexp import records
+from capsexp.plan.rerun import runs_again
 
 SAMPLE = 50
 """Finished cells that are looked at, at most."""
@@ -40,8 +41,13 @@ class Estimate:
     free_bytes: int
 
 
-def of(directory: Path, cells: list[records.PlannedCell], frozen: Mapping[str, records.FrozenCell]) -> Estimate:
-    """The estimate for the cells that are planned in ``directory``."""
+def of(
+    directory: Path,
+    cells: list[records.PlannedCell],
+    frozen: Mapping[str, records.FrozenCell],
+    rerun: Collection[str],
+) -> Estimate:
+    """The estimate for the cells that are planned in ``directory``, ended ones run again as ``sweep.rerun`` says."""
     states = [state_of(directory / cell.name) for cell in cells]
     here = [path for path in records.cell_directories(directory).values() if records.read_result(path)]
     found = here or list(_alike(directory, next(iter(frozen.values())).config))
@@ -50,7 +56,7 @@ def of(directory: Path, cells: list[records.PlannedCell], frozen: Mapping[str, r
     return Estimate(
         states=Counter(states),
         orphans=len(records.cell_directories(directory).keys() - {cell.id for cell in cells}),
-        left=sum(state not in ("done", "stale") for state in states),
+        left=sum(runs_again(directory / cell.name, cell.id, rerun) for cell in cells),
         measured=len(seconds),
         elsewhere=not here,
         cell_s=statistics.fmean(seconds) if seconds else 0.0,

@@ -5,12 +5,11 @@ afterwards changes nothing in a sweep that runs or waits in a cluster's queue.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -18,14 +17,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from capsexp import records
+from capsexp.engine.options import Options, check_gpus, checked
 from capsexp.errors import ConfigError, require
-from capsexp.plan.cells import Plain, cell_id, data_file
+from capsexp.plan.cells import Plain, cell_id, data_file, id_of, resolved
 from capsexp.plan.grid import Grid, known_by, make_grid
 from capsexp.plan.names import sweep_name
 from capsexp.plan.provenance import provenance
+from capsexp.plan.rerun import checked_rerun, set_back
 from capsexp.tracking import names
-
-RERUN = ("failed", "stale", "all")
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,15 @@ class Launch:
         directory: the sweep's folder.
         sweep: its plan as it is on disk.
         grid: its cells with their configs.
+        options: the settings of our launcher, None under another one.
+        rerun: which cells that came to an end are run again.
     """
 
     directory: Path
     sweep: records.Sweep
     grid: Grid
+    options: Options | None
+    rerun: tuple[str, ...]
 
 
 @dataclass
@@ -68,9 +71,9 @@ class PlanCallback(Callback):
         with _carrying_errors():
             launch = launch_of(config)
             if current.preview:
-                raise Planned(launch, config)
+                raise Planned(launch)
             _freeze(launch)
-            set_back(launch.directory, launch.sweep.cells, config.sweep.rerun)
+            set_back(launch.directory, launch.sweep.cells, launch.rerun)
             current.launch = launch
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -78,7 +81,7 @@ class PlanCallback(Callback):
         if current.preview:
             HydraConfig.instance().set_config(config)
             with _carrying_errors():
-                raise Planned(launch_of(config), config)
+                raise Planned(single_of(config))
 
 
 class Planned(BaseException):
@@ -86,12 +89,11 @@ class Planned(BaseException):
 
     Attributes:
         launch: what it would do.
-        config: the command's composed config.
     """
 
-    def __init__(self, launch: Launch, config: DictConfig) -> None:
+    def __init__(self, launch: Launch) -> None:
         super().__init__()
-        self.launch, self.config = launch, config
+        self.launch = launch
 
 
 class PlanError(BaseException):
@@ -107,16 +109,45 @@ def _carrying_errors() -> Iterator[None]:
 
 
 def launch_of(config: DictConfig) -> Launch:
-    """The sweep that a composed command stands for."""
-    said = [str(word) for word in config.hydra.overrides.task]
+    """The sweep that a composed command stands for; nothing is written yet.
+
+    Raises:
+        ConfigError: a value that concerns the sweep as a whole breaks its rule.
+    """
+    hydra = config.hydra.overrides
+    said = [str(word) for word in [*hydra.task, *hydra.hydra] if not str(word).startswith("hydra.mode=")]
     name = _hand_down_name(config)
     wandb = (config.get("logger") or {}).get("wandb") or {}
     if wandb.get("mode", "disabled") != "disabled":
         names.check(wandb.get("project"), wandb.get("entity"), name)
     grid = make_grid(config, GlobalHydra.instance().config_loader())
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    code = provenance(Path(__file__).parent)
-    return Launch(Path(config.paths.sweep), records.Sweep(name, grid.axes, grid.cells, said, report, code), grid)
+    sweep = records.Sweep(name, grid.axes, grid.cells, said, report, provenance(Path(__file__)))
+    options = _launcher_options(config, grid)
+    return Launch(Path(config.paths.sweep), sweep, grid, options, checked_rerun(config.sweep.rerun, grid.cells))
+
+
+def single_of(config: DictConfig) -> Launch:
+    """A single cell as a launch of one, to be told of and not to be run."""
+    plain = resolved(config)
+    identifier, name = id_of(plain), cell_name(_root_=config)
+    axes = axes_of(config, config.hydra, identifier)
+    cell = records.PlannedCell(identifier, name, axes)
+    grid = Grid({}, [cell], {identifier: records.FrozenCell(plain, [])}, {})
+    sweep = records.Sweep(str(config.sweep.name), {}, [cell], [], {})
+    return Launch(Path(config.paths.sweep), sweep, grid, None, checked_rerun(config.sweep.rerun, [cell]))
+
+
+def _launcher_options(config: DictConfig, grid: Grid) -> Options | None:
+    launcher = cast("Plain", OmegaConf.to_container(config.hydra.launcher, resolve=True))
+    if not str(launcher.pop("_target_", "")).startswith("hydra_plugins.capsexp_launcher."):
+        return None
+    rule = "be null: hydra.launcher.max_cells says how many cells run at once"
+    batch = config.hydra.sweeper.get("max_batch_size")
+    require(batch is None, "hydra.sweeper.max_batch_size", rule, batch)
+    options = checked(launcher)
+    check_gpus(options, [frozen.config for frozen in grid.frozen.values()])
+    return options
 
 
 def _hand_down_name(config: DictConfig) -> str:
@@ -129,7 +160,10 @@ def _hand_down_name(config: DictConfig) -> str:
 
 
 def _freeze(launch: Launch) -> None:
-    records.write_configs(launch.directory, launch.grid.frozen)
+    # An earlier launch's jobs may still wait in a cluster's queue: its cells keep their configs.
+    earlier = records.read_configs(launch.directory)
+    kept = {key: cell for key, cell in earlier.items() if key not in launch.grid.frozen}
+    records.write_configs(launch.directory, {**launch.grid.frozen, **kept})
     records.write_sweep(launch.directory, launch.sweep)
 
 
@@ -189,49 +223,6 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("cell_name", cell_name, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver("data_file", data_file, replace=True)
-
-
-def set_back(directory: Path, cells: Collection[records.PlannedCell], rerun: Any) -> None:
-    """Set the ended cells that ``sweep.rerun`` names back to pending; what runs at this moment is left alone.
-
-    Raises:
-        ConfigError: it names neither a group of cells nor a planned cell.
-    """
-    wanted = _words(rerun)
-    known = {*RERUN, *(cell.id for cell in cells)}
-    rule = f"be {', '.join(RERUN)}, ids of planned cells, or a list of those"
-    for word in wanted:
-        require(word in known, "sweep.rerun", rule, word)
-    for cell in cells:
-        if _is_wanted(directory / cell.name, cell.id, wanted):
-            _set_back(directory / cell.name)
-
-
-def _is_wanted(directory: Path, identifier: str, wanted: Collection[str]) -> bool:
-    result = records.read_result(directory)
-    if result is None:
-        return False  # it is run anyway, or it failed and config.sweep.rerun decides when it comes up
-    stale = "stale" in wanted and records.is_stale(result)
-    return stale or "all" in wanted or identifier in wanted
-
-
-def _set_back(directory: Path) -> None:
-    lock = FileLock(directory / records.LOCK, blocking=False)
-    try:
-        with lock:
-            records.set_aside(directory)
-    except Timeout:
-        return  # it is being run
-
-
-def tries_failed(rerun: Any, identifier: str) -> bool:
-    """Whether a cell that has failed is to be tried again."""
-    return any(word in ("failed", "all", identifier) for word in _words(rerun))
-
-
-def _words(rerun: Any) -> list[str]:
-    several = isinstance(rerun, list) or OmegaConf.is_list(rerun)
-    return [str(word) for word in (rerun if several else [rerun]) if word is not None]
 
 
 def config_error(error: BaseException) -> ConfigError | None:

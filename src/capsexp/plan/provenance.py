@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def provenance(code: Path) -> dict[str, Any]:
-    """What a plan keeps of its launch; ``git`` is there where ``code`` lies in a repository."""
+    """What a plan keeps of its launch; ``git`` is there where the file ``code`` belongs to a repository."""
     return {
         "time": time.time(),
         "host": socket.gethostname(),
@@ -39,10 +39,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
+def _git(code: Path) -> dict[str, Any] | None:
+    folder = code.parent
     commit = _ask(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return None
+    if commit is None or _ask(folder, "ls-files", "--error-unmatch", code.name) is None:
+        return None  # an installed package may lie inside of a repository that is not ours
     changed = _ask(folder, "status", "--porcelain", "--untracked-files=no")
     return {
         "commit": commit,

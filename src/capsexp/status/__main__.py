@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -71,7 +72,7 @@ _interval.__name__ = "number of seconds"  # as argparse names it in its error
 
 def _with_seconds(words: Sequence[str]) -> list[str]:
     """``--watch DIR`` means a DIR, which argparse would take for SECONDS."""
-    followed = zip(words, [*words[1:], "0"], strict=True)
+    followed = itertools.zip_longest(words, words[1:], fillvalue="0")
     return [f"--watch={EVERY_S}" if word == "--watch" and not _is_number(after) else word for word, after in followed]
 
 

@@ -15,12 +15,11 @@ from omegaconf import DictConfig
 class CapsexpLauncher(Launcher):
     """Runs the cells of a sweep several at once; a failure of one costs only that one.
 
-    Args:
-        options: see :class:`capsexp.engine.options.Options`.
+    Its settings are those of :class:`capsexp.engine.options.Options`; the plan has checked and kept them.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self._options = options
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Nothing is kept: the plan has every job's config."""
@@ -29,7 +28,7 @@ class CapsexpLauncher(Launcher):
         """Run the jobs; each one's return value is its cell's score, None if it has none."""
         from capsexp import launch
 
-        scores = launch.run(self._options, job_overrides)
+        scores = launch.run(job_overrides)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=score)
             for overrides, score in zip(job_overrides, scores, strict=True)
