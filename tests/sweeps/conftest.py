@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -35,12 +35,14 @@ class Sweep:
         arguments: its overrides.
         counter: the file that every execution leaves a line in.
         name: the sweep's name.
+        started: its commands' processes.
     """
 
     folder: Path
     arguments: list[str]
     counter: Path
     name: str = "sweep"
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     @property
     def directory(self) -> Path:
@@ -50,7 +52,7 @@ class Sweep:
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         environment = {**os.environ, "PYTHONPATH": path, COUNTER: str(self.counter), **variables}
         line = [sys.executable, "-m", "capsexp", *self.arguments, *more, *(["-m"] if multirun else [])]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             line,
             cwd=self.folder,
             env=environment,
@@ -59,6 +61,8 @@ class Sweep:
             text=True,
             start_new_session=True,  # so that a signal to it is not one to the tests
         )
+        self.started.append(process)
+        return process
 
     def run(self, *more: str, **variables: str) -> tuple[int, str]:
         """Its exit code and what it said."""
@@ -83,7 +87,7 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(quick: list[str], in_tmp: Path) -> Callable[..., Sweep]:
+def sweep(quick: list[str], in_tmp: Path) -> Iterator[Callable[..., Sweep]]:
     """``sweep("Faulty", "recipe.number=range(0,16)")``: a sweep of one of the recipes that misbehave."""
     made: list[Sweep] = []
 
@@ -101,4 +105,6 @@ def sweep(quick: list[str], in_tmp: Path) -> Callable[..., Sweep]:
         )
         return made[-1]
 
-    return make
+    yield make
+    for process in [process for each in made for process in each.started]:
+        process.kill()  # a test that failed may have left it

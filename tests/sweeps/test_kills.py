@@ -168,7 +168,8 @@ def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
         "logger.wandb.mode=offline",
         "hydra.launcher.max_cells=1",
     )
-    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter))
+    another = "3-1-unix-/another/run/socket"  # what a program leaves that has a run of its own
+    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter), WANDB_SERVICE=another)
     assert wait_until(lambda: any(long.directory.rglob("run-*.wandb")), 90)
     time.sleep(0.5)
     for number in signals:

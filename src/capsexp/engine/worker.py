@@ -44,6 +44,7 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) ->
     _die_with(parent)
     assert "torch" not in sys.modules, "a worker's environment must be set before torch is imported"
     os.environ.update(environment)
+    os.environ.pop("WANDB_SERVICE", None)  # that of a parent's run: this process has its own, which ends with it
     logging.raiseExceptions = False
     logging.getLogger().setLevel(logging.INFO)
     interruption.listen(lambda: bool(stop.value))
