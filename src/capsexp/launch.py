@@ -1,6 +1,5 @@
 """From a planned sweep to an engine that runs it: what ``hydra/launcher=capsexp`` does."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from capsexp.engine.local import LocalEngine
 from capsexp.engine.options import Layout
 from capsexp.engine.progress import progress
 from capsexp.errors import require
-
-log = logging.getLogger(__name__)
 
 
 def run(jobs: Sequence[Sequence[str]]) -> list[float | None]:

@@ -17,7 +17,7 @@ from capsexp.tracking import guard
 from capsexp.tracking.deadline import Budget, HungError
 
 STAGES = ("init", "config", "log", "summary", "finish")
-LIMIT = 1.2
+LIMIT = 0.8
 BODY: dict[str, Any] = {"metrics": {"test/acc": 0.5}, "params": 1, "params_paper": 1, "training": {"epochs": 1}}
 
 
