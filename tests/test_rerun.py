@@ -11,7 +11,7 @@ from tests.conftest import results
 
 Run = Callable[..., int]
 
-SWEEP = ("model.c2=2,3,4", "-m")
+SWEEP = ("model.c2=2,3,4", "trainer.max_epochs=1", "-m")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ RERUNS = {
 def test_what_is_asked_for(name: str, run: Run, quick: list[str], in_tmp: Path, begun: list[str]) -> None:
     """c2=2 is stale, 3 failed, 4 missing, 5 done."""
     rerun, expected, code = RERUNS[name]
-    sweep = ("model.c2=2,3,4,5", "-m")
+    sweep = ("model.c2=2,3,4,5", "trainer.max_epochs=1", "-m")
     assert run(*quick, *sweep) == 0
     first, second, third, last = cells(in_tmp)
     make_stale(first)
@@ -117,7 +117,7 @@ def _interrupt_at(name: str) -> Callable[..., None]:
 
 def test_a_single_cell_too(run: Run, quick: list[str], in_tmp: Path, begun: list[str]) -> None:
     for more in ((), (), ("sweep.rerun=all",), ()):
-        assert run(*quick, *more) == 0
+        assert run(*quick, "trainer.max_epochs=1", *more) == 0
     assert len(begun) == 2
 
 
@@ -147,7 +147,7 @@ def test_a_refused_command_changes_nothing(
     before = {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file()}
     more = words if words[0].startswith("sweep.rerun") else [*words, "sweep.rerun=all"]
     capsys.readouterr()
-    assert run(*quick, "model.c2=2,9", "-m", "hydra/launcher=capsexp", *more) == 2
+    assert run(*quick, "model.c2=2,9", "trainer.max_epochs=1", "-m", "hydra/launcher=capsexp", *more) == 2
     assert words[0].partition("=")[0] in capsys.readouterr().err
     assert {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file()} == before
 

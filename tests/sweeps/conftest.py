@@ -92,7 +92,7 @@ def sweep(quick: list[str], in_tmp: Path) -> Iterator[Callable[..., Sweep]]:
     made: list[Sweep] = []
 
     def make(recipe: str, *arguments: str, name: str = "sweep") -> Sweep:
-        words = [word for word in quick if not word.startswith(("hydra/launcher", "sweep.name", "threads"))]
+        words = [word for word in quick if not word.startswith(("hydra/launcher", "sweep.name"))]
         target = [f"recipe._target_=tests.sweeps.recipes.{recipe}", "+recipe.number=0"]
         numbered = any(word.startswith("+recipe.number") for word in arguments)
         made.append(

@@ -64,26 +64,14 @@ def test_a_full_disk_ends_the_sweep_in_one_line_and_the_same_command_completes_i
     assert [execution.was_finished for execution in full.executions()] == [False] * 9
 
 
-def test_fail_fast_starts_no_more(sweep: MakeSweep) -> None:
-    bad = sweep("Faulty", "+recipe.number=range(2,16)", "hydra.launcher.fail_fast=true", "hydra.launcher.max_cells=1")
-    code, told = bad.run()
-    assert code == 1
-    assert "fail_fast: no further cell is started" in told
-    assert bad.states() == {"done": 1, "failed": 1}
-    assert "1 of 14 cells done, 1 failed, 12 pending" in told
-
-
-ONE_AT_A_TIME = {"capsexp": ["hydra.launcher.max_cells=1"], "basic": [], "submitit_local": []}
-
-
-@pytest.mark.parametrize("launcher", ["capsexp", "basic", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
 def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(
     launcher: str, sweep: MakeSweep, tmp_path: Path
 ) -> None:
     for part in ("src", "conf"):
         shutil.copytree(ROOT / part, tmp_path / "copy" / part)
     yaml = tmp_path / "copy" / "conf" / "model" / "cnn.yaml"
-    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", f"hydra/launcher={launcher}", *ONE_AT_A_TIME[launcher])
+    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", f"hydra/launcher={launcher}")
     path = os.pathsep.join([str(tmp_path / "copy" / "src"), str(ROOT)])
     code, told = frozen.run(PYTHONPATH=path, CAPSEXP_TEST_YAML=str(yaml))
     assert code == 0, told

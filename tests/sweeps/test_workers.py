@@ -3,8 +3,6 @@
 import statistics
 from collections.abc import Callable
 
-import pytest
-
 from capsexp import records
 from tests.conftest import results
 from tests.sweeps.conftest import Sweep
@@ -15,7 +13,7 @@ SHAPES = "model.c2=2,11,3,7,16"
 
 
 def test_fifty_cells_of_mixed_shapes_leak_nothing(sweep: MakeSweep) -> None:
-    many = sweep("Counted", "+recipe.number=range(0,10)", SHAPES, "threads=1", "hydra.launcher.max_cells=1")
+    many = sweep("Counted", "+recipe.number=range(0,10)", SHAPES, "hydra.launcher.max_cells=1")
     code, told = many.run()
     assert code == 0, told
     executions = many.executions()
@@ -26,7 +24,7 @@ def test_fifty_cells_of_mixed_shapes_leak_nothing(sweep: MakeSweep) -> None:
     assert slope < 1.0, f"{slope:.2f} MB a cell"
     # The last one's result is that of the same cell run alone.
     last = executions[-1].name
-    alone = sweep("Counted", "+recipe.number=9", "model.c2=16", "threads=1", name="alone")
+    alone = sweep("Counted", "+recipe.number=9", "model.c2=16", name="alone")
     assert alone.run()[0] == 0
     (single,) = results(alone.directory).values()
     body = results(many.directory)[last]
@@ -36,8 +34,9 @@ def test_fifty_cells_of_mixed_shapes_leak_nothing(sweep: MakeSweep) -> None:
     assert metrics[0].read_bytes() == metrics[1].read_bytes()
 
 
-@pytest.mark.parametrize(("launcher", "threads"), [("threads=1", 1), ("hydra.launcher.cpus_per_cell=2", 2)])
-def test_threads_are_the_same_for_all_cells_and_recorded(launcher: str, threads: int, sweep: MakeSweep) -> None:
-    fixed = sweep("Counted", "seed=0,1,2", launcher)
+def test_threads_are_the_same_for_all_cells_and_recorded(sweep: MakeSweep) -> None:
+    fixed = sweep(
+        "Counted", "seed=0,1,2", "threads=auto", "hydra.launcher.cpus_per_cell=2", "hydra.launcher.max_cells=1"
+    )
     assert fixed.run()[0] == 0
-    assert [body["environment"]["threads"] for body in results(fixed.directory).values()] == [threads] * 3
+    assert [body["environment"]["threads"] for body in results(fixed.directory).values()] == [2] * 3
