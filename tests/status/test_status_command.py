@@ -214,3 +214,10 @@ def test_a_status_of_an_older_package(tmp_path, shown):
     kept = {key: old[key] for key in ("state", "id", "pid", "host", "boot", "started", "updated", "cause")}
     records.write_json(tmp_path / cells[0].name / records.STATUS, {"schema": records.SCHEMA, **kept})
     assert "failed: RuntimeError: old" in shown(tmp_path)
+
+
+def test_without_a_folder_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "usage: python -m capsexp.status" in capsys.readouterr().err
