@@ -1,14 +1,15 @@
 """What many tests use: a tiny data set, and the command run in a folder of its own."""
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from capsexp import cli
+from capsexp import cli, records
 
 
 @pytest.fixture
@@ -65,3 +66,13 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     """The bodies of all results below a folder, by the name of the cell's directory."""
     files = sorted(folder.rglob("result.json"))
     return {path.parent.name: json.loads(path.read_text())["body"] for path in files}
+
+
+def plan(axes: Mapping[str, list[Any]]) -> list[records.PlannedCell]:
+    """Every combination of the axes' values as planned cells."""
+    cells = []
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        identifier = records.cell_id({"axes": chosen})
+        cells.append(records.PlannedCell(identifier, records.cell_name(chosen, identifier), chosen))
+    return cells

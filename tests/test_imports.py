@@ -42,11 +42,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "records": set(),
     "errors": set(),
+    "words": set(),
     "": set(),
 }
 """Rooms, and which others each may import.  "" is the package itself (its version); everybody may import ``BOTTOM``."""
 
-BOTTOM = {"", "records", "errors"}
+BOTTOM = {"", "records", "errors", "words"}
 
 ONLY_IN: dict[str, set[str]] = {
     "hydra": {"cli", "build", "job", "plan"},

@@ -10,7 +10,7 @@ import pytest
 
 from capsexp import cli, records
 from capsexp.plan.names import MOST
-from capsexp.plan.text import duration
+from capsexp.words import roughly
 
 Run = Callable[..., int]
 Tell = Callable[..., str]
@@ -131,7 +131,7 @@ def test_as_a_command_from_anywhere(tmp_path: Path) -> None:
 
 def test_times_as_people_say_them() -> None:
     said = {12.4: "12 s", 100: "2 min", 5000: "83 min", 7200: "2 h 0 min", 100_000: "27 h 47 min", 200_000: "2 d 7 h"}
-    assert {seconds: duration(seconds) for seconds in said} == said
+    assert {seconds: roughly(seconds) for seconds in said} == said
 
 
 # -- the folder of a sweep that nobody has named ----------------------------------------------------------------------

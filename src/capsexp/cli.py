@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import plan, records
 from capsexp.errors import ConfigError
+from capsexp.words import count
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf" / "config.yaml").exists() else PACKAGE.parents[1] / "conf"
@@ -152,8 +153,7 @@ def _say_how_sweep_ended(directory: Path, sweep: records.Sweep) -> list[records.
     }
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
-    cells = "1 cell" if len(statuses) == 1 else f"{len(statuses)} cells"
-    facts = [f"{len(done)} of {cells} done" + (f", {stale} of them stale" if stale else "")]
+    facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
     states = Counter(status.state for status in statuses.values())
     facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
     lines = [f"{', '.join(facts)}; report: python -m capsexp.report {directory}"]

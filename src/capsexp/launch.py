@@ -11,6 +11,7 @@ from capsexp.engine.local import LocalEngine
 from capsexp.engine.options import Layout
 from capsexp.engine.progress import progress
 from capsexp.errors import require
+from capsexp.words import count
 
 
 def run(jobs: Sequence[Sequence[str]]) -> list[float | None]:
@@ -76,7 +77,7 @@ def _what_is_there(launch: plan.Launch, ended: Mapping[str, Ended], failed: Mapp
     stale = sum(ended.words.startswith("stale") for ended in ended.values())
     planned = {cell.id for cell in launch.sweep.cells}
     orphans = len(records.cell_directories(launch.directory).keys() - planned)
-    facts = [_count(len(planned), "cell")]
+    facts = [count(len(planned), "cell")]
     facts += [f"{len(ended)} already done, not run again"] if ended else []
     facts += [f"{stale} of them stale (sweep.rerun=stale runs them again)"] if stale else []
     facts += [f"{len(failed)} failed before, not tried again (sweep.rerun=failed does)"] if failed else []
@@ -84,13 +85,9 @@ def _what_is_there(launch: plan.Launch, ended: Mapping[str, Ended], failed: Mapp
     return f"{launch.directory}: {', '.join(facts)}"
 
 
-def _what_runs(count: int, layout: Layout) -> str:
+def _what_runs(number: int, layout: Layout) -> str:
     gpus = [device for device in layout.devices if device]
     where = f" on GPU {', '.join(gpus)}" if gpus else ""
     measured = gpus and layout.per_device is None
-    each = "as many on each as fit" if measured else f"{min(layout.most, count)} at once"
-    return f"running {count}{where}, {each}, {_count(layout.threads, 'thread')} a cell"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    each = "as many on each as fit" if measured else f"{min(layout.most, number)} at once"
+    return f"running {number}{where}, {each}, {count(layout.threads, 'thread')} a cell"

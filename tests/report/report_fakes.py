@@ -1,6 +1,5 @@
 """Fake sweeps on disk, written through ``records`` as real ones are."""
 
-import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from capsexp import records
 from capsexp.report.write import write_report
+from tests.conftest import plan
 
 TIMINGS = {"timings.csv", "timings.md", "timings.tex"}
 BLOCK: dict[str, Any] = {
@@ -37,16 +37,6 @@ def body(cell: records.PlannedCell, accuracy: float | None, **changes: Any) -> d
         "environment": {"torch": "2.13.0+cpu", "threads": 1} | changes.get("environment", {}),
         "clocks": {"total_s": changes.get("seconds", 4.25), "epoch_s": 0.5},
     }  # fmt: skip
-
-
-def plan(axes: dict[str, list[Any]]) -> list[records.PlannedCell]:
-    """Every combination of the axes' values as planned cells."""
-    cells = []
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        identifier = records.cell_id({"axes": chosen})
-        cells.append(records.PlannedCell(identifier, records.cell_name(chosen, identifier), chosen))
-    return cells
 
 
 def accuracy(cell: records.PlannedCell) -> float:

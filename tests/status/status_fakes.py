@@ -1,6 +1,5 @@
 """Fake sweeps in every state, written through ``records`` as real ones are."""
 
-import itertools
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
+from tests.conftest import plan
 
 RUN = [sys.executable, "-W", "error", "-m", "capsexp.status"]
 """The command in a process of its own."""
@@ -30,16 +30,6 @@ SHOWN_AS = {
     "other schema": "pending",
 }
 """What can be on disk of a cell, and what it counts as."""
-
-
-def plan(axes: Mapping[str, list[Any]]) -> list[records.PlannedCell]:
-    """Every combination of the axes' values as planned cells."""
-    cells = []
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        identifier = records.cell_id({"axes": chosen})
-        cells.append(records.PlannedCell(identifier, records.cell_name(chosen, identifier), chosen))
-    return cells
 
 
 def body(cell: records.PlannedCell, value: float | None = 0.5, seconds: float = 10.0, **changes: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from capsexp import records
 from capsexp.plan.estimate import Estimate
+from capsexp.words import count, roughly
 
 SHOWN = 8
 """Values of an axis that are written out."""
@@ -13,7 +14,7 @@ def of(directory: Path, sweep: records.Sweep, estimate: Estimate, at_once: int |
     """The plan as text; ``at_once`` is how many cells the launcher runs together, None if it does not say."""
     first, last = sweep.cells[0], sweep.cells[-1]
     lines = [
-        f"{sweep.name}: {_count(len(sweep.cells), 'cell')} in {directory}",
+        f"{sweep.name}: {count(len(sweep.cells), 'cell')} in {directory}",
         *(f"  {key}: {_values(values)}" for key, values in sweep.axes.items()),
         f"  first: {first.name}",
         f"  last:  {last.name}",
@@ -28,11 +29,11 @@ def _values(values: list[object]) -> str:
     texts = [str(value) for value in values]
     if len(texts) > SHOWN:
         texts = [*texts[: SHOWN - 3], "...", *texts[-2:]]
-    return f"{', '.join(texts)}  ({_count(len(values), 'value')})"
+    return f"{', '.join(texts)}  ({count(len(values), 'value')})"
 
 
 def _states(estimate: Estimate) -> str:
-    there = [f"{count} {state}" for state, count in sorted(estimate.states.items())]
+    there = [f"{number} {state}" for state, number in sorted(estimate.states.items())]
     orphans = f"; {estimate.orphans} orphaned" if estimate.orphans else ""
     return f"now: {', '.join(there)}{orphans}; to run: {estimate.left}"
 
@@ -43,11 +44,11 @@ def _time(estimate: Estimate, at_once: int | None) -> str:
     if not estimate.measured:
         return "time: not known, no such cell has been measured yet"
     together = min(at_once or 1, estimate.left)
-    total = duration(estimate.left * estimate.cell_s / together)
+    total = roughly(estimate.left * estimate.cell_s / together)
     where = " of other sweeps" if estimate.elsewhere else ""
     return (
-        f"time: about {total}, {_count(together, 'cell')} at a time "
-        f"(mean of {_count(estimate.measured, 'finished cell')}{where}: {estimate.cell_s:.1f} s)"
+        f"time: about {total}, {count(together, 'cell')} at a time "
+        f"(mean of {count(estimate.measured, 'finished cell')}{where}: {estimate.cell_s:.1f} s)"
     )
 
 
@@ -58,23 +59,6 @@ def _disk(estimate: Estimate) -> str:
     return (
         f"disk: about {_bytes(estimate.left * estimate.cell_bytes)} more ({_bytes(estimate.cell_bytes)} a cell); {free}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 2 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _bytes(number: float) -> str:

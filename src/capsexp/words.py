@@ -1,4 +1,4 @@
-"""Small words that several blocks of the output share."""
+"""Small words that the commands share (standard library only)."""
 
 
 def plain(text: str) -> str:
@@ -22,3 +22,21 @@ def duration(seconds: float | None) -> str:
         if whole >= size:
             return f"{whole // size} {name} {whole % size // unit} {smaller}"
     return f"{whole} s"
+
+
+def roughly(seconds: float) -> str:
+    """Seconds to come, which nobody knows to the second: ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 2 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 cell``, ``3 cells``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
