@@ -61,7 +61,8 @@ class Sweep:
 
         def there() -> bool:
             assert self.process.poll() is None, self.printed()
-            return len(list(self.folder.glob(f"cell-*/{name}"))) == 2
+            begun = len(executions(self.folder)) == 2
+            return begun and len(list(self.folder.glob(f"cell-*/{name}"))) == 2
 
         wait_until(there, 30)
         return executions(self.folder)
@@ -100,7 +101,6 @@ def test_ctrl_c_lets_running_cells_save_and_starts_no_more(sweep: Callable[..., 
     """The terminal sends it to the workers too, and they do not mind."""
     running = sweep("obey")
     running.wait_for_two("status.json")
-    wait_until(lambda: len(executions(tmp_path)) == 2, 10)
     os.killpg(running.process.pid, signal.SIGINT)
     printed = running.over()
     cells = cells_in(tmp_path, COUNT)
@@ -183,7 +183,6 @@ def test_a_hangup_that_is_ignored_stays_ignored(sweep: Callable[..., Sweep]) -> 
     """Which is what nohup asks for."""
     running = sweep("obey", nohup=True)
     running.wait_for_two("status.json")
-    wait_until(lambda: len(executions(running.folder)) == 2, 10)
     os.killpg(running.process.pid, signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         running.process.wait(0.6)

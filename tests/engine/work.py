@@ -70,20 +70,22 @@ def noted(directory: Path, identifier: str) -> Iterator[int]:
     folder = directory.parent / EVIDENCE
     folder.mkdir(parents=True, exist_ok=True)
     begin, number = time.monotonic(), 0
+    facts = {"id": identifier, "pid": os.getpid(), "begin": begin, "at_import": AT_IMPORT}
+    facts |= {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "omp": os.environ.get("OMP_NUM_THREADS")}
+    whole = folder / f"unread-{os.getpid()}"
+    whole.write_text(json.dumps(facts))
     while True:
         try:
-            handle = os.open(folder / f"{identifier}.{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            os.link(whole, folder / f"{identifier}.{number}")  # appears whole, and never twice under one number
             break
         except FileExistsError:
             number += 1
-    facts = {"id": identifier, "pid": os.getpid(), "begin": begin, "at_import": AT_IMPORT}
-    facts |= {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "omp": os.environ.get("OMP_NUM_THREADS")}
-    os.write(handle, json.dumps(facts).encode())
-    os.close(handle)
+    whole.unlink()
     try:
         yield number
     finally:
-        (folder / f"{identifier}.{number}.end").write_text(str(time.monotonic()))
+        whole.write_text(str(time.monotonic()))
+        whole.replace(folder / f"{identifier}.{number}.end")
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------
