@@ -12,6 +12,11 @@ H, W   height and width
 K      classes
 O      output channels (filters) of a layer
 F      values in one flattened filter: input channels x kernel height x kernel width
+I      capsules of the lower layer (children)
+J      capsules of the higher layer (parents); in the class layer J = K
+D      components of a child's pose
+E      components of a parent's pose
+L      places at which a window lies
 ====== =============================================================================
 """
 
@@ -30,6 +35,20 @@ class Batch(NamedTuple):
 
     images_BCHW: Tensor
     labels_B: Tensor
+
+
+class RoutingOutput(NamedTuple):
+    """What a routing algorithm gives.
+
+    Attributes:
+        poses_BJE: the parents' poses.
+        activations_BJ: how present each parent is; for most algorithms the length of its pose, in 0..1.
+        coupling_BJI: the coefficients that weighted the returned poses.
+    """
+
+    poses_BJE: Tensor
+    activations_BJ: Tensor
+    coupling_BJI: Tensor
 
 
 class StepOutput(NamedTuple):

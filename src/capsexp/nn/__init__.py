@@ -1,0 +1,1 @@
+"""Building blocks of capsule networks: squash, votes, capsule layers, decoder."""

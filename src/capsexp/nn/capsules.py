@@ -1,0 +1,175 @@
+"""Capsule layers: from feature maps to capsules, and from capsules to capsules."""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from capsexp.errors import require, require_choice, require_int
+from capsexp.nn.functional import SQUASHES, at_least_single
+from capsexp.nn.votes import FoldCache, LinearVotes
+from capsexp.types import RoutingOutput
+
+MakeRouting = Callable[..., nn.Module]
+"""Makes a layer's routing from ``children``, ``parents``, ``dim_in`` and ``dim_out``; see ``routing/base.py``."""
+
+
+class PrimaryCapsules(nn.Module):
+    """A convolution whose channels are read as capsules: Sabour et al. (2017), section 4.
+
+    Capsule type t has ``dim`` neighbouring channels, t * dim to (t + 1) * dim - 1, and one capsule at every position: a
+    capsule's components come from one place of the image.
+
+    Args:
+        in_channels: of the maps that come in.
+        channels: of the convolution, a multiple of ``dim``.
+        dim: D, components of a capsule.
+        kernel: size of the convolution's kernel.
+        stride: of the convolution.
+        padding: of the convolution.
+        squash: how poses are shortened, one of :data:`~capsexp.nn.functional.SQUASHES`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        dim: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        squash: str = "classic",
+    ) -> None:
+        super().__init__()
+        self.dim = require_int("dim", dim, 1)
+        require(channels % dim == 0, "channels", f"be a multiple of the capsules' dimension, {dim}", channels)
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding)
+        self.squash = SQUASHES[require_choice("squash", squash, tuple(SQUASHES))]
+
+    def forward(self, maps_BCHW: Tensor) -> Tensor:
+        """Poses (B, T, D, H', W') of T = channels / dim types at every position, in float32 or better."""
+        maps_BCHW = at_least_single(self.conv(maps_BCHW))
+        batch, _, height, width = maps_BCHW.shape
+        return self.squash(maps_BCHW.reshape(batch, -1, self.dim, height, width), 2)
+
+
+def as_children(poses_BTDHW: Tensor) -> Tensor:
+    """Capsules on a grid as one list (B, I, D), I = T * H * W, the positions of a type side by side."""
+    poses_BDI = poses_BTDHW.flatten(3).transpose(1, 2).flatten(2)
+    return poses_BDI.transpose(1, 2)  # a view: votes like the components to vary slowest
+
+
+class CapsuleLayer(nn.Module):
+    """Transformation matrices and routing between I children and J parents; the base of the two layers below.
+
+    The weight is (J, E, D, I).  Flattened it is the (J*E, D*I) matrix of a linear layer, so a coupling that all images
+    share multiplies into it, and the layer is one matrix product.
+
+    Args:
+        children: I.
+        parents: J.
+        dim_in: D.
+        dim_out: E.
+        routing: makes the layer's own routing from these four.
+        weight_std: standard deviation of the matrices at the start; None asks the routing.
+    """
+
+    def __init__(
+        self,
+        children: int,
+        parents: int,
+        dim_in: int,
+        dim_out: int,
+        routing: MakeRouting,
+        *,
+        weight_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.routing = routing(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
+        std = cast("float", self.routing.weight_std) if weight_std is None else weight_std
+        self.weight = nn.Parameter(torch.randn(parents, dim_out, dim_in, children) * std)
+        self._folds = FoldCache()
+
+    def train(self, mode: bool = True) -> "CapsuleLayer":
+        """Switch between training and evaluation, in which a shared coupling is folded into the weight once."""
+        self._folds.clear()
+        return super().train(mode)
+
+    def route(self, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
+        """The children's votes, routed."""
+        folds = None if self.training else self._folds
+        return cast("RoutingOutput", self.routing(LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)))
+
+
+class ClassCapsules(CapsuleLayer):
+    """Every child votes for every class: Sabour et al. (2017), DigitCaps."""
+
+    def forward(self, poses_BID: Tensor) -> RoutingOutput:
+        """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes."""
+        return self.route(poses_BID)
+
+
+class ConvCapsules(CapsuleLayer):
+    """Capsules that see a window of capsules; the transformation matrices are shared by all places.
+
+    Sahu and Altahhan (2024), IntermediateCaps: J types at each of L places route from the I = T * kernel^2 children of
+    their window, place by place, so routing is that of the class layer with the place as part of the batch.
+
+    Args:
+        in_types: T, capsule types that come in.
+        out_types: J.
+        dim_in: D.
+        dim_out: E.
+        routing: makes the layer's own routing from children, parents, dim_in and dim_out.
+        kernel: side of the window.
+        stride: places between neighbouring windows.
+        padding: rim of places without capsules; children there cast no vote, and ``Votes.mask_BI`` leaves them out.
+        weight_std: standard deviation of the matrices at the start; None asks the routing.
+    """
+
+    def __init__(
+        self,
+        in_types: int,
+        out_types: int,
+        dim_in: int,
+        dim_out: int,
+        routing: MakeRouting,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        weight_std: float | None = None,
+    ) -> None:
+        super().__init__(in_types * kernel**2, out_types, dim_in, dim_out, routing, weight_std=weight_std)
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, poses_BTDHW: Tensor) -> RoutingOutput:
+        """Poses (B, J, E, H', W'), activations (B, J, H', W') and coupling (B, L, J, I)."""
+        batch, _, _, height, width = poses_BTDHW.shape
+        rows, columns = self._places(height), self._places(width)
+        output = self.route(self._windows(poses_BTDHW), self._mask(poses_BTDHW))
+        poses = output.poses_BJE.view(batch, rows, columns, *output.poses_BJE.shape[1:]).permute(0, 3, 4, 1, 2)
+        activations = output.activations_BJ.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+        coupling = output.coupling_BJI.view(batch, rows * columns, *output.coupling_BJI.shape[1:])
+        return RoutingOutput(poses, activations, coupling)
+
+    def _places(self, size: int) -> int:
+        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def _windows(self, poses_BTDHW: Tensor) -> Tensor:
+        """The children of every window, (B*L, I, D)."""
+        batch, types, dim = poses_BTDHW.shape[:3]
+        columns = F.unfold(poses_BTDHW.flatten(1, 2), self.kernel, padding=self.padding, stride=self.stride)
+        windows = columns.view(batch, types, dim, self.kernel**2, -1).permute(0, 4, 2, 1, 3)  # B, L, D, T, kernel^2
+        return windows.flatten(0, 1).flatten(2).transpose(1, 2)
+
+    def _mask(self, poses_BTDHW: Tensor) -> Tensor | None:
+        """Which children of every window are there, (B*L, I); None where all are."""
+        if not self.padding:
+            return None
+        there = poses_BTDHW.new_ones(1, 1, 1, *poses_BTDHW.shape[3:]).expand(1, poses_BTDHW.shape[1], -1, -1, -1)
+        mask_LI = self._windows(there).squeeze(2).bool()
+        return mask_LI.repeat(len(poses_BTDHW), 1)

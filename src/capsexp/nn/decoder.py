@@ -1,0 +1,40 @@
+"""From class capsules back to the image."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from capsexp.errors import require, require_int
+from capsexp.nn.functional import at_least_single
+
+
+class Decoder(nn.Module):
+    """Three linear layers that draw the image from the pose of one class: Sabour et al. (2017), figure 2.
+
+    Args:
+        classes: K.
+        dim: E, components of a class capsule.
+        image_shape: (C, H, W) of the image to draw.
+        hidden: widths of the layers between.
+    """
+
+    def __init__(
+        self, classes: int, dim: int, image_shape: tuple[int, int, int], hidden: Sequence[int] = (512, 1024)
+    ) -> None:
+        super().__init__()
+        require(len(hidden) > 0, "hidden", "name the widths of at least one layer", list(hidden))
+        self.classes, self.image_shape = classes, tuple(image_shape)
+        channels, height, width = image_shape
+        widths = [classes * dim, *(require_int("hidden", each, 1) for each in hidden), channels * height * width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid())
+
+    def forward(self, poses_BKE: Tensor, shown_B: Tensor) -> Tensor:
+        """The image (B, C, H, W) in [0, 1] drawn from class ``shown_B`` alone; the other poses are set to zero."""
+        shown_BK = F.one_hot(shown_B, self.classes).to(poses_BKE.dtype)
+        drawn: Tensor = self.layers((poses_BKE * shown_BK[..., None]).flatten(1))
+        return at_least_single(drawn).view(-1, *self.image_shape)

@@ -1,0 +1,209 @@
+r"""Votes: what every child capsule predicts for every parent, as a linear operator that routing works on.
+
+A vote is :math:`\hat u_{j|i} = W_{ij} u_i`.  Routing needs only two things of them, both derivatives of one form
+
+.. math:: T = \sum_{bjedi} y_{bji}\, x_{bje}\, W_{jedi}\, u_{bdi},
+
+the weighted sum :math:`s = \partial T / \partial x` and the agreement :math:`b = \partial T / \partial y`.  So neither
+has to build the votes, and the gradients of both are the other derivatives of T.  :class:`LinearVotes` computes them in
+pieces that stay in the processor's cache, and keeps nothing for the backward pass but poses, weight, and the coupling
+or the parents' poses.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from capsexp.nn.functional import at_least_single
+from capsexp.nn.vote_operators import Agreement, WeightedSum, materialised
+
+Form = Literal["factored", "materialised"]
+
+
+class Votes(ABC):
+    """Votes of I children for J parents of E components each, for every image (or window) of a batch.
+
+    Attributes:
+        mask_BI: True where there is a child, None if all are there.  Outside (the padding of a window) votes are zero.
+    """
+
+    mask_BI: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, J, E, I)."""
+
+    @abstractmethod
+    def weighted_sum(self, coupling: Tensor | float) -> Tensor:
+        """Each parent's sum of its votes, s_j = sum_i c_ij u_ji.
+
+        Args:
+            coupling: (B, J, I), or (J, I) if all images share it, or one number for all.
+
+        Returns:
+            (B, J, E), in float32 or better.
+        """
+
+    @abstractmethod
+    def agreement(self, parents_BJE: Tensor) -> Tensor:
+        """Scalar product of every vote with its parent's pose: (B, J, I), in float32 or better."""
+
+    @abstractmethod
+    def materialise(self) -> Tensor:
+        """The votes themselves: (B, J, E, I)."""
+
+    @abstractmethod
+    def detach(self) -> "Votes":
+        """The same votes; no gradient goes back through them."""
+
+
+class GivenVotes(Votes):
+    """Votes that something else has made.
+
+    Args:
+        votes_BJEI: (B, J, E, I).
+    """
+
+    def __init__(self, votes_BJEI: Tensor) -> None:
+        self._votes_BJEI = at_least_single(votes_BJEI)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
+        return cast("tuple[int, int, int, int]", tuple(self._votes_BJEI.shape))
+
+    def weighted_sum(self, coupling: Tensor | float) -> Tensor:  # noqa: D102
+        if not isinstance(coupling, Tensor):
+            return self._votes_BJEI.sum(3) * coupling
+        with torch.autocast(coupling.device.type, enabled=False):
+            return (self._votes_BJEI @ at_least_single(coupling)[..., None]).squeeze(3)
+
+    def agreement(self, parents_BJE: Tensor) -> Tensor:  # noqa: D102
+        with torch.autocast(parents_BJE.device.type, enabled=False):
+            return (at_least_single(parents_BJE)[:, :, None] @ self._votes_BJEI).squeeze(2)
+
+    def materialise(self) -> Tensor:  # noqa: D102
+        return self._votes_BJEI
+
+    def detach(self) -> "GivenVotes":  # noqa: D102
+        return GivenVotes(self._votes_BJEI.detach())
+
+
+class LinearVotes(Votes):
+    """Votes by a transformation matrix for every pair of child and parent: Sabour et al. (2017), equation (2).
+
+    Args:
+        poses_BID: the children's poses (B, I, D).  Fastest where components vary slowest in memory, as the transposed
+            view of a (B, D, I) tensor.
+        weight_JEDI: the transformation matrices (J, E, D, I).
+        mask_BI: True where there is a child, or None if all are there.  Poses outside must be zero.
+        form: ``factored`` never builds the votes; ``materialised`` builds them once and keeps them for the forward pass
+            alone; None chooses by size.  Both are the same operator.
+        folds: where the weight with a shared coupling multiplied into it is kept between calls.
+
+    Under autocast the matrix products run in its type; couplings, agreements and sums are float32.
+    """
+
+    def __init__(
+        self,
+        poses_BID: Tensor,
+        weight_JEDI: Tensor,
+        mask_BI: Tensor | None = None,
+        form: Form | None = None,
+        folds: "FoldCache | None" = None,
+    ) -> None:
+        device = poses_BID.device.type
+        self.poses, self.mask_BI = poses_BID, mask_BI
+        self._product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        self._weight_JEDI, self._folds = weight_JEDI, folds
+        self._poses_BDI = at_least_single(poses_BID).transpose(1, 2).contiguous()
+        self.form: Form = form or choose_form(self.shape, poses_BID.shape[2])
+        self._votes_BJEI: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
+        parents, components, _, children = self._weight_JEDI.shape
+        return len(self.poses), parents, components, children
+
+    def weighted_sum(self, coupling: Tensor | float) -> Tensor:  # noqa: D102
+        if not isinstance(coupling, Tensor):
+            return self._linear(self._weight_JEDI.flatten(0, 1).flatten(1)) * coupling
+        if coupling.dim() == 2:
+            return self._linear(self.fold(coupling))
+        coupling = at_least_single(coupling)
+        return cast("Tensor", WeightedSum.apply(coupling, *self._operands()))  # type: ignore[no-untyped-call]
+
+    def agreement(self, parents_BJE: Tensor) -> Tensor:  # noqa: D102
+        parents_BJE = at_least_single(parents_BJE)
+        return cast("Tensor", Agreement.apply(parents_BJE, *self._operands()))  # type: ignore[no-untyped-call]
+
+    def materialise(self) -> Tensor:  # noqa: D102
+        with torch.autocast(self.poses.device.type, enabled=False):
+            return materialised(self._poses_BDI, self._weight_JEDI, self._product_type)
+
+    def fold(self, coupling_JI: Tensor) -> Tensor:
+        """One linear map (J*E, D*I) that takes flattened poses (B, D*I) to the weighted sums (B, J*E)."""
+        if self._folds is not None:
+            return self._folds.get(self._weight_JEDI, coupling_JI)
+        return fold(self._weight_JEDI, coupling_JI)
+
+    def detach(self) -> "LinearVotes":  # noqa: D102
+        other = copy.copy(self)
+        other.poses, other._poses_BDI = self.poses.detach(), self._poses_BDI.detach()
+        other._weight_JEDI = self._weight_JEDI.detach()
+        return other
+
+    def _linear(self, weight: Tensor) -> Tensor:
+        """Weighted sums by one matrix product, in autocast's type if there is one."""
+        sums = F.linear(self._poses_BDI.flatten(1), weight)
+        return at_least_single(sums).view(self.shape[:3])
+
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype | None]:
+        return self._poses_BDI, self._weight_JEDI, self._built(), self._product_type
+
+    def _built(self) -> Tensor | None:
+        """The votes for forward passes in the materialised form; gradients do not go through them."""
+        if self.form == "materialised" and self._votes_BJEI is None:
+            with torch.no_grad():
+                self._votes_BJEI = materialised(self._poses_BDI, self._weight_JEDI, self._product_type)
+        return self._votes_BJEI
+
+
+def fold(weight_JEDI: Tensor, coupling_JI: Tensor) -> Tensor:
+    """Couplings that all images share, multiplied into the transformation matrices: (J*E, D*I)."""
+    return (weight_JEDI * coupling_JI[:, None, None].to(weight_JEDI.dtype)).flatten(0, 1).flatten(1)
+
+
+class FoldCache:
+    """The last folded weight of a layer, for as long as neither weight nor coupling change."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._folded: Tensor | None = None
+
+    def get(self, weight_JEDI: Tensor, coupling_JI: Tensor) -> Tensor:
+        """The folded weight; made anew where a gradient is to flow, or where changes could not be seen."""
+        parts = (weight_JEDI, coupling_JI)
+        if torch.is_grad_enabled() or any(part.is_inference() for part in parts):
+            return fold(weight_JEDI, coupling_JI)
+        key = tuple(fact for part in parts for fact in (part.data_ptr(), part._version, part.dtype, part.device))
+        if self._folded is None or key != self._key:
+            self._key, self._folded = key, fold(weight_JEDI, coupling_JI)
+        return self._folded
+
+    def clear(self) -> None:
+        """Forget it, and free its memory."""
+        self._key, self._folded = (), None
+
+
+def choose_form(shape: tuple[int, int, int, int], components: int) -> Form:
+    """The faster form for votes of this shape by children of this many components.
+
+    Building votes costs a pass over B x J x E x I numbers, and each operator then another; in the factored form an
+    operator passes over B x J x D x I.  So short parents of long children are better built.
+    """
+    return "materialised" if 4 * shape[2] <= components else "factored"

@@ -1,0 +1,1 @@
+"""Routing algorithms, one a file: from votes to the parents' poses."""

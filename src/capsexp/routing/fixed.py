@@ -1,0 +1,56 @@
+"""A coupling that is given: no loop."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capsexp.errors import ConfigError, require
+from capsexp.nn.votes import Votes
+from capsexp.routing.base import Routing
+from capsexp.types import RoutingOutput
+
+
+class Fixed(Routing):
+    """One coupling matrix for all images: Zhao et al. (2019), Fast Routing Procedure.
+
+    The matrix is a buffer, so it travels with the checkpoint.  In evaluation the layer folds it into its
+    transformation matrices, and its forward pass is one matrix product.
+
+    Args:
+        coupling: the matrix (J, I), or the path of a ``.npy`` file that holds it; None begins with 1 / J everywhere.
+        **sizes: children, parents, dim_in, dim_out, and squash.
+    """
+
+    coupling_JI: Tensor
+    coupling_range = (-float("inf"), float("inf"))
+
+    def __init__(self, *, coupling: Tensor | str | None = None, **sizes: int | str) -> None:
+        super().__init__(**sizes)  # type: ignore[arg-type]
+        self.register_buffer("coupling_JI", torch.full((self.parent_count, self.child_count), 1 / self.parent_count))
+        if coupling is not None:
+            self.set_coupling(_read(coupling) if isinstance(coupling, str) else coupling)
+
+    def set_coupling(self, coupling_JI: Tensor) -> None:
+        """Use this matrix (J, I) from now on.
+
+        Raises:
+            ConfigError: it has another shape, or holds numbers that are not finite.
+        """
+        shape = tuple(coupling_JI.shape)
+        rule = f"have the shape (parents, children) = {tuple(self.coupling_JI.shape)}"
+        require(shape == tuple(self.coupling_JI.shape), "coupling", rule, shape)
+        require(bool(coupling_JI.isfinite().all()), "coupling", "hold finite numbers", "NaN or infinity")
+        self.coupling_JI = coupling_JI.detach().to(self.coupling_JI)
+
+    def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
+        """The squashed sum of the votes, weighted by the matrix."""
+        return self._output(votes, self.coupling_JI)
+
+
+def _read(path: str) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(Path(path), allow_pickle=False))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError("coupling", f"name a .npy file with a matrix ({error})", path) from error

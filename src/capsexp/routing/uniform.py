@@ -1,0 +1,26 @@
+"""Uniform coupling: what routing is compared with."""
+
+from torch import Tensor
+
+from capsexp.nn.votes import Votes
+from capsexp.routing.base import Routing
+from capsexp.types import RoutingOutput
+
+
+class Uniform(Routing):
+    """Every child gives each parent 1 / J of its vote, whatever the votes are.
+
+    Args:
+        iterations: has no effect; it is there so that one grid can sweep over algorithms.
+        gradient: the same.
+        **sizes: children, parents, dim_in, dim_out, and squash.
+    """
+
+    coupling_sum = 1.0
+
+    def __init__(self, *, iterations: int = 1, gradient: str = "full", **sizes: int | str) -> None:
+        super().__init__(**sizes)  # type: ignore[arg-type]
+
+    def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
+        """The squashed mean over what the parents may have."""
+        return self._output(votes, 1 / self.parent_count)
