@@ -23,17 +23,42 @@ class ConfigError(ValueError):
     def __init__(self, key: str, rule: str, value: object) -> None:
         super().__init__(key, rule, value)
         self.key, self.rule, self.value = key, rule, value
+        self._whole = False
 
     def __str__(self) -> str:
         return f"{self.key} must {self.rule}, got {self.value!r}"
 
-    def within(self, group: str) -> Self:
-        """The same error with ``group`` put before the key: ``c2`` becomes ``model.c2``."""
-        return type(self)(f"{group}.{self.key}", self.rule, self.value)
+    def within(self, group: str, *, outermost: bool = False) -> Self:
+        """The same error with ``group`` put before the key: ``c2`` becomes ``model.c2``.
+
+        Args:
+            group: what the key stands in.
+            outermost: whether ``group`` stands in no other, so that nothing more is put before it.
+        """
+        if self._whole:
+            return self
+        error = type(self)(f"{group}.{self.key}", self.rule, self.value)
+        error._whole = outermost
+        return error
 
 
 class StageBusy(Exception):  # noqa: N818 - no error, a reason to wait
     """Another cell is computing a stage that this one needs: try again later, nothing is lost."""
+
+
+class Diverged(Exception):  # noqa: N818 - the word that statuses use
+    """The training loss is not a finite number: going on would train nothing.
+
+    Attributes:
+        step: the optimizer step whose loss it is, counted from 1 over all epochs.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"diverged at step {self.step}"
 
 
 def require(condition: bool, key: str, rule: str, value: object) -> None:

@@ -20,6 +20,8 @@ L      places at which a window lies
 ====== =============================================================================
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -31,10 +33,12 @@ class Batch(NamedTuple):
     Attributes:
         images_BCHW: float32, cropped and normalised.
         labels_B: int64 in 0..K-1.
+        pixels_BCHW: the same images in 0..255, cropped or shifted but not normalised: what a decoder should draw.
     """
 
     images_BCHW: Tensor
     labels_B: Tensor
+    pixels_BCHW: Tensor
 
 
 class RoutingOutput(NamedTuple):
@@ -57,7 +61,9 @@ class StepOutput(NamedTuple):
     Attributes:
         loss: scalar that is minimised, the mean over the batch.
         scores_BK: one score a class, the highest is the prediction.
+        terms: what the loss is made of, each the mean over the batch, by the names in the module's ``terms``.
     """
 
     loss: Tensor
     scores_BK: Tensor
+    terms: Mapping[str, Tensor] = MappingProxyType({})

@@ -16,6 +16,8 @@ from capsexp.types import Batch
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in CONF.glob("model/*.yaml"))
 STEPS = 6
+SMALL = {"capsnet": ["model.c1=16", "model.c2=16", "model.decoder=[32]"]}
+"""Overrides that make a large architecture small enough for tests."""
 
 
 @pytest.fixture(params=NAMES)
@@ -23,6 +25,7 @@ def config(request: pytest.FixtureRequest, tiny_npz: Path, in_tmp: Path) -> dict
     plan.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = [f"model={request.param}", "data=dhcd", f"data.path={tiny_npz}", "data.batch_size=64"]
+        overrides += SMALL.get(request.param, [])
         return plan.resolved(compose("config", [*overrides, "optimizer.lr=1e-3"]))
 
 

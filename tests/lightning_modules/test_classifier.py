@@ -20,7 +20,7 @@ class Loader:
 
     def __init__(self, images_BCHW: Tensor, labels_B: Tensor, sizes: list[int]) -> None:
         parts = zip(images_BCHW.split(sizes), labels_B.split(sizes), strict=True)
-        self.batches = [Batch(*part) for part in parts]
+        self.batches = [Batch(images_BCHW, labels_B, images_BCHW) for images_BCHW, labels_B in parts]
 
     def __iter__(self):
         return iter(self.batches)
@@ -38,7 +38,8 @@ def module() -> ClassifierModule:
 
 def batch(count: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    return Batch(torch.randn(count, 1, 4, 4, generator=generator), torch.randint(3, (count,), generator=generator))
+    images_BCHW = torch.randn(count, 1, 4, 4, generator=generator)
+    return Batch(images_BCHW, torch.randint(3, (count,), generator=generator), images_BCHW)
 
 
 def cross_entropies(scores_BK: Tensor, labels_B: Tensor) -> list[float]:
@@ -49,7 +50,7 @@ def cross_entropies(scores_BK: Tensor, labels_B: Tensor) -> list[float]:
 def test_the_step_is_the_mean_cross_entropy(module: ClassifierModule) -> None:
     given = batch(7)
     module.eval()
-    loss, scores_BK = module.shared_step(given)
+    loss, scores_BK, _ = module.shared_step(given)
     assert torch.equal(scores_BK, module.model(given.images_BCHW))
     assert loss.item() == pytest.approx(sum(cross_entropies(scores_BK, given.labels_B)) / 7, abs=1e-6)
     assert loss.requires_grad
@@ -62,7 +63,7 @@ def trainer(**options: object) -> L.Trainer:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_uneven_batches_give_the_means_over_samples(module: ClassifierModule, split: str) -> None:
-    images_BCHW, labels_B = batch(23)
+    images_BCHW, labels_B, _ = batch(23)
     evaluate = {"val": trainer().validate, "test": trainer().test}[split]
     (found,) = evaluate(module, Loader(images_BCHW, labels_B, [10, 10, 3]), verbose=False)
     scores_BK = module.eval()(images_BCHW)
@@ -74,7 +75,7 @@ def test_uneven_batches_give_the_means_over_samples(module: ClassifierModule, sp
 
 def test_a_second_pass_starts_from_nothing(module: ClassifierModule) -> None:
     once = trainer()
-    first, second = (Loader(*batch(9, seed), [9]) for seed in (0, 1))
+    first, second = (Loader(*batch(9, seed)[:2], [9]) for seed in (0, 1))
     before = once.validate(module, first, verbose=False)
     once.validate(module, second, verbose=False)
     assert once.validate(module, first, verbose=False) == before
@@ -83,7 +84,7 @@ def test_a_second_pass_starts_from_nothing(module: ClassifierModule) -> None:
 def test_training_logs_its_own_means_and_learns(module: ClassifierModule) -> None:
     fit = trainer(max_epochs=2)
     before = module.model[1].weight.clone()
-    fit.fit(module, Loader(*batch(10), [4, 4, 2]), Loader(*batch(5, 1), [5]))
+    fit.fit(module, Loader(*batch(10)[:2], [4, 4, 2]), Loader(*batch(5, 1)[:2], [5]))
     assert set(fit.callback_metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}
     assert not torch.equal(module.model[1].weight, before)
 
@@ -91,9 +92,9 @@ def test_training_logs_its_own_means_and_learns(module: ClassifierModule) -> Non
 def test_the_training_mean_is_over_all_samples_of_the_epoch(module: ClassifierModule) -> None:
     module.model[2] = nn.Identity()
     module._make_optimizer = functools.partial(torch.optim.SGD, lr=0.0)
-    images_BCHW, labels_B = batch(10)
+    images_BCHW, labels_B, _ = batch(10)
     fit = trainer(max_epochs=1)
-    fit.fit(module, Loader(images_BCHW, labels_B, [4, 4, 2]), Loader(*batch(5, 1), [5]))
+    fit.fit(module, Loader(images_BCHW, labels_B, [4, 4, 2]), Loader(*batch(5, 1)[:2], [5]))
     expected = sum(cross_entropies(module(images_BCHW), labels_B)) / 10
     assert float(fit.callback_metrics["train/loss"]) == pytest.approx(expected, abs=1e-6)
 

@@ -4,7 +4,11 @@ from torch import nn
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions of a model in its own order, by the last part of their name where that is unique."""
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    """The convolutions of a model in its own order, by the last part of their name where that is unique.
+
+    One that is only called ``conv`` is the convolution of the layer that holds it, and has that layer's name.
+    """
+    named = ((name.removesuffix(".conv"), layer) for name, layer in model.named_modules())
+    found = {name: layer for name, layer in named if isinstance(layer, nn.Conv2d)}
     short = [name.rpartition(".")[2] for name in found]
     return {(tail if short.count(tail) == 1 else name): found[name] for name, tail in zip(found, short, strict=True)}

@@ -48,7 +48,7 @@ class TrainLoader:
         order, *draws = (torch.split(numbers, self._batch_size) for numbers in self._draw())
         for index_B, *drawn in zip(order, *draws, strict=True):
             images = self._augment.sample(self._prepared, index_B, tuple(drawn))
-            yield Batch(self._augment.normalise(images, self._scheme), self._part.labels[index_B])
+            yield Batch(self._augment.normalise(images, self._scheme), self._part.labels[index_B], images)
 
     def _draw(self) -> list[Tensor]:
         """The epoch's order and per-image numbers, moved to the device once."""
@@ -78,4 +78,4 @@ class EvalLoader:
         images, labels = (torch.split(whole, self._batch_size) for whole in self._part)
         for images_BCHW, labels_B in zip(images, labels, strict=True):
             view = self._augment.evaluate(images_BCHW)
-            yield Batch(self._augment.normalise(view, self._scheme), labels_B)
+            yield Batch(self._augment.normalise(view, self._scheme), labels_B, view)

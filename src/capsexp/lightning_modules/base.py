@@ -30,11 +30,16 @@ class BaseModule(L.LightningModule, ABC):
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, sizes: dict[str, Any]) -> None:
         super().__init__()
-        # Convolutions, and poolings above all, are faster with the channels of a pixel side by side.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = _channels_last(model)
         self._make_optimizer = make_optimizer
         self.save_hyperparameters({"sizes": sizes}, logger=False)
-        self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in ("loss", "acc")})
+        names = ("loss", "acc", *self.terms)
+        self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in names})
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the loss's terms that a step gives and that are logged too, as ``<split>/<term>``."""
+        return ()
 
     @abstractmethod
     def shared_step(self, batch: Batch) -> StepOutput:
@@ -63,6 +68,8 @@ class BaseModule(L.LightningModule, ABC):
         hits = (output.scores_BK.detach().argmax(1) == batch.labels_B).sum()
         self._mean(split, "loss").update(output.loss.detach() * count, count)
         self._mean(split, "acc").update(hits, count)
+        for name in self.terms:
+            self._mean(split, name).update(output.terms[name].detach() * count, count)
         return output.loss
 
     def on_train_epoch_end(self) -> None:
@@ -81,7 +88,7 @@ class BaseModule(L.LightningModule, ABC):
         return cast("RunningMean", self.running[f"{split}_{name}"])
 
     def _log_means(self, split: str) -> None:
-        for name in ("loss", "acc"):
+        for name in ("loss", "acc", *self.terms):
             mean = self._mean(split, name)
             self.log(f"{split}/{name}", mean.compute())
             mean.reset()
@@ -95,3 +102,11 @@ class BaseModule(L.LightningModule, ABC):
         """Predicted classes (B,) of normalised images, in evaluation mode."""
         self.eval()
         return self(images_BCHW.to(self.device)).argmax(1)  # type: ignore[no-any-return]
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """Convolutions, and poolings above all, are faster with the channels of a pixel side by side."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

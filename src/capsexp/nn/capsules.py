@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsexp.errors import require, require_choice, require_int
+from capsexp.errors import ConfigError, require, require_choice, require_int
 from capsexp.nn.functional import SQUASHES, at_least_single
 from capsexp.nn.votes import FoldCache, LinearVotes
 from capsexp.types import RoutingOutput
@@ -88,7 +88,10 @@ class CapsuleLayer(nn.Module):
         weight_std: float | None = None,
     ) -> None:
         super().__init__()
-        self.routing = routing(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
+        try:
+            self.routing = routing(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
+        except ConfigError as error:  # routing is a group of its own, not the model's
+            raise error.within("routing", outermost=True) from error
         std = cast("float", self.routing.weight_std) if weight_std is None else weight_std
         self.weight = nn.Parameter(torch.randn(parents, dim_out, dim_in, children) * std)
         self._folds = FoldCache()

@@ -1,0 +1,38 @@
+"""A learning rate that falls step by step."""
+
+import lightning as L
+
+from capsexp.errors import require_int, require_number
+
+
+class LearningRateDecay(L.Callback):
+    """Before each step the rate is what the optimizer began with, times ``rate`` for every ``steps`` done.
+
+    It depends on nothing but the number of the step, so a resumed fit goes on with the same rate.
+
+    Source: the schedule of Zhao et al. (2019) is settled in docs/decisions.md.
+
+    Args:
+        rate: factor, above 0 and at most 1.
+        steps: optimizer steps between two falls.
+        floor: the rate does not fall below this; where the optimizer began below it, it stays there.
+    """
+
+    def __init__(self, rate: float = 0.96, steps: int = 2000, floor: float = 1e-6) -> None:
+        self.rate = require_number("rate", rate, 0, 1, open_ends="<")
+        self.steps, self.floor = require_int("steps", steps, 1), require_number("floor", floor, 0)
+        self._first: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the rates that the optimizer was configured with; those in a checkpoint have fallen already."""
+        (optimizer,) = trainer.optimizers
+        self._first = [optimizer.defaults["lr"]] * len(optimizer.param_groups)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Set the rate of the coming step."""
+        factor = self.rate ** (trainer.global_step // self.steps)
+        (optimizer,) = trainer.optimizers
+        for group, first in zip(optimizer.param_groups, self._first, strict=True):
+            group["lr"] = max(first * factor, min(self.floor, first))

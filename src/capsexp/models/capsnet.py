@@ -1,0 +1,81 @@
+"""The capsule network of Sabour, Frosst and Hinton (2017), sized by its arguments."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from capsexp.errors import require, require_int
+from capsexp.models.base import Classifier, check_image_shape
+from capsexp.nn.capsules import ClassCapsules, MakeRouting, PrimaryCapsules, as_children
+from capsexp.nn.decoder import Decoder
+from capsexp.types import RoutingOutput
+
+
+class CapsNet(Classifier):
+    """Convolution, primary capsules, class capsules, and perhaps a decoder that draws the image again.
+
+    Source: Sabour et al. (2017), section 4; the sizes that Zhao et al. (2019) and Wang (2019) use are options.  With
+    28x28 gray images, kernel 9 and c1 = c2 = 256: 20x20x256, 6x6x256, 1152 capsules of 8, K capsules of 16.
+
+    Args:
+        image_shape: (C, H, W) of the images, each side at least 2 * kernel - 1 pixels.
+        classes: number of classes K.
+        routing: makes the class layer's routing from children, parents, dim_in and dim_out.
+        c1: channels of the first convolution.
+        c2: channels of the primary capsules' convolution, a multiple of ``dim``.
+        kernel: size of both convolutions' kernels.
+        dim: D, components of a primary capsule.
+        dim_class: E, components of a class capsule.
+        squash: of the primary capsules: classic, linear or exponential (the routing has its own).
+        decoder: widths of the decoder's hidden layers; None for no decoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        routing: MakeRouting,
+        c1: int = 256,
+        c2: int = 256,
+        kernel: int = 9,
+        dim: int = 8,
+        dim_class: int = 16,
+        squash: str = "classic",
+        decoder: Sequence[int] | None = (512, 1024),
+    ) -> None:
+        super().__init__()
+        for key, value in (("c1", c1), ("c2", c2), ("kernel", kernel), ("dim", dim), ("dim_class", dim_class)):
+            require_int(key, value, 1)
+        require(c2 % dim == 0, "c2", f"be a multiple of dim ({dim}), so that its channels make whole capsules", c2)
+        channels, height, width = check_image_shape(image_shape, smallest=2 * kernel - 1)
+        self.conv1 = nn.Conv2d(channels, c1, kernel)
+        self.primary = PrimaryCapsules(c1, c2, dim, kernel=kernel, stride=2, squash=squash)
+        places = ((height - 2 * kernel + 1) // 2 + 1) * ((width - 2 * kernel + 1) // 2 + 1)
+        self.class_capsules = ClassCapsules(c2 // dim * places, classes, dim, dim_class, routing)
+        self.decoder = None if decoder is None else _decoder(classes, dim_class, image_shape, decoder)
+
+    def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
+        """Poses (B, K, E), lengths (B, K) and coupling (B, K, I) of the class capsules."""
+        output: RoutingOutput = self.class_capsules(as_children(self.primary(self.conv1(images_BCHW).relu())))
+        return output
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Class scores (B, K): the lengths of the class capsules."""
+        return self.capsules(images_BCHW).activations_BJ
+
+    def params_paper(self) -> int:
+        """81*c1 + 81*c2 + 46*16*8*36*(c2/8) on 28x28 gray images of 46 classes: Wang (2019), section 3.4.
+
+        The formula forgets the factor c1 in the second convolution; it counts no biases and no decoder.
+        """
+        second = self.primary.conv.weight
+        return self.conv1.weight.numel() + second[:, 0].numel() + self.class_capsules.weight.numel()
+
+
+def _decoder(classes: int, dim: int, image_shape: tuple[int, int, int], hidden: Sequence[int]) -> Decoder:
+    rule = "be null, or the widths of the hidden layers, such as [512, 1024]"
+    require(isinstance(hidden, Sequence) and not isinstance(hidden, str) and len(hidden) > 0, "decoder", rule, hidden)
+    for width in hidden:
+        require_int("decoder", width, 1)
+    return Decoder(classes, dim, image_shape, hidden)

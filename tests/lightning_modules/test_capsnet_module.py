@@ -1,0 +1,90 @@
+import functools
+from typing import Any
+
+import pytest
+import torch
+
+from capsexp.errors import ConfigError
+from capsexp.lightning_modules.capsnet import CapsNetModule
+from capsexp.losses.margin import margin_loss
+from capsexp.models.capsnet import CapsNet
+from capsexp.routing.dynamic import Dynamic
+from capsexp.types import Batch
+
+SHAPE = (1, 17, 17)
+
+
+def module(decoder: list[int] | None = None, **options: Any) -> CapsNetModule:
+    torch.manual_seed(0)
+    model = CapsNet(image_shape=SHAPE, classes=3, routing=Dynamic, c1=8, c2=16, decoder=decoder)
+    adam = functools.partial(torch.optim.Adam, lr=1e-3)
+    return CapsNetModule(model=model, make_optimizer=adam, sizes={}, **options)
+
+
+def batch(count: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    pixels_BCHW = torch.randint(256, (count, *SHAPE), generator=generator, dtype=torch.uint8)
+    return Batch(pixels_BCHW / 127.5 - 1, torch.arange(count) % 3, pixels_BCHW)
+
+
+def test_without_a_decoder_the_loss_is_the_margin_loss() -> None:
+    given, plain = batch(), module()
+    loss, scores_BK, terms = plain.shared_step(given)
+    assert torch.equal(scores_BK, plain.model(given.images_BCHW))
+    assert torch.equal(loss, margin_loss(scores_BK, given.labels_B))
+    assert dict(terms) == {}
+    assert plain.terms == ()
+
+
+@torch.no_grad()
+def drawn_errors(made: CapsNetModule, given: Batch, shown_B: torch.Tensor) -> float:
+    """Sum of squares by hand, in the pixels' own range."""
+    poses_BKE = made.model.capsules(given.images_BCHW).poses_BJE  # type: ignore[operator,union-attr]
+    drawn = made.model.decoder(poses_BKE, shown_B)  # type: ignore[operator]
+    errors = [
+        ((image - pixels.double() / 255) ** 2).sum() for image, pixels in zip(drawn, given.pixels_BCHW, strict=True)
+    ]
+    return float(sum(errors)) / len(errors)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_with_a_decoder_the_squared_differences_of_the_image_come_in(training: bool) -> None:
+    """In training the true class is drawn, in evaluation the longest capsule, against pixels in 0..1."""
+    given, made = batch(), module([8]).train(training)
+    loss, scores_BK, terms = made.shared_step(given)
+    longest_B = scores_BK.argmax(1)
+    assert not torch.equal(longest_B, given.labels_B)
+    expected = drawn_errors(made, given, given.labels_B if training else longest_B)
+    assert terms["reconstruction"].item() == pytest.approx(expected, rel=1e-5)
+    margin = margin_loss(scores_BK, given.labels_B).item()
+    assert terms["margin"].item() == pytest.approx(margin, rel=1e-6)
+    assert loss.item() == pytest.approx(margin + 0.0005 * expected, rel=1e-5)
+
+
+def test_the_target_does_not_depend_on_how_images_are_normalised() -> None:
+    given, made = batch(), module([8])
+    expected = drawn_errors(made, given, given.labels_B)
+    assert made.shared_step(given).terms["reconstruction"].item() == pytest.approx(expected, rel=1e-5)
+    assert expected < SHAPE[1] * SHAPE[2]  # all differences are below one
+
+
+def test_weights_of_the_terms_are_options() -> None:
+    given = batch()
+    made = module([8], present=0.8, absent=0.2, down_weight=0.25, reconstruction_weight=0.0)
+    loss, scores_BK, _ = made.shared_step(given)
+    expected = margin_loss(scores_BK, given.labels_B, present=0.8, absent=0.2, down_weight=0.25)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("key", ["present", "absent", "down_weight", "reconstruction_weight"])
+def test_bad_options_are_named(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        module(**{key: -1})
+    assert caught.value.key == key
+
+
+def test_capsule_weights_keep_their_layout() -> None:
+    """Convolutions are laid out channels last; the transformation matrices must stay as matrix products read them."""
+    made = module([8])
+    assert made.model.class_capsules.weight.is_contiguous()  # type: ignore[union-attr,operator]
+    assert made.model.primary.conv.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
