@@ -1,8 +1,12 @@
 """The scripts in examples/ do what they say, in processes of their own."""
 
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import results
 
@@ -15,12 +19,11 @@ def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"load_and_predict.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"load_and_predict.py", "own_routing.py"}
 
 
-def test_a_finished_cell_predicts_what_its_result_says(in_tmp: Path) -> None:
-    trained = python("-m", "capsexp", "trainer.max_epochs=1", "threads=1", "logger.wandb.mode=disabled")
-    assert trained.returncode == 0, trained.stderr
+def test_a_finished_cell_predicts_what_its_result_says(run: Callable[..., int], in_tmp: Path) -> None:
+    assert run("trainer.max_epochs=1", "threads=1", "logger.wandb.mode=disabled") == 0
     ((name, result),) = results(in_tmp).items()
 
     shown = python(EXAMPLES / "load_and_predict.py", Path("multirun", "adhoc", name))
@@ -32,8 +35,28 @@ def test_a_finished_cell_predicts_what_its_result_says(in_tmp: Path) -> None:
     assert [line.count(",") for line in lines[2:]] == [9, 9]
 
 
-def test_a_directory_without_a_finished_cell_is_named_in_one_line(in_tmp: Path) -> None:
-    shown = python(EXAMPLES / "load_and_predict.py", "nowhere")
-    assert shown.returncode == 2
-    assert shown.stderr.count("\n") == 1
-    assert "nowhere" in shown.stderr
+def test_a_directory_without_a_finished_cell_is_named_in_one_line(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has torch already."""
+    script = EXAMPLES / "load_and_predict.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "nowhere" in told
+
+
+def test_an_own_routing_trains_in_a_sweep(in_tmp: Path) -> None:
+    """Its workers run the script again, which imports torch."""
+    small = ["model.c1=8", "model.c2=16", "model.decoder=null", "trainer.max_epochs=1", "data.batch_size=256"]
+    quick = [*small, "threads=1", "logger.wandb.mode=disabled", "sweep.name=own"]
+    shown = python(EXAMPLES / "own_routing.py", *quick, "routing.iterations=2,3", "-m")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-1].startswith("2 of 2 cells done")
+    assert len(results(in_tmp / "multirun" / "own")) == 2
+    ((name, body), *_) = results(in_tmp / "multirun" / "own").items()
+    assert "iterations-" in name
+    assert body["metrics"]["test/acc"] > 0

@@ -139,11 +139,14 @@ def test_a_worker_is_prepared_before_torch() -> None:
         "from capsexp import interruption;"
         "assert 'torch' not in sys.modules and interruption.requested();"
         "assert (os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']) == ('6', '3');"
-        "sys.modules['torch'] = sys;"
+        "from types import SimpleNamespace as Fake;"
+        "sys.modules['torch'] = Fake(cuda=Fake(is_initialized=lambda: False));"
+        "start(os.getppid(), {}, ctypes.c_byte(0), False);"  # the user's script has imported it
+        "sys.modules['torch'] = Fake(cuda=Fake(is_initialized=lambda: True));"
         "start(os.getppid(), {}, ctypes.c_byte(0), False)"
     )
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
-    assert ended.stderr.splitlines()[-1].startswith("AssertionError: a worker's environment must be set before torch")
+    assert ended.stderr.splitlines()[-1].startswith("AssertionError: a worker's environment must be set before CUDA")
 
 
 def test_only_the_real_cells_make_workers_import_torch_early(monkeypatch: pytest.MonkeyPatch) -> None:

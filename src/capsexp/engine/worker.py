@@ -37,12 +37,13 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) ->
 
     Args:
         parent: the process that it must not outlive.
-        environment: variables that must be set before torch is imported.
+        environment: variables that torch reads when it is imported, or when it first touches a GPU.
         stop: a shared flag; once it is not 0, running cells save and stop.
         warm: import torch and Lightning now, so that no cell's time limit pays for it.
     """
     _die_with(parent)
-    assert "torch" not in sys.modules, "a worker's environment must be set before torch is imported"
+    torch: Any = sys.modules.get("torch")  # there already where the user's own script imports it: it is run again here
+    assert torch is None or not torch.cuda.is_initialized(), "a worker's environment must be set before CUDA is touched"
     os.environ.update(environment)
     os.environ.pop("WANDB_SERVICE", None)  # that of a parent's run: this process has its own, which ends with it
     logging.raiseExceptions = False

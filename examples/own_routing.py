@@ -1,0 +1,58 @@
+"""Write a routing algorithm of your own, and train a capsule network with it.
+
+From any folder::
+
+    python examples/own_routing.py model.c1=32 model.c2=32 trainer.max_epochs=2
+
+A routing algorithm is a class that gets votes and gives poses.  One that iterates until votes and parents agree
+inherits its loop from ``AgreementRouting`` and says two things: the coupling at the start, and how logits become one.
+(Anything else inherits from ``Routing`` and writes ``forward`` itself.)  In the command, ``routing._target_`` names the
+class, and ``+routing.<option>`` its further options.
+
+To keep it, put the class into ``src/capsexp/routing/``, its options into ``conf/routing/<name>.yaml``, and its slow
+reference into ``tests/references/``; the tests for all routings then run on it.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from capsexp import cli
+from capsexp.errors import require_number
+from capsexp.routing.base import AgreementRouting
+
+
+class Tempered(AgreementRouting):
+    """Dynamic routing whose softmax has a temperature: below 1 children choose more sharply, above 1 less.
+
+    Args:
+        temperature: what logits are divided by, above 0.
+        **options: iterations, gradient and squash; the layer adds its sizes.
+    """
+
+    coupling_sum = 1.0  # declared, so that the tests check it
+
+    def __init__(self, *, temperature: float = 1.0, **options: int | str) -> None:
+        super().__init__(**options)
+        self.temperature = require_number("temperature", temperature, 0, open_ends="<")
+
+    @property
+    def first_coupling(self) -> float:
+        """The softmax of equal logits."""
+        return 1 / self.parent_count
+
+    def couple(self, logits_BJI: Tensor) -> Tensor:
+        """Softmax over the parents, the second dimension."""
+        return (logits_BJI / self.temperature).softmax(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One training with temperature 0.5 on the digits that ship with scikit-learn; more overrides may follow."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    own = ["model=capsnet", "routing._target_=own_routing.Tempered", "+routing.temperature=0.5"]
+    return cli.main([*own, *given])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
