@@ -65,7 +65,7 @@ class CapsNet(Classifier):
         return self.capsules(images_BCHW).activations_BJ
 
     def params_paper(self) -> int:
-        """81*c1 + 81*c2 + 46*16*8*36*(c2/8) on 28x28 gray images of 46 classes: Wang (2019), section 3.4.
+        """81*c1 + 81*c2 + 46*16*8*36*(c2/8) on 28x28 gray images of 46 classes: Wang (2019), section 3.3.
 
         The formula forgets the factor c1 in the second convolution; it counts no biases and no decoder.
         """
