@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,19 @@ import pytest
 from capsexp import cli, records
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell lets its background jobs ignore SIGINT, and so would every process that the tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def tiny_npz(tmp_path: Path) -> Path:
+    return write_tiny_npz(tmp_path)
+
+
+def write_tiny_npz(folder: Path) -> Path:
     """A learnable data set: 4 classes of 32x32 gray images, each a bright quarter in noise."""
     random = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
@@ -23,7 +35,7 @@ def tiny_npz(tmp_path: Path) -> Path:
         for image, label in zip(images, labels, strict=True):
             image[16 * (label // 2) :, 16 * (label % 2) :][:16, :16] += 120
         arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
-    path = tmp_path / "tiny.npz"
+    path = folder / "tiny.npz"
     np.savez(path, **arrays)
     return path
 
@@ -41,12 +53,16 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(tiny_npz: Path, in_tmp: Path) -> list[str]:
+    return quick_words(tiny_npz)
+
+
+def quick_words(npz: Path) -> list[str]:
     """Overrides that make a cell last a fraction of a second, run in this process."""
     return [
         "hydra/launcher=basic",
         "sweep.name=adhoc",
         "data=dhcd",
-        f"data.path={tiny_npz}",
+        f"data.path={npz}",
         "data.batch_size=16",
         "trainer.max_epochs=2",
         "model.c2=3",

@@ -209,7 +209,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
-def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(quick: list[str], in_tmp: Path) -> None:
+def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(
+    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL once while a cell is between epochs: it goes on, the sweep completes, all results equal a quiet run's."""
     arguments = [*quick, "trainer.max_epochs=40", "callbacks.peak.patience=40", "callbacks.resume.min_interval_s=0"]
     arguments += ["seed=0,1", "-m"]
@@ -221,12 +223,11 @@ def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(quick: list[str],
     status = records.read_status(cell)
     assert status is not None
     assert status.state == "interrupted"
-    again = command([*arguments, "paths.output=killed"])
-    output = again.communicate()[0]
-    assert again.returncode == 0, output
-    assert "goes on from its checkpoint" in output
-    quiet = command([*arguments, "paths.output=quiet"])
-    assert quiet.communicate()[0].count("done") >= 2
+    capsys.readouterr()
+    assert run(*arguments, "paths.output=killed") == 0
+    assert "goes on from its checkpoint" in capsys.readouterr().out
+    assert run(*arguments, "paths.output=quiet") == 0
+    assert capsys.readouterr().out.count("done") >= 2
     first, second = results(in_tmp / "killed"), results(in_tmp / "quiet")
     assert len(first) == 2
     assert {key: without_clocks(body) for key, body in first.items()} == {

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,7 +206,7 @@ def test_wandb_keeps_one_readable_run_a_cell_offline(run: Run, quick: list[str],
     files = sorted(in_tmp.rglob("run-*.wandb"))
     assert len(files) == 2
     for file, (name, body) in zip(files, results(in_tmp).items(), strict=True):
-        seen = json.loads(read_offline_run(file, "--summary"))
+        seen = summary_of(file)
         assert (seen["name"], seen["run_id"], seen["state"]) == (name[:-11], f"adhoc-{body['id']}", "finished")
         assert seen["summary"]["test/acc"] == pytest.approx(body["metrics"]["test/acc"])
         assert seen["summary"]["model.c2"] == seen["config"]["model"]["c2"] == body["axes"]["model.c2"]
@@ -213,6 +215,19 @@ def test_wandb_keeps_one_readable_run_a_cell_offline(run: Run, quick: list[str],
         assert run_entry["run_group"] == "adhoc"
         logged = {key for entry in entries if entry["type"] == "history" for key in entry["history"]["item"]}
         assert {"train/loss", "val/acc", "similarity/conv2/max"} <= logged
+
+
+def summary_of(file: Path) -> dict[str, Any]:
+    """The summary of an offline run; wandb-core writes the end of its file just after `finish`."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            seen: dict[str, Any] = json.loads(read_offline_run(file, "--summary"))
+        except (subprocess.CalledProcessError, ValueError):
+            seen = {}
+        if seen.get("state") == "finished" or time.monotonic() > until:
+            return seen
+        time.sleep(0.1)
 
 
 def read_offline_run(file: Path, *how: str) -> str:

@@ -1,17 +1,45 @@
 """Which cells the same command runs again, and which it leaves."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from capsexp import records
+from capsexp import cli, records
 from capsexp.callbacks.history import History
-from tests.conftest import results
+from tests.conftest import quick_words, results, write_tiny_npz
 
 Run = Callable[..., int]
+Ended = Callable[..., list[Path]]
 
 SWEEP = ("model.c2=2,3,4", "trainer.max_epochs=1", "-m")
+
+
+@pytest.fixture(scope="module")
+def all_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a sweep of four cells leaves; every test gets a copy."""
+    folder = tmp_path_factory.mktemp("all_done")
+    words = quick_words(write_tiny_npz(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
+        assert cli.main([*words, "model.c2=2,3,4,5", "trainer.max_epochs=1", "-m"]) == 0
+    return folder / "multirun"
+
+
+@pytest.fixture
+def ended(all_done: Path, in_tmp: Path) -> Ended:
+    """``ended(2, 3)``: the sweep's folder with the ended cells of these c2, which are given back."""
+
+    def make(*wanted: int) -> list[Path]:
+        shutil.copytree(all_done, in_tmp / "multirun")
+        for cell in cells(in_tmp):
+            if int(cell.name[3:5]) not in wanted:
+                shutil.rmtree(cell)
+        return cells(in_tmp)
+
+    return make
 
 
 @pytest.fixture
@@ -46,14 +74,12 @@ def make_failed(cell: Path) -> None:
 
 
 def test_by_default_what_failed_or_is_missing_and_nothing_else(
-    run: Run, quick: list[str], in_tmp: Path, begun: list[str]
+    run: Run, quick: list[str], ended: Ended, begun: list[str]
 ) -> None:
-    assert run(*quick, *SWEEP) == 0
-    first, second, third = cells(in_tmp)
+    first, second, third = ended(2, 3, 4)
     make_stale(first)
     make_failed(second)
     (third / records.RESULT).unlink()
-    begun.clear()
     assert run(*quick, *SWEEP) == 0
     assert begun == ["c2-03", "c2-04"]
     body = records.read_result(first)
@@ -73,16 +99,14 @@ RERUNS = {
 
 
 @pytest.mark.parametrize("name", RERUNS)
-def test_what_is_asked_for(name: str, run: Run, quick: list[str], in_tmp: Path, begun: list[str]) -> None:
+def test_what_is_asked_for(name: str, run: Run, quick: list[str], ended: Ended, begun: list[str]) -> None:
     """c2=2 is stale, 3 failed, 4 missing, 5 done."""
     rerun, expected, code = RERUNS[name]
     sweep = ("model.c2=2,3,4,5", "trainer.max_epochs=1", "-m")
-    assert run(*quick, *sweep) == 0
-    first, second, third, last = cells(in_tmp)
+    first, second, third, last = ended(2, 3, 4, 5)
     make_stale(first)
     make_failed(second)
     (third / records.RESULT).unlink()
-    begun.clear()
     asked = rerun.format(first=first.name[-10:], second=second.name[-10:], last=last.name[-10:])
     assert run(*quick, *sweep, f"sweep.rerun={asked}") == code
     assert begun == expected
@@ -91,11 +115,10 @@ def test_what_is_asked_for(name: str, run: Run, quick: list[str], in_tmp: Path, 
 
 
 def test_a_rerun_that_is_cut_short_goes_on_without_the_word(
-    run: Run, quick: list[str], in_tmp: Path, begun: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, quick: list[str], in_tmp: Path, ended: Ended, begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(*quick, *SWEEP) == 0
+    ended(2, 3, 4)
     before = results(in_tmp)
-    begun.clear()
     with monkeypatch.context() as patched:
         patched.setattr(History, "on_fit_end", _interrupt_at("c2-03"))
         assert run(*quick, *SWEEP, "sweep.rerun=all") == 130
@@ -141,9 +164,9 @@ REFUSED = (
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_a_refused_command_changes_nothing(
-    words: list[str], run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], run: Run, quick: list[str], in_tmp: Path, ended: Ended, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*quick, *SWEEP) == 0
+    ended(2, 3, 4)
     before = {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file()}
     more = words if words[0].startswith("sweep.rerun") else [*words, "sweep.rerun=all"]
     capsys.readouterr()
@@ -153,10 +176,9 @@ def test_a_refused_command_changes_nothing(
 
 
 def test_cells_that_failed_and_are_left_alone_start_no_worker(
-    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, quick: list[str], ended: Ended, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*quick, *SWEEP) == 0
-    for cell in cells(in_tmp):
+    for cell in ended(2, 3, 4):
         make_failed(cell)
     capsys.readouterr()
     assert run(*quick, *SWEEP, "hydra/launcher=capsexp", "sweep.rerun=null") == 1

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pty
+import select
 import sys
 from pathlib import Path
 
@@ -107,14 +108,13 @@ def run_through(shown: LiveProgress, cells: list[Cell]) -> None:
     shown.tick()
 
 
-def read_all(master: int) -> str:
-    """What has been written to a terminal up to now."""
-    os.set_blocking(master, False)
-    chunks = []
-    with contextlib.suppress(BlockingIOError):
-        while chunk := os.read(master, 1 << 16):
-            chunks.append(chunk)
-    return b"".join(chunks).decode()
+def read_until(mark: bytes, master: int) -> str:
+    """What has been written to a terminal before a mark; the system may take its time to hand it over."""
+    drawn = b""
+    while mark not in drawn:
+        assert select.select([master], [], [], 60)[0], drawn
+        drawn += os.read(master, 1 << 16)
+    return drawn.partition(mark)[0].decode()
 
 
 def test_the_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +127,9 @@ def test_the_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         shown, cells = LiveProgress(225, 200, 24, terminal), cells_in(tmp_path, 20)
         with shown.shown():
             run_through(shown, cells)
+            terminal.write("<all is drawn>")
             terminal.flush()
-            drawn = read_all(master)
+            drawn = read_until(b"<all is drawn>", master)
     os.close(master)
     lines = drawn.replace("\r", "").splitlines()
     last = max(number for number, line in enumerate(lines) if "18 running" in line)

@@ -1,5 +1,6 @@
 """However a sweep is stopped, no process stays behind and no cell claims to run."""
 
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from tests.engine.sweeps import Execution, Heard, cells_in, executions, run_swee
 
 ROOT = Path(__file__).parents[2]
 MARK = "ENGINE_STOP_TEST"
-GRACE_S = 10.0
+GRACE_S = 30.0  # 10 s on a machine that has nothing else to do
+LONG_S = 120.0  # for what comes when it comes, on however slow a machine
 COUNT = 5
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -64,7 +66,7 @@ class Sweep:
             begun = len(executions(self.folder)) == 2
             return begun and len(list(self.folder.glob(f"cell-*/{name}"))) == 2
 
-        wait_until(there, 30)
+        wait_until(there, LONG_S)
         return executions(self.folder)
 
     def over(self) -> str:
@@ -93,7 +95,8 @@ def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     yield begin
     for each in begun:
         for pid in each.alive():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         each.process.wait()
 
 
@@ -126,7 +129,7 @@ def test_cells_that_ignore_everything_are_ended(
     for count, number in enumerate(numbers, start=1):
         running.process.send_signal(number)
         if count < len(numbers):
-            wait_until(lambda: "stopping" in running.printed(), 5)
+            wait_until(lambda: "stopping" in running.printed(), LONG_S)
     running.over()
     assert running.states() == ["interrupted", "interrupted", None, None, None]
     if numbers != [signal.SIGKILL]:
@@ -147,7 +150,7 @@ def test_a_worker_that_was_ended_by_the_same_signal_has_not_failed(tmp_path: Pat
         def started(self, cell: Cell, where: str) -> None:
             super().started(cell, where)
             if cell is cells[2]:
-                wait_until(lambda: cells[0].id in {each.id for each in executions(tmp_path)}, 10)
+                wait_until(lambda: cells[0].id in {each.id for each in executions(tmp_path)}, LONG_S)
                 (hanging,) = (each for each in executions(tmp_path) if each.id == cells[0].id)
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(hanging.pid, signal.SIGTERM)
@@ -171,7 +174,7 @@ def test_a_signal_for_the_whole_group_interrupts_and_fails_nothing(sweep: Callab
 
 def test_ctrl_c_while_workers_start_fails_nothing(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     running = sweep("obey")
-    wait_until(lambda: len(running.alive()) >= 4, 10)  # the sweep, the workers, what multiprocessing itself needs
+    wait_until(lambda: len(running.alive()) >= 4, LONG_S)  # the sweep, the workers, what multiprocessing itself needs
     os.killpg(running.process.pid, signal.SIGINT)
     printed = running.over()
     assert running.tally()["stopped"]
@@ -201,6 +204,6 @@ def test_a_zombie_does_not_count_as_a_running_cell(tmp_path: Path) -> None:
         "records.write_status(Path(sys.argv[1]), records.Status('running', '0' * 10))"
     )
     dead = subprocess.Popen([sys.executable, "-c", script, str(cell.directory)])
-    wait_until(lambda: Path(f"/proc/{dead.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", 10)
+    wait_until(lambda: Path(f"/proc/{dead.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", LONG_S)
     assert status_of(cell).state == "interrupted"
     dead.wait()

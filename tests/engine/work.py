@@ -26,6 +26,9 @@ from capsexp.errors import ConfigError, StageBusy
 
 EVIDENCE = "evidence"
 
+WORD = "go-on"
+"""File that lets the cells that wait for it go on."""
+
 AT_IMPORT = {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "torch": "torch" in sys.modules}
 """How the process was when this module was imported, which a worker does when it takes its first cell."""
 
@@ -117,7 +120,7 @@ def _kill_later(_: Path) -> None:
 
 def _obey(directory: Path) -> None:
     """Go on until it is asked to stop, and save."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not interruption.requested():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -145,9 +148,17 @@ def _noisy(_: Path) -> None:
     logging.getLogger("elsewhere").warning("not ours")
 
 
-def _slow(name: str) -> Callable[[Path], None]:
+def _wait_for_word(directory: Path) -> None:
+    """Go on until the test says so with a file beside the cells' directories."""
+    deadline = time.monotonic() + 120
+    while not (directory.parent / WORD).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _late(name: str) -> Callable[[Path], None]:
     def fault(directory: Path) -> None:
-        time.sleep(0.8)
+        _wait_for_word(directory)
         FAULTS[name](directory)
 
     return fault
@@ -167,8 +178,9 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "stage_busy": _raise(StageBusy("encoder is being trained")),
     "timeout": _raise(TimeoutError("the server said nothing")),
     "exit": _raise(SystemExit(3)),
-    "slow_memory": _slow("memory"),
-    "slow_stage_busy": _slow("stage_busy"),
+    "wait_for_word": _wait_for_word,
+    "late_memory": _late("memory"),
+    "late_stage_busy": _late("stage_busy"),
     "result_then_kill": _result_then_kill,
     "kill": _kill,
     "kill_later": _kill_later,

@@ -95,4 +95,4 @@ def test_ctrl_c_ends_it_without_a_word(tmp_path):
         time.sleep(0.2)
         it.send_signal(signal.SIGINT)
         it.stdout.read()
-        assert (it.stderr.read(), it.wait(timeout=10)) == (b"", 0)
+        assert (it.stderr.read(), it.wait(timeout=120)) == (b"", 0)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from capsexp import records
-from tests.sweeps.recipes import COUNTER
+from capsexp import cli, records
+from tests.sweeps.recipes import COUNTER, counted
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,10 +70,14 @@ class Sweep:
         told = process.communicate(timeout=280)[0]
         return process.returncode, told
 
+    def run_here(self) -> int:
+        """The same work in this process, which has torch already; its exit code."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(COUNTER, str(self.counter))
+            return cli.main([*self.arguments, "hydra/launcher=basic", "-m"])
+
     def executions(self) -> list[Execution]:
-        if not self.counter.exists():
-            return []
-        lines = [line.split() for line in self.counter.read_text().splitlines()]
+        lines = [line.split() for line in counted(self.counter)]
         return [Execution(name, int(pid), done == "True", int(size), float(at)) for name, pid, done, size, at in lines]
 
     def statuses(self) -> dict[str, records.Status]:
@@ -108,3 +112,6 @@ def sweep(quick: list[str], in_tmp: Path) -> Iterator[Callable[..., Sweep]]:
     yield make
     for process in [process for each in made for process in each.started]:
         process.kill()  # a test that failed may have left it
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

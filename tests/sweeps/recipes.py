@@ -19,6 +19,9 @@ FAULTS = {3: "raise", 5: "kill", 7: "hang", 9: "oom"}
 SMALL_DISK = "CAPSEXP_TEST_SMALL_DISK"
 """Environment variable: from this cell on, its process can write no file of more than a few bytes."""
 
+TOGETHER = "CAPSEXP_TEST_TOGETHER"
+"""Environment variable: every cell waits until so many processes have begun one."""
+
 
 class Counted(Train):
     """Trains; leaves a line with the cell's name, its process, whether it was finished before, and the memory used."""
@@ -31,6 +34,7 @@ class Counted(Train):
         line = f"{factories.directory.name} {os.getpid()} {finished} {resident_bytes()} {time.time()}\n"
         with Path(os.environ[COUNTER]).open("a") as stream:
             stream.write(line)  # one short write: lines of several processes do not mix
+        wait_for_others(int(os.environ.get(TOGETHER, "1")))
         self.misbehave()
         return super().run(factories)
 
@@ -61,12 +65,30 @@ class SmallDisk(Counted):
             resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-class EditsYaml(Counted):
-    """Changes the YAML file of the model while the sweep runs."""
+class EditsYaml(Faulty):
+    """Changes the YAML file of the model while the sweep runs; some cells go wrong then."""
 
     def misbehave(self) -> None:
         path = Path(os.environ["CAPSEXP_TEST_YAML"])
-        path.write_text(path.read_text().replace("c1: 6", "c1: 5"))
+        whole = path.with_name(f"{path.name}.{os.getpid()}")  # other jobs read the file meanwhile
+        whole.write_text(path.read_text().replace("c1: 6", "c1: 5"))
+        whole.replace(path)
+        super().misbehave()
+
+
+def counted(path: Path) -> list[str]:
+    """The lines of the counter that are whole; the last one may be half there."""
+    text = path.read_text() if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def wait_for_others(count: int) -> None:
+    """Until the counter names so many processes; commands that are given at once may begin seconds apart."""
+    deadline = time.monotonic() + 200
+    while len({line.split()[1] for line in counted(Path(os.environ[COUNTER]))}) < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the others have not begun")
+        time.sleep(0.05)
 
 
 def resident_bytes() -> int:

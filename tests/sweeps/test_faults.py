@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 
 from capsexp import records
+from tests.conftest import results
 from tests.sweeps.conftest import ROOT, Sweep
 
 MakeSweep = Callable[..., Sweep]
 
 
 def test_sixteen_cells_four_of_them_bad(sweep: MakeSweep) -> None:
-    bad = sweep("Faulty", "+recipe.number=range(0,16)", "hydra.launcher.cell_timeout=10", "hydra.launcher.max_cells=2")
+    bad = sweep(
+        "Faulty",
+        "+recipe.number=range(0,16)",
+        "trainer.max_epochs=1",
+        "hydra.launcher.cell_timeout=8",  # many times what a cell takes
+        "hydra.launcher.max_cells=2",
+    )
     code, told = bad.run()
     assert code == 1, told
     assert bad.states() == {"done": 12, "failed": 4}
@@ -29,7 +36,7 @@ def test_sixteen_cells_four_of_them_bad(sweep: MakeSweep) -> None:
     }
     assert failed["number-03"].cause == "RuntimeError: no such luck"
     assert "SIGKILL" in str(failed["number-05"].cause)
-    assert "hydra.launcher.cell_timeout=10" in str(failed["number-07"].cause)
+    assert "hydra.launcher.cell_timeout=8" in str(failed["number-07"].cause)
     # Only what another try may mend is tried again, once.
     tries = Counter(execution.name[:9] for execution in bad.executions())
     assert {name for name, count in tries.items() if count == 2} == {"number-05", "number-09"}
@@ -49,7 +56,9 @@ def test_sixteen_cells_four_of_them_bad(sweep: MakeSweep) -> None:
 
 
 def test_a_full_disk_ends_the_sweep_in_one_line_and_the_same_command_completes_it(sweep: MakeSweep) -> None:
-    full = sweep("SmallDisk", "+recipe.number=range(0,8)", "hydra.launcher.max_cells=1")
+    """With as many threads for what is left as for what was done, and on record."""
+    few = ["trainer.max_epochs=1", "threads=auto", "hydra.launcher.cpus_per_cell=2", "hydra.launcher.max_cells=1"]
+    full = sweep("SmallDisk", "+recipe.number=range(0,6)", *few)
     code, told = full.run(CAPSEXP_TEST_SMALL_DISK="3")
     assert code == 1, told
     assert "the disk is full: no further cell is started" in told
@@ -60,21 +69,21 @@ def test_a_full_disk_ends_the_sweep_in_one_line_and_the_same_command_completes_i
     assert len(full.executions()) == 4
     code, told = full.run()
     assert code == 0, told
-    assert full.states() == {"done": 8}
-    assert [execution.was_finished for execution in full.executions()] == [False] * 9
+    assert full.states() == {"done": 6}
+    assert [execution.was_finished for execution in full.executions()] == [False] * 7
+    assert [body["environment"]["threads"] for body in results(full.directory).values()] == [2] * 6
 
 
-@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
-def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(
-    launcher: str, sweep: MakeSweep, tmp_path: Path
-) -> None:
+def a_copy_that_is_edited(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The model's YAML file in a copy of the package, and the environment in which ``EditsYaml`` edits it."""
     for part in ("src", "conf"):
-        shutil.copytree(ROOT / part, tmp_path / "copy" / part)
-    yaml = tmp_path / "copy" / "conf" / "model" / "cnn.yaml"
-    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", f"hydra/launcher={launcher}")
-    path = os.pathsep.join([str(tmp_path / "copy" / "src"), str(ROOT)])
-    code, told = frozen.run(PYTHONPATH=path, CAPSEXP_TEST_YAML=str(yaml))
-    assert code == 0, told
+        shutil.copytree(ROOT / part, folder / "copy" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    yaml = folder / "copy" / "conf" / "model" / "cnn.yaml"
+    path = os.pathsep.join([str(folder / "copy" / "src"), str(ROOT)])
+    return yaml, {"PYTHONPATH": path, "CAPSEXP_TEST_YAML": str(yaml)}
+
+
+def assert_frozen(frozen: Sweep, yaml: Path) -> None:
     assert "c1: 5" in yaml.read_text()
     plan = records.read_sweep(frozen.directory)
     assert plan is not None
@@ -83,10 +92,21 @@ def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(
         assert "c1: 6" in (cell / records.CONFIG).read_text()
 
 
-def test_a_cell_that_fails_under_a_clusters_launcher(sweep: MakeSweep) -> None:
+def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(sweep: MakeSweep, tmp_path: Path) -> None:
+    yaml, variables = a_copy_that_is_edited(tmp_path)
+    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", "hydra/launcher=basic")
+    code, told = frozen.run(**variables)
+    assert code == 0, told
+    assert_frozen(frozen, yaml)
+
+
+def test_under_a_clusters_launcher_a_cell_fails_alone_and_a_changed_yaml_file_changes_nothing(
+    sweep: MakeSweep, tmp_path: Path
+) -> None:
     """submitit runs every cell as a job of its own, here as processes of this machine."""
-    bad = sweep("Faulty", "+recipe.number=4,3", "hydra/launcher=submitit_local")
-    code, told = bad.run()
+    yaml, variables = a_copy_that_is_edited(tmp_path)
+    bad = sweep("EditsYaml", "+recipe.number=4,3", "hydra/launcher=submitit_local")
+    code, told = bad.run(**variables)
     assert code == 1, told
     assert {name[:9]: status.state for name, status in bad.statuses().items()} == {
         "number-03": "failed",
@@ -95,6 +115,7 @@ def test_a_cell_that_fails_under_a_clusters_launcher(sweep: MakeSweep) -> None:
     assert "1 of 2 cells done, 1 failed" in told
     assert "RuntimeError: no such luck" in told
     assert len(bad.executions()) == 2
+    assert_frozen(bad, yaml)
 
 
 @pytest.mark.slow

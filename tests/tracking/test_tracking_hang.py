@@ -18,6 +18,7 @@ from capsexp.tracking.deadline import Budget, HungError
 
 STAGES = ("init", "config", "log", "summary", "finish")
 LIMIT = 0.8
+SLACK = 10.0  # a bound beyond the limit that also a busy machine keeps
 BODY: dict[str, Any] = {"metrics": {"test/acc": 0.5}, "params": 1, "params_paper": 1, "training": {"epochs": 1}}
 
 
@@ -32,7 +33,9 @@ class Fake:
     def act(self, stage: str) -> None:
         self.calls.append(stage)
         how = self.where.get(stage, "")
-        if how == "hang":
+        if how == "hang and be stopped":
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        if how.startswith("hang"):
             threading.Event().wait()
         if how == "raise":
             raise ConnectionError(f"no {stage}")
@@ -65,6 +68,9 @@ class Cells:
         self.folder, self.asked, self.runs = folder, list[str](), list[Fake]()
         self.where: dict[str, str] = {}
         self.mode = "online"
+        self.limit = LIMIT
+        self.hung = 0
+        """How often a call was waited for in vain."""
 
     def init(self, about: Any, options: Any, mode: str, seconds: float) -> Fake:
         self.asked.append(mode)
@@ -75,7 +81,7 @@ class Cells:
 
     def cell(self) -> float:
         """The seconds that one cell takes."""
-        wandb = {"mode": self.mode, "timeout_s": LIMIT, "project": "p", "entity": None}
+        wandb = {"mode": self.mode, "timeout_s": self.limit, "project": "p", "entity": None}
         config = {"logger": {"wandb": wandb}, "sweep": {"name": "s"}}
         began = time.monotonic()
         with tracking.wandb_run(tracking.About(config, self.folder, "0123456789", {"a": 1})) as logger:
@@ -93,8 +99,18 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setattr(guard, "process", guard.Process())
     monkeypatch.setattr("capsexp.tracking.run.process", guard.process)
-    monkeypatch.setattr("capsexp.tracking.run.require_number", lambda *_: LIMIT)  # a user's must be 1 at least
-    made = Cells(tmp_path)
+    # a user's must be 1 at least
+    monkeypatch.setattr("capsexp.tracking.run.require_number", lambda _key, seconds, _least: seconds)
+    made, wait = Cells(tmp_path), Budget._wait
+
+    def counted(budget: Budget, action: Any, seconds: float) -> Any:
+        try:
+            return wait(budget, action, seconds)
+        except HungError:
+            made.hung += 1
+            raise
+
+    monkeypatch.setattr(Budget, "_wait", counted)
     monkeypatch.setattr(guard, "_init", made.init)
     return made
 
@@ -104,6 +120,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_healthy_run_gets_everything(cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
+    cells.limit = 60.0
     cells.cell()
     assert cells.runs[0].calls == ["init", "config", "log", "log", "log", "summary", "finish"]
     assert warnings(caplog) == []
@@ -114,8 +131,11 @@ def test_a_hang_costs_the_limit_once_and_then_cells_go_on_offline(
     cells: Cells, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cells.where = {stage: "hang"}
-    assert cells.cell() < LIMIT + 2
-    assert [cells.cell() < LIMIT / 2 for _ in range(3)] == [True] * 3
+    assert cells.cell() < LIMIT + SLACK
+    cells.limit = 60.0
+    for _ in range(3):
+        assert cells.cell() < SLACK
+    assert cells.hung == 1
     assert cells.asked == ["online"] + ["offline"] * (4 if stage == "init" else 3)
     (said,) = warnings(caplog)
     assert said.startswith(f"Weights & Biases cannot be reached ({stage}: no answer within ")
@@ -125,8 +145,10 @@ def test_a_hang_costs_the_limit_once_and_then_cells_go_on_offline(
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_that_hangs_offline_is_done_without(cells: Cells, stage: str, caplog: pytest.LogCaptureFixture) -> None:
     cells.mode, cells.where = "offline", {stage: "hang"}
-    assert cells.cell() < LIMIT + 2
-    assert cells.cell() < LIMIT / 2
+    assert cells.cell() < LIMIT + SLACK
+    cells.limit = 60.0
+    assert cells.cell() < SLACK
+    assert cells.hung == 1
     assert cells.asked == ["offline"]
     (said,) = warnings(caplog)
     assert said.startswith(f"Weights & Biases hangs even offline ({stage}: ")
@@ -142,7 +164,8 @@ def test_hangs_of_one_cell_share_one_limit(cells: Cells) -> None:
         return run
 
     guard._init = both  # type: ignore[assignment]  # put back by the fixture
-    assert cells.cell() < LIMIT + 2
+    assert cells.cell() < LIMIT + SLACK
+    assert cells.hung == 2
     assert cells.asked == ["online", "offline"]
     assert guard.process.most == "disabled"
 
@@ -152,7 +175,7 @@ def test_hangs_of_one_cell_share_one_limit(cells: Cells) -> None:
 def test_one_that_raises_costs_one_warning_a_process(
     cells: Cells, stage: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cells.where = {stage: how, "finish": how}
+    cells.where, cells.limit = {stage: how, "finish": how}, 60.0
     cells.cell()
     cells.cell()
     assert cells.asked == ["online", "online"]
@@ -162,7 +185,7 @@ def test_one_that_raises_costs_one_warning_a_process(
 
 
 def test_one_that_cannot_even_begin_offline_is_done_without(cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
-    cells.mode, cells.where = "offline", {"init": "raise"}
+    cells.mode, cells.where, cells.limit = "offline", {"init": "raise"}, 60.0
     cells.cell()
     cells.cell()
     assert [said.partition(" (")[0] for said in warnings(caplog)] == ["Weights & Biases failed in init: no init"]
@@ -173,6 +196,7 @@ def test_without_a_login_nobody_is_asked_for_one(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    cells.limit = 60.0
     cells.cell()
     cells.cell()
     assert cells.asked == ["offline", "offline"]
@@ -181,24 +205,22 @@ def test_without_a_login_nobody_is_asked_for_one(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupt_passes_through(cells: Cells, stage: str) -> None:
-    cells.where = {stage: "interrupt"}
+    cells.where, cells.limit = {stage: "interrupt"}, 60.0
     with pytest.raises(KeyboardInterrupt):
         cells.cell()
 
 
-def test_an_interrupt_while_wandb_hangs_does_not_wait(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capsexp.tracking.run.require_number", lambda *_: 30.0)
-    cells.where = {"log": "hang"}
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+def test_an_interrupt_while_wandb_hangs_does_not_wait(cells: Cells) -> None:
+    cells.where, cells.limit = {"log": "hang and be stopped"}, 60.0
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         cells.cell()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert cells.runs[0].calls[-1] == "finish"
 
 
 def test_a_budget_is_spent_by_what_it_waits_for() -> None:
-    budget = Budget(0.5, kept=0.2)
+    budget = Budget(2.0, kept=1.5)
     assert budget.spend(lambda: 7) == 7
     with pytest.raises(HungError, match="no answer"):
         budget.spend(lambda: time.sleep(5))

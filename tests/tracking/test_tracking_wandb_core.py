@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,43 +42,82 @@ print(time.time(), flush=True)
 """
 
 
-def process(mode: str, limit: float, folder: Path, **environment: str) -> tuple[list[Any], str, float, str]:
-    """Two cells in a process of their own: what they told, how far W&B is trusted, and how long the exit took."""
-    words = [sys.executable, "-c", SCRIPT, mode, str(limit), str(folder)]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    done = subprocess.run(
-        words, env={**kept, "WANDB_SILENT": "true", **environment}, capture_output=True, text=True, timeout=60,
-        check=True,
-    )  # fmt: skip
-    ended = time.time()
-    *_, told, at = done.stdout.splitlines()
-    cells, most, left = json.loads(told)
-    assert left == []
-    return cells, most, ended - float(at), done.stderr
+SLACK = 8.0
+"""Seconds beyond a bound that also a busy machine keeps; wandb's own reports to its makers would take ten."""
+
+OFFLINE_S, ONLINE_S = 5, 8
+"""What each of the processes may spend on one cell: a wandb-core must be able to begin in half of it."""
+
+
+class Cells:
+    """Two cells in a process of their own."""
+
+    def __init__(self, mode: str, limit: float, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        words = [sys.executable, "-c", SCRIPT, mode, str(limit), str(folder)]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            words, env={**kept, "WANDB_SILENT": "true", **environment}, stdout=pipe, stderr=pipe, text=True
+        )
+        self.ended = 0.0
+        self.waiting = threading.Thread(target=self._wait)
+        self.waiting.start()
+
+    def _wait(self) -> None:
+        self.stdout, self.stderr = self.process.communicate()
+        self.ended = time.time()
+
+    def told(self) -> tuple[list[Any], str, float, str]:
+        """Of each cell its time and whether it had a run, how far W&B is trusted, and how long the exit took."""
+        self.waiting.join(120)
+        assert self.process.returncode == 0, self.stderr
+        *_, told, at = self.stdout.splitlines()
+        cells, most, left = json.loads(told)
+        assert left == []
+        return cells, most, self.ended - float(at), self.stderr
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cells]]:
+    """Beside each other, since what they do is wait: one whose wandb-core is stopped, one whose server is silent."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("stopped", "silent")}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        running = {
+            "stopped": Cells("offline", OFFLINE_S, folders["stopped"]),
+            "silent": Cells("online", ONLINE_S, folders["silent"], WANDB_BASE_URL=url, WANDB_API_KEY="a" * 40),
+        }
+        yield running
+        for each in running.values():
+            each.process.kill()
+            each.waiting.join()
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="wandb-core is looked for in /proc")
-def test_a_stopped_wandb_core_holds_up_neither_cells_nor_the_exit(tmp_path: Path) -> None:
-    cells, most, exit_s, stderr = process("offline", 3, tmp_path)
+def test_a_stopped_wandb_core_holds_up_neither_cells_nor_the_exit(both: dict[str, Cells]) -> None:
+    cells, most, exit_s, stderr = both["stopped"].told()
     (first_s, first), (second_s, second) = cells
     assert (first, second, most) == (True, False, "disabled")
-    assert 3 * 0.8 < first_s < 3 + 1.5
-    assert second_s < 1
-    assert exit_s < 3
+    assert OFFLINE_S * 0.8 < first_s < OFFLINE_S + SLACK
+    assert second_s < OFFLINE_S * 0.8
+    assert exit_s < SLACK
     assert "Traceback" not in stderr
 
 
-def test_a_silent_server_leaves_whole_offline_runs_and_a_prompt_exit(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        cells, most, exit_s, stderr = process("online", 5, tmp_path, WANDB_BASE_URL=url, WANDB_API_KEY="a" * 40)
+def test_a_silent_server_leaves_whole_offline_runs_and_a_prompt_exit(both: dict[str, Cells]) -> None:
+    cells, most, exit_s, stderr = both["silent"].told()
     (first_s, first), (second_s, second) = cells
     assert (first, second, most) == (True, True, "offline")
-    assert 2 < first_s < 5 + 1.5
-    assert second_s < 3
-    assert exit_s < 3
+    assert ONLINE_S * 0.4 < first_s < ONLINE_S + SLACK
+    assert second_s < ONLINE_S * 0.9
+    assert exit_s < SLACK
     assert "Traceback" not in stderr
-    assert sorted(path.stat().st_size > 100 for path in tmp_path.rglob("offline-run-*/*.wandb")) == [True, True]
+    files = list(both["silent"].folder.rglob("offline-run-*/*.wandb"))
+    until = time.monotonic() + 60
+    while min(path.stat().st_size for path in files) <= 100 and time.monotonic() < until:
+        time.sleep(0.05)  # wandb-core writes them just after `finish`
+    assert [path.stat().st_size > 100 for path in files] == [True, True]
 
 
 def test_kill_service_without_a_service_does_nothing() -> None:
