@@ -60,8 +60,10 @@ type: $(STAMP)  ## check types
 
 bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/epoch_time.py
+	@$(RUN) benchmarks/capsule_layer.py
 	@$(RUN) benchmarks/cell_overhead.py
 	@$(RUN) benchmarks/sweep_speed.py
+	@$(RUN) benchmarks/memory_estimate.py
 
 clean:  ## remove caches and build outputs; results and the environment stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

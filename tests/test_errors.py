@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsexp.errors import ConfigError, require, require_choice, require_int, require_number
+from capsexp.errors import ConfigError, Diverged, require, require_choice, require_int, require_number
 
 
 def test_the_line_names_key_rule_and_value() -> None:
@@ -28,6 +28,11 @@ def test_within_puts_the_group_before_the_key() -> None:
 def test_survives_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(ConfigError("c2", "be odd", [4])))
     assert str(error) == "c2 must be odd, got [4]"
+
+
+def test_a_divergence_is_one_line_also_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(Diverged(12)))
+    assert (str(error), error.step) == ("diverged at step 12", 12)
 
 
 def test_require() -> None:

@@ -48,27 +48,31 @@ def test_cores_where_no_affinity_is_known(tmp_path: Path, monkeypatch: pytest.Mo
     assert machine.cores() == 1
 
 
+PARTS = "anon 5\nfile 7\ninactive_file 600000000\nactive_file 9\n"
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n"
 
 
 @pytest.mark.parametrize(
-    ("meminfo", "limit", "used", "free"),
+    ("meminfo", "limit", "used", "parts", "free"),
     [
-        (MEMINFO, "", "", 8_000_000 * 1024),
-        (MEMINFO, "max\n", "5\n", 8_000_000 * 1024),
-        (MEMINFO, f"{4 * GB}\n", f"{GB}\n", 3 * GB),
-        (MEMINFO, f"{4 * GB}\n", f"{5 * GB}\n", 0),
-        (MEMINFO, f"{400 * GB}\n", f"{GB}\n", 8_000_000 * 1024),
-        (MEMINFO, f"{4 * GB}\n", "", 8_000_000 * 1024),
-        ("", f"{4 * GB}\n", f"{GB}\n", 3 * GB),
-        ("MemTotal:       16000000 kB\n", "", "", None),
-        ("", "", "", None),
+        (MEMINFO, "", "", "", 8_000_000 * 1024),
+        (MEMINFO, "max\n", "5\n", PARTS, 8_000_000 * 1024),
+        (MEMINFO, f"{4 * GB}\n", f"{GB}\n", "", 3 * GB),
+        (MEMINFO, f"{4 * GB}\n", f"{GB}\n", PARTS, 3_600_000_000),
+        (MEMINFO, f"{4 * GB}\n", "500000000\n", PARTS, 4 * GB),
+        (MEMINFO, f"{4 * GB}\n", f"{5 * GB}\n", "", 0),
+        (MEMINFO, f"{400 * GB}\n", f"{GB}\n", PARTS, 8_000_000 * 1024),
+        (MEMINFO, f"{4 * GB}\n", "", PARTS, 8_000_000 * 1024),
+        ("", f"{4 * GB}\n", f"{GB}\n", "", 3 * GB),
+        ("MemTotal:       16000000 kB\n", "", "", "", None),
+        ("", "", "", "", None),
     ],
 )
 def test_available_memory(
-    monkeypatch: pytest.MonkeyPatch, meminfo: str, limit: str, used: str, free: int | None
+    monkeypatch: pytest.MonkeyPatch, meminfo: str, limit: str, used: str, parts: str, free: int | None
 ) -> None:
     files = {Path("/proc/meminfo"): meminfo, machine.MEMORY_LIMIT: limit, machine.MEMORY_USED: used}
+    files[machine.MEMORY_PARTS] = parts
     monkeypatch.setattr(machine, "_read", files.__getitem__)
     assert machine.available_memory() == free
 

@@ -61,6 +61,8 @@ def changed(tree: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 DECIDES_NOTHING = {
+    "callbacks.divergence._target_",
+    "callbacks.memory_check._target_",
     "callbacks.resume._target_",
     "callbacks.resume.min_interval_s",
     "data.path",  # the digest of the file counts instead

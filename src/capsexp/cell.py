@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from capsexp import records
-from capsexp.errors import ConfigError, StageBusy
+from capsexp.errors import ConfigError, Diverged, StageBusy
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
     except StageBusy as error:
         return status.now("pending", f"waits for a stage: {error}")
     except Exception as error:
-        if not isinstance(error, ConfigError):
+        if not isinstance(error, ConfigError | Diverged):  # these say it all in their line
             logging.getLogger("capsexp.trace").exception("the cell failed")
         return _failure(status, error)
 
@@ -200,6 +200,8 @@ def _failure(status: records.Status, error: Exception) -> records.Status:
     name = type(error).__name__
     if isinstance(error, ConfigError):
         return status.now("failed", f"{name}: {line}", "config")
+    if isinstance(error, Diverged):
+        return status.now("failed", line, "diverged")
     return status.now("failed", f"{name}: {line[:300]}", _kind(error))
 
 
@@ -221,7 +223,7 @@ def _kind(error: BaseException) -> records.Kind:
 
 def _closing_words(status: records.Status, result: dict[str, Any] | None) -> str:
     if status.state != "done" or result is None:
-        kind = f" ({status.kind})" if status.kind not in (None, "exception", "config") else ""
+        kind = f" ({status.kind})" if status.kind not in (None, "exception", "config", "diverged") else ""
         return f"{status.state}{kind}: {status.cause}"
     metrics = result["metrics"]
     shown = [f"{name} {metrics[name]:.4f}" for name in SCORES if metrics.get(name) is not None]

@@ -7,6 +7,7 @@ from pathlib import Path
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
+MEMORY_PARTS = Path("/sys/fs/cgroup/memory.stat")
 
 
 def cores() -> int:
@@ -24,8 +25,14 @@ def available_memory() -> int | None:
     free = [int(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]]
     limit, used = _read(MEMORY_LIMIT).strip(), _read(MEMORY_USED).strip()
     if limit.isdigit() and used.isdigit():
-        free.append(max(0, int(limit) - int(used)))
+        free.append(max(0, int(limit) - max(0, int(used) - _cached_files())))
     return min(free) if free else None
+
+
+def _cached_files() -> int:
+    """Bytes of a container's used memory that hold files which nobody has read lately; they give way when asked to."""
+    lines = [line.split() for line in _read(MEMORY_PARTS).splitlines()]
+    return sum(int(words[1]) for words in lines if words[:1] == ["inactive_file"])
 
 
 def gpus() -> list[str]:

@@ -108,6 +108,16 @@ def test_a_loss_that_is_no_number_never_beats_one() -> None:
     assert peak.epoch == 2
 
 
+def test_an_epoch_whose_loss_is_no_number_is_no_peak() -> None:
+    peak = Peak(3)
+    fake, module = fit(peak, [(0.9, math.nan)] * 5)
+    assert (peak.best, peak.weights, fake.current_epoch) == (None, {}, 2)
+    peak.on_fit_end(fake, module)
+    assert module.weight.item() == 3
+    fit(peak, [(0.5, 1.0), (0.9, math.nan), (0.6, math.inf)])
+    assert peak.epoch == 3
+
+
 @pytest.mark.parametrize("patience", [0, -1, 1.5, True])
 def test_patience_is_checked(patience: Any) -> None:
     with pytest.raises(ConfigError, match=r"^patience must be a whole number >= 1, got"):

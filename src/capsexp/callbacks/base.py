@@ -18,3 +18,7 @@ class ResultCallback(L.Callback):
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
         """Arrays for ``arrays.npz``."""
         return {}
+
+    def result_memory(self) -> dict[str, int]:
+        """Bytes for the result's ``memory``."""
+        return {}

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from capsexp import records
+from capsexp.errors import Diverged
 
 Row = dict[str, float]
 
@@ -40,6 +41,11 @@ class History(Checkpoint):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file."""
         write_rows(Path(trainer.default_root_dir) / records.METRICS, self.rows)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write the finished epochs of a fit that diverged: it ends there for good."""
+        if isinstance(exception, Diverged) and self.rows:
+            self.on_fit_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows and clocks so far."""

@@ -1,11 +1,13 @@
 """Early stopping at the peak of the selection split, and the weights of that peak."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from torch import Tensor
 
+from capsexp import records
 from capsexp.callbacks.base import ResultCallback
 from capsexp.errors import require_int
 
@@ -14,7 +16,8 @@ class Peak(ResultCallback):
     """Stops a fit when the selection accuracy has not risen for ``patience`` epochs, and brings its peak back.
 
     Accuracies tie often on small splits, so equal ones are decided by the lower loss.  The weights of the peak stay in
-    memory and in the resume checkpoint, and are put back when the fit ends.
+    memory and in the resume checkpoint, and are put back when the fit ends.  An epoch whose selection loss is not a
+    number is no peak: its weights are broken.
 
     Source: Wang (2019), section 4.1: "training is stopped when the testing accuracy reaches its peak".
 
@@ -39,9 +42,8 @@ class Peak(ResultCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        loss = metrics["val/loss"]
-        standing = (metrics["val/acc"], -math.inf if math.isnan(loss) else -loss)  # NaN would be beaten by nothing
-        if self.best is None or standing > self.best:
+        standing = (metrics["val/acc"], -metrics["val/loss"])
+        if not math.isnan(standing[1]) and (self.best is None or standing > self.best):
             self.best, self.epoch, self.metrics = standing, trainer.current_epoch + 1, metrics
             self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
         elif trainer.current_epoch + 1 - self.epoch >= self.patience:
@@ -50,7 +52,11 @@ class Peak(ResultCallback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the best weights back."""
         if self.weights and not trainer.interrupted:
-            pl_module.load_state_dict(self.weights)
+            self.put_back(pl_module)
+
+    def put_back(self, module: L.LightningModule) -> None:
+        """Give a module the weights of the peak."""
+        module.load_state_dict(self.weights)
 
     def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
         """The selection split's metrics at the peak."""
@@ -64,3 +70,9 @@ class Peak(ResultCallback):
         """Go on from a saved peak."""
         self.epoch, self.metrics, self.weights = state_dict["epoch"], state_dict["metrics"], state_dict["weights"]
         self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
+
+
+def save_best(trainer: L.Trainer) -> None:
+    """Write the present weights as the best ones, with the sizes that their model was made with."""
+    with records.replacing(Path(trainer.default_root_dir) / records.BEST_CHECKPOINT) as temporary:
+        trainer.save_checkpoint(temporary, weights_only=True)

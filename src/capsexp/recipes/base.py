@@ -45,6 +45,7 @@ class Outcome:
         params_paper: number by the paper's formula.
         training: plain facts on the fit: epochs, peak epoch, why it stopped.
         data: plain facts on the data.
+        memory: bytes that can be told beforehand.
         clocks: seconds.
     """
 
@@ -54,6 +55,7 @@ class Outcome:
     params_paper: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
     clocks: dict[str, float] = field(default_factory=dict)
 
 
@@ -71,3 +73,4 @@ def collect(trainer: L.Trainer, module: L.LightningModule, outcome: Outcome) -> 
         if isinstance(callback, ResultCallback):
             outcome.metrics |= callback.result_metrics(module)
             outcome.arrays |= callback.result_arrays(module)
+            outcome.memory |= callback.result_memory()

@@ -5,9 +5,8 @@ from typing import Any
 
 import lightning as L
 
-from capsexp import records
 from capsexp.callbacks.history import History
-from capsexp.callbacks.peak import Peak
+from capsexp.callbacks.peak import Peak, save_best
 from capsexp.callbacks.resume import resumable
 from capsexp.models.base import count_parameters
 from capsexp.recipes.base import Factories, Outcome, Recipe, collect
@@ -30,8 +29,7 @@ class Train(Recipe):
         if trainer.interrupted:
             raise KeyboardInterrupt
         (tested,) = trainer.test(module, data, verbose=False)
-        with records.replacing(factories.directory / records.BEST_CHECKPOINT) as temporary:
-            trainer.save_checkpoint(temporary, weights_only=True)
+        save_best(trainer)
         history = _history(trainer)
         trained = {name: value for name, value in history.rows[-1].items() if name.startswith("train/")}
         outcome = Outcome(

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 VOLATILE = (
+    "callbacks.divergence",
+    "callbacks.memory_check",
     "callbacks.resume",
     "data.source.cache",
     "hydra",
@@ -21,7 +23,10 @@ VOLATILE = (
     "trainer.log_every_n_steps",
     "trainer.progress",
 )
-"""Keys that do not change what a cell computes, only where, how visibly or how fast it does."""
+"""Keys that do not change what a cell computes, only where, how visibly or how fast it does.
+
+The two guards among the callbacks change no number of a cell that they let pass, and one that they stop has no result.
+"""
 
 ID_LENGTH = 10
 

@@ -11,7 +11,7 @@ from capsexp.records.files import read_json, write_json
 from capsexp.records.layout import LOCK, SCHEMA, STATUS
 
 State = Literal["pending", "running", "done", "failed", "interrupted"]
-Kind = Literal["config", "exception", "signal", "timeout", "out-of-memory", "disk"]
+Kind = Literal["config", "exception", "signal", "timeout", "out-of-memory", "disk", "diverged"]
 
 HEARTBEAT_S = 30.0
 """A running cell touches its lock file this often (seconds)."""

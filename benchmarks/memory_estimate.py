@@ -1,0 +1,146 @@
+"""What a training step takes of the main memory, as it is told beforehand and as it is measured.
+
+Each case runs in a process of its own, on a CPU: the growth of its resident memory (VmHWM, Linux only) over three
+steps, parameters and batch included, against capsexp.footprint's number.  The cases are Wang's CNN and a plain capsule
+net (two convolutions, 1152 capsules, ten classes, three rounds of routing), in both precisions that are of use on
+a CPU.  Steps of less than 300 MB are shown, but not counted: what the libraries keep for themselves weighs too much.
+
+    python benchmarks/memory_estimate.py [--threads 1] [--only capsules]
+"""
+
+import argparse
+import contextlib
+import ctypes
+import functools
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from capsexp.footprint import training_step_bytes
+from capsexp.lightning_modules.classifier import ClassifierModule
+from capsexp.models.cnn import CNN
+from capsexp.types import Batch
+
+CASES = [
+    *(("cnn", 6, size, "32-true") for size in (256, 2048, 4096, 8192)),
+    ("cnn", 64, 2048, "32-true"),
+    *(("capsules", 256, size, "32-true") for size in (32, 64, 128, 256)),
+    *(("capsules", width, 128, "32-true") for width in (32, 64)),
+    ("cnn", 6, 8192, "bf16-mixed"),
+    ("capsules", 256, 128, "bf16-mixed"),
+    ("capsules", 64, 256, "bf16-mixed"),
+]
+"""Net, filters of its first convolution, images in a batch, precision."""
+
+COUNTED = 300e6
+"""Bytes from which on a step counts."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default="", help="a net's name")
+    parser.add_argument("--case", type=int, help="measure this one here and print JSON")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.case is not None:
+        print(json.dumps(measured(*CASES[given.case])))
+        return
+    print(f"{'net':9} {'width':>5} {'batch':>5} {'precision':10} {'estimate':>9} {'measured':>9} {'ratio':>6}")
+    ratios = [show(number, given.threads) for number, case in enumerate(CASES) if given.only in case[0]]
+    counted = [ratio for ratio in ratios if ratio]
+    print(f"ratios from {min(counted):.3f} to {max(counted):.3f} where a step takes {COUNTED / 1e6:.0f} MB or more")
+
+
+def show(number: int, threads: int) -> float:
+    """Run a case and print its line; its ratio, or 0 for a step that is too small to count."""
+    line = [sys.executable, __file__, "--case", str(number), "--threads", str(threads)]
+    told, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    net, width, batch, precision = CASES[number]
+    sizes = f"{told / 1e6:6.0f} MB {took / 1e6:6.0f} MB {told / took:6.3f}"
+    print(f"{net:9} {width:5} {batch:5} {precision:10} {sizes}", flush=True)
+    return told / took if took >= COUNTED else 0.0
+
+
+def measured(net: str, width: int, size: int, precision: str) -> tuple[int, int]:
+    """Bytes by the estimate, and by the process' resident memory."""
+    train(made(net, 8), images(2), precision)  # what the libraries load and keep at their first use is no step's
+    told = training_step_bytes(made(net, width), images(size), autocast(precision))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident now
+    before = resident("VmRSS")
+    train(made(net, width), images(size), precision)
+    return told, resident("VmHWM") - before
+
+
+def train(module: ClassifierModule, batch: Batch, precision: str) -> None:
+    """Three steps in Lightning's order."""
+    optimizer = module.configure_optimizers()
+    for _ in range(3):
+        with autocast(precision):
+            loss = module.shared_step(batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def made(net: str, width: int) -> ClassifierModule:
+    """A module around a net with so many filters in its first convolution."""
+    model = CNN(image_shape=(1, 28, 28), classes=46, c1=width) if net == "cnn" else Capsules(width)
+    return ClassifierModule(model, functools.partial(torch.optim.Adam, lr=1e-3, fused=True), {})
+
+
+def images(size: int) -> Batch:
+    """A batch of 28x28 gray images."""
+    pixels = torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8)
+    return Batch(pixels / 255, torch.randint(10, (size,)), pixels)
+
+
+def autocast(precision: str) -> Any:
+    """What Lightning runs the forward pass in."""
+    mixed = precision == "bf16-mixed"
+    return torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
+
+
+def resident(field: str) -> int:
+    """Bytes of this process' memory, as Linux tells them."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return next(int(words[1]) * 1024 for words in lines if words[0] == f"{field}:")
+
+
+class Capsules(nn.Module):
+    """32 x 6 x 6 capsules of 8 values, ten of 16, written as plainly as can be: no function of its own saves memory."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, width, 9), nn.Conv2d(width, 256, 9, stride=2)
+        self.weight = nn.Parameter(torch.randn(1152, 10, 8, 16) * 0.05)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Lengths (B, 10) of the classes' capsules."""
+        maps = self.conv2(F.relu(self.conv1(images_BCHW)))
+        votes = torch.einsum("bid,ijde->bije", squash(maps.reshape(len(maps), -1, 8)), self.weight)
+        logits = torch.zeros(votes.shape[:3])
+        for _ in range(3):
+            poses = squash(torch.einsum("bij,bije->bje", logits.softmax(2), votes))
+            logits = logits + torch.einsum("bije,bje->bij", votes, poses)
+        return poses.norm(dim=-1)
+
+
+def squash(poses: Tensor) -> Tensor:
+    """Vectors with lengths below 1."""
+    square = poses.square().sum(-1, keepdim=True)
+    return poses * square / (1 + square) / (square + 1e-7).sqrt()
+
+
+if __name__ == "__main__":
+    main()
