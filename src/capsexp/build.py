@@ -119,6 +119,8 @@ def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in
         "num_sanity_val_steps": 0,
         "plugins": [LightningEnvironment()],  # one process is all: a cluster's variables would promise others
     }
+    # Under `deterministic` torch fills fresh memory, though nothing reads it: some 3 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         return L.Trainer(**options, **fixed)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:

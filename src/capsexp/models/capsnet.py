@@ -57,7 +57,7 @@ class CapsNet(Classifier):
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
         """Poses (B, K, E), lengths (B, K) and coupling (B, K, I) of the class capsules."""
-        output: RoutingOutput = self.class_capsules(as_children(self.primary(self.conv1(images_BCHW).relu())))
+        output: RoutingOutput = self.class_capsules(as_children(self.primary(self.conv1(images_BCHW).relu_())))
         return output
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Fixed(Routing):
         rule = f"have the shape (parents, children) = {tuple(self.coupling_JI.shape)}"
         require(shape == tuple(self.coupling_JI.shape), "coupling", rule, shape)
         require(bool(coupling_JI.isfinite().all()), "coupling", "hold finite numbers", "NaN or infinity")
-        self.coupling_JI = coupling_JI.detach().to(self.coupling_JI)
+        self.coupling_JI = coupling_JI.detach().to(self.coupling_JI, copy=True)  # the caller keeps its own
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """The squashed sum of the votes, weighted by the matrix."""
@@ -52,5 +52,5 @@ class Fixed(Routing):
 def _read(path: str) -> Tensor:
     try:
         return torch.from_numpy(np.load(Path(path), allow_pickle=False))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError) as error:
         raise ConfigError("coupling", f"name a .npy file with a matrix ({error})", path) from error

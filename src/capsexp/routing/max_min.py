@@ -1,7 +1,10 @@
 """Max-min routing: a child's couplings are scaled, not shared out."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from capsexp.errors import require, require_number
 from capsexp.routing.base import AgreementRouting
@@ -37,8 +40,34 @@ class MaxMin(AgreementRouting):
 
     def couple(self, logits_BJI: Tensor) -> Tensor:
         """Over the parents, c = p + (b - min) / (max - min) * (q - p)."""
-        least, most = logits_BJI.amin(1, keepdim=True), logits_BJI.amax(1, keepdim=True)
-        spread = most - least
-        equal = spread <= 0
-        scaled = (logits_BJI - least) / spread.masked_fill(equal, 1.0)
-        return torch.where(equal, self.upper, self.lower + scaled * (self.upper - self.lower))
+        return cast("Tensor", _Scale.apply(logits_BJI, self.lower, self.upper))  # type: ignore[no-untyped-call]
+
+
+class _Scale(torch.autograd.Function):
+    """The formula as one operator: its backward needs little but the coupling, which the weighted sum keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_BJI: Tensor, lower: float, upper: float) -> Tensor:
+        least_B1I = logits_BJI.amin(1, keepdim=True)
+        spread_B1I = logits_BJI.amax(1, keepdim=True) - least_B1I
+        equal_B1I = spread_B1I <= 0
+        spread_B1I = spread_B1I.masked_fill_(equal_B1I, torch.inf)  # so that no gradient comes back there
+        coupling_BJI = (logits_BJI - least_B1I).div_(spread_B1I).mul_(upper - lower).add_(lower)
+        coupling_BJI.masked_fill_(equal_B1I, upper)
+        ctx.save_for_backward(coupling_BJI, spread_B1I)
+        ctx.lower, ctx.upper = lower, upper
+        return coupling_BJI
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BJI: Tensor) -> tuple[Tensor | None, ...]:
+        """Own logit, less what the largest and the smallest take; equal ones share it, as torch's amax has it."""
+        coupling_BJI, spread_B1I = ctx.saved_tensors
+        slope_BJI = grad_BJI * ((ctx.upper - ctx.lower) / spread_B1I)
+        scaled_BJI = (coupling_BJI - ctx.lower) / (ctx.upper - ctx.lower)
+        to_most_B1I = (slope_BJI * scaled_BJI).sum(1, keepdim=True)
+        to_least_B1I = slope_BJI.sum(1, keepdim=True) - to_most_B1I
+        for end, taken_B1I in ((torch.amin, to_least_B1I), (torch.amax, to_most_B1I)):
+            there_BJI = coupling_BJI == end(coupling_BJI, 1, keepdim=True)
+            slope_BJI -= there_BJI * (taken_B1I / there_BJI.sum(1, keepdim=True))
+        return slope_BJI, None, None

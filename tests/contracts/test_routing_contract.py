@@ -1,0 +1,320 @@
+"""What every routing algorithm in ``conf/routing`` owes, whoever wrote it.
+
+A new one also needs its nested loops in ``tests/references``, under the name of its file, and where it has parameters
+or buffers a line in ``CHILDREN_AT``.
+"""
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from capsexp.errors import ConfigError
+from capsexp.nn.functional import SQUASHES
+from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
+from capsexp.routing.base import Routing
+from capsexp.types import RoutingOutput
+from tests.references.votes import scalars, stacked, votes
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "conf" / "routing"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+CHILDREN_AT = {"coupling_JI": 1}
+"""Which dimension of a routing's own parameters and buffers counts the children."""
+B, I, J, D, E = 3, 5, 4, 3, 2  # noqa: E741 - the legend's letter for children
+FORMS = ("factored", "materialised")
+
+
+def options_of(name: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def build(name: str, children: int = I, parents: int = J, dim_in: int = D, dim_out: int = E, **options: Any) -> Routing:
+    """The routing as a layer makes it, in float64, its own numbers drawn anew where it has any."""
+    config = OmegaConf.merge(OmegaConf.load(FOLDER / f"{name}.yaml"), options)
+    routing = instantiate(config)(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
+    assert isinstance(routing, Routing)
+    generator = torch.Generator().manual_seed(5)
+    for value in routing.state_dict().values():
+        value.copy_(torch.rand(value.shape, generator=generator))
+    return routing.double()
+
+
+def draw(batch: int = B, children: int = I, parents: int = J, dim_in: int = D, dim_out: int = E) -> list[Tensor]:
+    """Poses (B, I, D) and a weight (J, E, D, I), both wanting a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (batch, children, dim_in), (parents, dim_out, dim_in, children)
+    made = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [each.requires_grad_() for each in made]
+
+
+def linear(form: str) -> Callable[[Tensor, Tensor], Votes]:
+    return lambda poses_BID, weight_JEDI: LinearVotes(poses_BID, weight_JEDI, form=form)  # type: ignore[arg-type]
+
+
+def given(poses_BID: Tensor, weight_JEDI: Tensor) -> Votes:
+    return GivenVotes(torch.einsum("bid,jedi->bjei", poses_BID, weight_JEDI))
+
+
+MAKERS = {"factored": linear("factored"), "materialised": linear("materialised"), "given": given}
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=MAKERS)
+def make(request: pytest.FixtureRequest) -> Callable[[Tensor, Tensor], Votes]:
+    return MAKERS[request.param]
+
+
+def test_there_are_routings() -> None:
+    assert {"dynamic", "max_min", "uniform", "fixed"} <= set(NAMES)
+
+
+# -- against the nested loops -----------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    poses_BJE: Tensor
+    activations_BJ: Tensor
+    coupling_BJI: Tensor
+    grad_poses_BID: Tensor
+    grad_weight_JEDI: Tensor
+
+
+def differentiated(output: RoutingOutput, poses_BID: Tensor, weight_JEDI: Tensor) -> Found:
+    """The output with the gradients of a sum that weights all its numbers differently, the coupling's included."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for number, part in enumerate(output):
+        if part.requires_grad:
+            loss = loss + (part * torch.linspace(number, 1, part.numel(), dtype=part.dtype).view_as(part)).sum()
+    return Found(*(part.detach() for part in output), *torch.autograd.grad(loss, (poses_BID, weight_JEDI)))
+
+
+def cases() -> list[Any]:
+    """Every algorithm with each number of iterations and each gradient, as far as it has these options."""
+    found = []
+    for each in NAMES:
+        options = options_of(each)
+        iterations = (1, 2, 3, 4) if "iterations" in options else (None,)
+        gradients = ("full", "last") if "gradient" in options else (None,)
+        for chosen in product(iterations, gradients):
+            given_options = dict(zip(("iterations", "gradient"), chosen, strict=True))
+            kept = tuple((key, value) for key, value in given_options.items() if value is not None)
+            found.append(pytest.param(each, kept, id="-".join(map(str, (each, *(value for _, value in kept))))))
+    return found
+
+
+@cache
+def reference(name: str, changed: tuple[tuple[str, Any], ...]) -> Found:
+    module = importlib.import_module(f"tests.references.{name}")
+    own = {key: scalars(value) for key, value in build(name).state_dict().items()}
+    poses_BID, weight_JEDI = draw(batch=2)
+    votes_BJIE = votes(scalars(poses_BID), scalars(weight_JEDI.permute(0, 3, 1, 2)))
+    poses_BJE, coupling_BJI = map(stacked, module.route(votes_BJIE, **(options_of(name) | dict(changed) | own)))
+    output = RoutingOutput(poses_BJE, poses_BJE.square().sum(2).sqrt(), coupling_BJI)
+    return differentiated(output, poses_BID, weight_JEDI)
+
+
+def test_has_a_reference(name: str) -> None:
+    path = ROOT / "tests" / "references" / f"{name}.py"
+    assert path.is_file(), f"{name} needs its nested loops in {path}"
+    assert "capsexp" not in path.read_text()
+
+
+@pytest.mark.parametrize(("name", "changed"), cases())
+def test_equals_its_reference(
+    name: str, changed: tuple[tuple[str, Any], ...], make: Callable[[Tensor, Tensor], Votes]
+) -> None:
+    poses_BID, weight_JEDI = draw(batch=2)
+    output = build(name, **dict(changed))(make(poses_BID, weight_JEDI))
+    found, expected = differentiated(output, poses_BID, weight_JEDI), reference(name, changed)
+    for field in Found._fields:
+        message = f"{field} of {name} with {dict(changed)}"
+        torch.testing.assert_close(
+            getattr(found, field),
+            getattr(expected, field),
+            rtol=1e-10,
+            atol=1e-10,
+            msg=lambda m, n=message: f"{n}: {m}",
+        )
+
+
+@pytest.mark.parametrize("squash", [each for each in SQUASHES if each != "classic"])
+def test_equals_its_reference_with_the_other_squashes(name: str, squash: str) -> None:
+    poses_BID, weight_JEDI = draw(batch=2)
+    output = build(name, squash=squash)(linear("factored")(poses_BID, weight_JEDI))
+    expected = reference(name, (("squash", squash),))
+    for got, want in zip(differentiated(output, poses_BID, weight_JEDI), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+# -- its output -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(B, I, J, D, E), (1, 1, 1, 1, 1), (2, 1, 3, 2, 4), (2, 3, 1, 4, 2)])
+def test_shapes_and_types(name: str, sizes: tuple[int, ...], make: Callable[[Tensor, Tensor], Votes]) -> None:
+    batch, children, parents, _, dim_out = sizes
+    routing, operands = build(name, *sizes[1:]), draw(*sizes)
+    for dtype in (torch.float64, torch.float32):
+        output = routing.to(dtype)(make(*(each.to(dtype) for each in operands)))
+        assert output.poses_BJE.shape == (batch, parents, dim_out)
+        assert output.activations_BJ.shape == (batch, parents)
+        assert output.coupling_BJI.shape == (batch, parents, children)
+        assert all(part.dtype == dtype and part.isfinite().all() for part in output)
+
+
+def test_coupling_is_in_its_range_and_has_its_sum(name: str) -> None:
+    routing = build(name)
+    coupling_BJI = routing(linear("factored")(*draw())).coupling_BJI
+    lower, upper = routing.coupling_range
+    assert ((lower <= coupling_BJI) & (coupling_BJI <= upper)).all()
+    if routing.coupling_sum is not None:
+        sums_BI = coupling_BJI.sum(1)
+        torch.testing.assert_close(sums_BI, torch.full_like(sums_BI, routing.coupling_sum))
+
+
+def test_lengths_are_the_activations_and_stay_below_one(name: str) -> None:
+    output = build(name)(linear("factored")(*draw()))
+    torch.testing.assert_close(output.activations_BJ, torch.linalg.vector_norm(output.poses_BJE, dim=2))
+    assert (output.activations_BJ < 1).all()
+
+
+def test_the_coupling_that_comes_back_weighted_the_poses(name: str, make: Callable[[Tensor, Tensor], Votes]) -> None:
+    routing, operands = build(name), make(*draw())
+    output = routing(operands)
+    again_BJE = SQUASHES[options_of(name)["squash"]](operands.weighted_sum(output.coupling_BJI), -1)
+    torch.testing.assert_close(again_BJE, output.poses_BJE, rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_reaches_poses_and_weight(name: str, make: Callable[[Tensor, Tensor], Votes]) -> None:
+    operands = draw()
+    build(name)(make(*operands)).activations_BJ.sum().backward()
+    for each in operands:
+        assert each.grad is not None
+        assert each.grad.isfinite().all()
+        assert (each.grad != 0).all()
+
+
+def test_touches_nothing(name: str) -> None:
+    routing, operands = build(name), draw()
+    before = [each.detach().clone() for each in (*operands, *routing.state_dict().values())]
+    random_state = torch.random.get_rng_state()
+    first, second = (routing(linear("factored")(*operands)) for _ in range(2))
+    assert all(map(torch.equal, before, (*operands, *routing.state_dict().values())))
+    assert all(map(torch.equal, first, second))
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+
+
+# -- what it may not care about ---------------------------------------------------------------------------------------
+
+
+def test_says_where_its_own_numbers_count_the_children(name: str) -> None:
+    assert set(build(name).state_dict()) <= set(CHILDREN_AT), "add a line to CHILDREN_AT"
+
+
+def test_permuting_the_children_permutes_the_coupling_alone(name: str) -> None:
+    routing, (poses_BID, weight_JEDI) = build(name), draw()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    before = RoutingOutput(*(part.clone() for part in routing(linear("factored")(poses_BID, weight_JEDI))))
+    for key, value in routing.state_dict().items():
+        value.copy_(value.index_select(CHILDREN_AT[key], order))
+    after = routing(linear("factored")(poses_BID[:, order], weight_JEDI[..., order]))
+    torch.testing.assert_close(after.poses_BJE, before.poses_BJE, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(after.coupling_BJI, before.coupling_BJI[..., order], rtol=1e-10, atol=1e-10)
+
+
+def test_permuting_the_images_permutes_the_outputs(name: str) -> None:
+    routing, (poses_BID, weight_JEDI) = build(name), draw()
+    order = torch.tensor([2, 0, 1])
+    before = routing(linear("factored")(poses_BID, weight_JEDI))
+    after = routing(linear("factored")(poses_BID[order], weight_JEDI))
+    for part, permuted in zip(before, after, strict=True):
+        torch.testing.assert_close(permuted, part[order], rtol=1e-10, atol=1e-10)
+
+
+def test_an_image_does_not_see_the_others(name: str) -> None:
+    routing, (poses_BID, weight_JEDI) = build(name), draw()
+    together = routing(linear("factored")(poses_BID, weight_JEDI))
+    for number in range(B):
+        alone = routing(linear("factored")(poses_BID[number : number + 1], weight_JEDI))
+        for part, whole in zip(alone, together, strict=True):
+            torch.testing.assert_close(part[0], whole[number], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dead", [(slice(None), 1), (0,), (slice(None),)], ids=["child", "image", "batch"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_zero_poses_give_finite_values_and_gradients(
+    name: str, dead: tuple[Any, ...], dtype: torch.dtype, make: Callable[[Tensor, Tensor], Votes]
+) -> None:
+    poses_BID, weight_JEDI = (each.detach().to(dtype) for each in draw())
+    poses_BID[dead] = 0
+    operands = poses_BID.requires_grad_(), weight_JEDI.requires_grad_()
+    output = build(name).to(dtype)(make(*operands))
+    assert all(part.isfinite().all() for part in output)
+    sum(part.sum() for part in output).backward()  # type: ignore[union-attr]
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in operands)
+    if dead == (slice(None),):
+        assert (output.poses_BJE == 0).all()
+
+
+# -- half precision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_under_autocast_the_products_run_in_bfloat16_and_the_rest_in_float32(name: str, form: str) -> None:
+    sizes = dict(children=24, parents=J, dim_in=8, dim_out=6)
+    routing = build(name, **sizes).float()
+    poses_BID, weight_JEDI = (each.detach().float() for each in draw(**sizes))
+    inputs = poses_BID.requires_grad_(), (0.2 * weight_JEDI).requires_grad_()
+
+    plain = routing(linear(form)(*inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        operands = linear(form)(*inputs)
+        output = routing(operands)
+        logits_BJI = operands.agreement(output.poses_BJE)
+        sums_BJE = operands.weighted_sum(output.coupling_BJI)
+        loss = output.activations_BJ.square().sum()
+    assert {part.dtype for part in (*output, logits_BJI, sums_BJE)} == {torch.float32}
+    for part, expected in zip(output, plain, strict=True):
+        torch.testing.assert_close(part, expected, rtol=0, atol=0.04)
+    assert not torch.equal(output.poses_BJE, plain.poses_BJE)
+
+    expected_grads = torch.autograd.grad(plain.activations_BJ.square().sum(), inputs)
+    for found, expected in zip(torch.autograd.grad(loss, inputs), expected_grads, strict=True):
+        assert found.dtype == torch.float32
+        assert found.isfinite().all()
+        assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+# -- its configuration ------------------------------------------------------------------------------------------------
+
+
+def test_refuses_an_unknown_squash(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^squash must be one of classic, linear, exponential, got 'foo'$"):
+        build(name, squash="foo")
+
+
+def test_says_how_wide_weights_begin(name: str) -> None:
+    assert 0 < build(name).weight_std <= 1
+
+
+def test_state_travels(name: str) -> None:
+    first, second = (
+        build(name),
+        instantiate(OmegaConf.load(FOLDER / f"{name}.yaml"))(children=I, parents=J, dim_in=D, dim_out=E),
+    )
+    second.double().load_state_dict(first.state_dict())
+    for part, again in zip(*(each(linear("factored")(*draw())) for each in (first, second)), strict=True):
+        assert torch.equal(part, again)
