@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
     "callbacks": TRAINING_TOOLS | {"footprint", "interruption", "machine"},
-    "footprint": {"types"},
+    "footprint": {"nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "pruning": {"metrics", "routing", "nn", "types"},  # criterion and metric share one cosine similarity
     "routing": {"nn", "types"},

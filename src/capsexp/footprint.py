@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from capsexp.nn.vote_operators import first_piece_alone
 from capsexp.types import Batch
 
 HELD_BYTES = 2**25
@@ -75,7 +76,7 @@ def trace(module: nn.Module, batch: Batch, context: AbstractContextManager[Any] 
         twins = {id(tensor): _twin(tensor) for tensor in (*module.parameters(), *module.buffers())}
         batch = Batch(*(_empty(tensor, device) for tensor in batch))
     module = copy.deepcopy(module, cast("dict[int, Any]", twins))  # outside: what else it holds is real
-    with fake, ledger:
+    with fake, ledger, first_piece_alone():
         _step(module, batch, context or nullcontext())
     return Footprint(ledger.peaks["live"], ledger.peaks["large"], ledger.peaks["small"])
 

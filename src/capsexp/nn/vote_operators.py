@@ -4,7 +4,10 @@ In the form T, the sum of y_BJI x_BJE w_JEDI u_BDI over all six letters, y is a 
 parent's pose or the gradient of a sum, w the weight, and u holds the children's poses.
 """
 
+import contextlib
+import math
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -29,7 +32,7 @@ class WeightedSum(torch.autograd.Function):
         ctx.save_for_backward(coupling_BJI, poses_BDI, weight_JEDI)
         ctx.product_type = product_type
         if built_BJEI is not None:
-            return (built_BJEI @ coupling_BJI[..., None]).squeeze(3)
+            return sum_built(coupling_BJI, built_BJEI)
         return _sum_votes(coupling_BJI, poses_BDI, weight_JEDI, product_type)
 
     @staticmethod
@@ -56,7 +59,7 @@ class Agreement(torch.autograd.Function):
         ctx.save_for_backward(parents_BJE, poses_BDI, weight_JEDI)
         ctx.product_type = product_type
         if built_BJEI is not None:
-            return (parents_BJE[:, :, None] @ built_BJEI).squeeze(2)
+            return agree_built(parents_BJE, built_BJEI)
         return _agree(parents_BJE, poses_BDI, weight_JEDI, product_type)
 
     @staticmethod
@@ -74,37 +77,59 @@ def _wanted(ctx: Any) -> str:
 
 # -- the form T and its derivatives -----------------------------------------------------------------------------------
 
-PIECE_BYTES = {"cpu": 5 << 20}
+PIECE_BYTES = {"cpu": 5 << 19}
 """How large a piece of c*u or v W may be: on a CPU what stays in its cache, elsewhere what fills the device."""
 OTHER_PIECE_BYTES = 256 << 20
 
 
-def _pieces(poses_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of images and of parents, such that one piece (images, parents, D, I) is small enough."""
-    budget = PIECE_BYTES.get(poses_BDI.device.type, OTHER_PIECE_BYTES) // poses_BDI.element_size()
-    values = poses_BDI[0].numel() if len(poses_BDI) else 1
-    rows = min(max(1, budget // values), len(poses_BDI)) or 1
-    several = max(1, budget // (values * rows))
-    for row in range(0, len(poses_BDI), rows):
+_first_alone: ContextVar[bool] = ContextVar("first_alone", default=False)
+
+
+@contextlib.contextmanager
+def first_piece_alone() -> Iterator[None]:
+    """Do the first piece and leave the others out: for tensors without content, since all pieces take the same memory."""
+    token = _first_alone.set(True)
+    try:
+        yield
+    finally:
+        _first_alone.reset(token)
+
+
+def _pieces(u_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Slices of images and of parents, and the memory for their piece (parents, images, D, I).
+
+    All pieces share one memory, as fresh memory costs more than what is written to it.  The parents of the same images
+    follow one another, so that the images' poses and their gradient stay in the cache.
+    """
+    images, shape = len(u_BDI), u_BDI.shape[1:]
+    most = PIECE_BYTES.get(u_BDI.device.type, OTHER_PIECE_BYTES) // u_BDI.element_size() // max(1, shape.numel())
+    rows = math.ceil(images / max(1, math.ceil(images / max(1, most)))) or 1  # pieces of one size
+    several = min(parents, max(1, most // rows))
+    room = u_BDI.new_empty(several, rows, *shape)
+    for row in range(0, images, rows):
         for parent in range(0, parents, several):
-            yield slice(row, row + rows), slice(parent, parent + several)
+            size = min(several, parents - parent), min(rows, images - row)
+            piece = room.flatten()[: size[0] * size[1] * shape.numel()].view(*size, *shape)
+            yield slice(row, row + rows), slice(parent, parent + several), piece
+            if _first_alone.get():
+                return
 
 
 def _sum_votes(y_BJI: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
     """dT/dx (B, J, E)."""
     found_BJE = u_BDI.new_empty(len(u_BDI), *w_JEDI.shape[:2])
-    for b, j in _pieces(u_BDI, len(w_JEDI)):
-        weighted = y_BJI[b, j].transpose(0, 1)[:, :, None] * u_BDI[b]  # (j, b, D, I)
-        found_BJE[b, j] = _bmm(weighted.flatten(2), w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
+    for b, j, room in _pieces(u_BDI, len(w_JEDI)):
+        weighted = torch.mul(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], out=room).flatten(2)
+        found_BJE[b, j] = _bmm(weighted, w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
     return found_BJE
 
 
 def _agree(x_BJE: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
     """dT/dy (B, J, I)."""
     found_BJI = u_BDI.new_empty(len(u_BDI), len(w_JEDI), u_BDI.shape[2])
-    for b, j in _pieces(u_BDI, len(w_JEDI)):
-        back = _bmm(x_BJE[b, j].transpose(0, 1), w_JEDI[j].flatten(2), product_type).view(-1, *u_BDI[b].shape)
-        found_BJI[b, j] = back.mul_(u_BDI[b]).sum(2).transpose(0, 1)
+    for b, j, room in _pieces(u_BDI, len(w_JEDI)):
+        back = _bmm(x_BJE[b, j].transpose(0, 1), w_JEDI[j].flatten(2), product_type, room)
+        torch.sum(back.mul_(u_BDI[b]), 2, out=found_BJI[b, j].transpose(0, 1))
     return found_BJI
 
 
@@ -113,34 +138,56 @@ def _gradients(
 ) -> dict[str, Tensor]:
     """The derivatives of T by the arguments named in ``wanted``, of y, x, u and w."""
     like = {"y": y_BJI, "x": x_BJE, "u": u_BDI, "w": w_JEDI}
-    found = {name: torch.zeros_like(like[name], memory_format=torch.contiguous_format) for name in wanted}
-    for b, j in _pieces(u_BDI, len(w_JEDI)):
+    start = {"y": torch.empty_like, "x": torch.empty_like, "u": torch.zeros_like, "w": torch.zeros_like}
+    found = {name: start[name](like[name], memory_format=torch.contiguous_format) for name in wanted}
+    for b, j, room in _pieces(u_BDI, len(w_JEDI)):
         y, x, w = y_BJI[b, j].transpose(0, 1)[:, :, None], x_BJE[b, j].transpose(0, 1), w_JEDI[j].flatten(2)
         if "y" in wanted or "u" in wanted:
-            back = _bmm(x, w, product_type).view(-1, *u_BDI[b].shape)  # (j, b, D, I)
+            back = _bmm(x, w, product_type, room)
             if "u" in wanted:
                 for y_BI, back_BDI in zip(y, back, strict=True):
                     found["u"][b].addcmul_(y_BI, back_BDI)
             if "y" in wanted:
-                found["y"][b, j] = back.mul_(u_BDI[b]).sum(2).transpose(0, 1)
+                torch.sum(back.mul_(u_BDI[b]), 2, out=found["y"][b, j].transpose(0, 1))
         if "x" in wanted or "w" in wanted:
-            weighted = (y * u_BDI[b]).flatten(2)
+            weighted = torch.mul(y, u_BDI[b], out=room).flatten(2)
             if "x" in wanted:
                 found["x"][b, j] = _bmm(weighted, w.mT, product_type).transpose(0, 1)
             if "w" in wanted:
-                found["w"][j] += _bmm(x.mT, weighted, product_type).view_as(found["w"][j])
+                _add_bmm(found["w"][j].flatten(2), x.mT, weighted, product_type)
     return found
 
 
 def materialised(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
     """(B, J, E, I) by one batched product over the children."""
-    parents, components = w_JEDI.shape[:2]
     votes_IBF = _bmm(u_BDI.permute(2, 0, 1), w_JEDI.permute(3, 2, 0, 1).flatten(2), product_type)
-    return votes_IBF.view(*votes_IBF.shape[:2], parents, components).permute(1, 2, 3, 0).contiguous()
+    votes_FI = votes_IBF.flatten(1).T.contiguous()  # as a matrix, which is transposed twice as fast
+    return votes_FI.view(len(u_BDI), *w_JEDI.shape[:2], w_JEDI.shape[3])
 
 
-def _bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None) -> Tensor:
-    """A batched product, its factors in ``product_type`` if there is one, the result in float32 or better."""
+def sum_built(coupling: Tensor, votes_BJEI: Tensor) -> Tensor:
+    """The weighted sum of votes that are there, (B, J, E); row by matrix is twice as fast as matrix by column."""
+    with torch.autocast(votes_BJEI.device.type, enabled=False):
+        return (coupling[..., None, :] @ votes_BJEI.mT).squeeze(-2)
+
+
+def agree_built(parents_BJE: Tensor, votes_BJEI: Tensor) -> Tensor:
+    """The agreement with votes that are there, (B, J, I)."""
+    with torch.autocast(votes_BJEI.device.type, enabled=False):
+        return (parents_BJE[:, :, None] @ votes_BJEI).squeeze(2)
+
+
+def _bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None, room: Tensor | None = None) -> Tensor:
+    """A batched product in float32 or better, its factors in ``product_type`` if there is one; laid into ``room``."""
     if product_type is None:
-        return torch.bmm(left, right)
-    return at_least_single(torch.bmm(left.to(product_type), right.to(product_type)))
+        return torch.bmm(left, right) if room is None else torch.bmm(left, right, out=room.flatten(2)).view_as(room)
+    product = torch.bmm(left.to(product_type), right.to(product_type))
+    return at_least_single(product) if room is None else room.copy_(product.view_as(room))
+
+
+def _add_bmm(total: Tensor, left: Tensor, right: Tensor, product_type: torch.dtype | None) -> None:
+    """Adds a batched product to ``total``."""
+    if product_type is None:
+        total.baddbmm_(left, right)
+    else:
+        total += _bmm(left, right, product_type)

@@ -1,0 +1,250 @@
+"""Time and memory of the capsule layers, against plain PyTorch that builds every vote.
+
+Class layer: 1152 children of 8 for 10 parents of 16, batch 128, 3 iterations, float32.  Its references keep the votes
+as one tensor under autograd: ``einsum`` is the best plain form, ``broadcast`` the multiply-and-sum of most public code.
+The folded fixed coupling has no loop; its reference is the dynamic one by einsum.  Windows: 16 types of 16 for 16 types
+of 16 on 8x8 places, kernel 3, padding 1, batch 8; the reference is F.unfold and broadcast matrix products.  CapsNet:
+28x28 images, 256/256 channels, no decoder, batch 128; the reference is the same network with the einsum layer.
+
+Reference and layer take turns, so that a busy machine slows both; times are minima, and the last column is the ratio
+of the medians.  A training step is forward, sum of squares, backward.  Saved is what autograd holds between the two
+passes, each piece of memory once, parameters left out on both sides.
+
+    python benchmarks/capsule_layer.py [--threads 2] [--seconds 5]
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from capsexp.models.capsnet import CapsNet
+from capsexp.nn.capsules import CapsuleLayer, ClassCapsules, ConvCapsules
+from capsexp.nn.functional import lengths, squash
+from capsexp.nn.votes import LinearVotes
+from capsexp.routing.dynamic import Dynamic
+from capsexp.routing.fixed import Fixed
+from capsexp.routing.max_min import MaxMin
+from capsexp.routing.uniform import Uniform
+from capsexp.types import RoutingOutput
+
+BATCH, CHILDREN, DIM_IN, PARENTS, DIM_OUT = 128, 1152, 8, 10, 16
+SIZES = (CHILDREN, PARENTS, DIM_IN, DIM_OUT)
+Forward, Work = Callable[[], Tensor], Callable[[], None]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5, help="for a row of times")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"{'layer':34}{'reference':11}{'what':15}{'reference':>10}{'ours':>10}{'ratio':>8}{'(medians)':>11}")
+    class_rows(options.seconds)
+    window_rows(options.seconds)
+    network_rows(options.seconds)
+
+
+# -- references -------------------------------------------------------------------------------------------------------
+
+
+def softmax(logits_BIJ: Tensor) -> Tensor:
+    """Couplings of dynamic routing."""
+    return logits_BIJ.softmax(2)
+
+
+def max_min(logits_BIJ: Tensor) -> Tensor:
+    """Couplings of max-min routing; ones before the loop."""
+    least, most = logits_BIJ.amin(2, keepdim=True), logits_BIJ.amax(2, keepdim=True)
+    return torch.where(most > least, (logits_BIJ - least) / (most - least).clamp_min(1e-30), 1.0)
+
+
+def route_einsum(votes_BIJE: Tensor, couple: Callable[[Tensor], Tensor] = softmax, iterations: int = 3) -> Tensor:
+    """Routing by agreement on votes that are there."""
+    logits_BIJ = votes_BIJE.new_zeros(votes_BIJE.shape[:3])
+    for left in reversed(range(iterations)):
+        parents_BJE = squash(torch.einsum("bij,bije->bje", couple(logits_BIJ), votes_BIJE))
+        if left:
+            logits_BIJ = logits_BIJ + torch.einsum("bije,bje->bij", votes_BIJE, parents_BJE)
+    return parents_BJE
+
+
+def route_broadcast(votes_BIJE: Tensor, iterations: int = 3) -> Tensor:
+    """The same by products that broadcast, and sums."""
+    logits_BIJ = votes_BIJE.new_zeros(votes_BIJE.shape[:3])
+    for left in reversed(range(iterations)):
+        parents_BJE = squash((softmax(logits_BIJ)[..., None] * votes_BIJE).sum(1))
+        if left:
+            logits_BIJ = logits_BIJ + (votes_BIJE * parents_BJE[:, None]).sum(3)
+    return parents_BJE
+
+
+def einsum_layer(poses_BID: Tensor, weight_IJDE: Tensor, **options: Any) -> Tensor:
+    """Votes by einsum, routed."""
+    return route_einsum(torch.einsum("bid,ijde->bije", poses_BID, weight_IJDE), **options)
+
+
+def broadcast_layer(poses_BID: Tensor, weight_IJDE: Tensor) -> Tensor:
+    """Votes by multiply and sum, routed."""
+    return route_broadcast((weight_IJDE[None] * poses_BID[:, :, None, :, None]).sum(3))
+
+
+def unfold_layer(poses_BTDHW: Tensor, weight_IJED: Tensor) -> Tensor:
+    """Windows by F.unfold, votes by broadcast matrix products, routed."""
+    batch, types, dim = poses_BTDHW.shape[:3]
+    columns = F.unfold(poses_BTDHW.flatten(1, 2), 3, padding=1).view(batch, types, dim, 9, -1)
+    windows_BID = columns.permute(0, 4, 1, 3, 2).reshape(-1, types * 9, dim)
+    return route_einsum((weight_IJED @ windows_BID[:, :, None, :, None]).squeeze(4))
+
+
+class EinsumCapsules(nn.Module):
+    """The class layer by einsum, in the place of ClassCapsules."""
+
+    def __init__(self, layer: CapsuleLayer) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.detach().permute(3, 0, 2, 1).contiguous())
+
+    def forward(self, poses_BID: Tensor) -> RoutingOutput:
+        """Poses and lengths; couplings are not asked for."""
+        poses_BJE = einsum_layer(poses_BID, self.weight)
+        return RoutingOutput(poses_BJE, lengths(poses_BJE), poses_BJE)
+
+
+# -- rows of the table ------------------------------------------------------------------------------------------------
+
+
+def class_rows(seconds: float) -> None:
+    """The class layer with each routing."""
+    layer = ClassCapsules(*SIZES, Dynamic)
+    poses = squash(torch.randn(BATCH, DIM_IN, CHILDREN), 1).transpose(1, 2).requires_grad_()
+    plain = poses.detach().contiguous().requires_grad_()  # each side has the layout that it is fastest with
+    weight = nn.Parameter(layer.weight.detach().permute(3, 0, 2, 1).contiguous())
+    dynamic = partial(einsum_layer, plain, weight)
+    compare("class, dynamic, factored", "einsum", dynamic, partial(routed, layer, poses, "factored"), seconds)
+    slow = partial(broadcast_layer, plain, weight)
+    compare("class, dynamic, factored", "broadcast", slow, partial(routed, layer, poses, "factored"), seconds)
+    compare("class, dynamic, materialised", "einsum", dynamic, partial(routed, layer, poses, "materialised"), seconds)
+    layer = ClassCapsules(*SIZES, MaxMin)
+    compare("class, max_min", "einsum", partial(dynamic, couple=max_min), partial(output, layer, poses), seconds)
+    layer = ClassCapsules(*SIZES, Uniform)
+    compare("class, uniform", "einsum", partial(dynamic, iterations=1), partial(output, layer, poses), seconds)
+    layer = ClassCapsules(*SIZES, Fixed).eval()
+    row(
+        "class, fixed, folded",
+        "einsum",
+        "inference ms",
+        inference(dynamic),
+        inference(partial(output, layer, poses)),
+        seconds,
+    )
+
+
+def window_rows(seconds: float) -> None:
+    """The convolutional layer."""
+    layer = ConvCapsules(16, 16, 16, 16, Dynamic)
+    poses = squash(torch.randn(8, 16, 16, 8, 8), 2).requires_grad_()
+    weight = nn.Parameter(layer.weight.detach().permute(3, 0, 1, 2).contiguous())
+    compare("windows, dynamic", "unfold", partial(unfold_layer, poses, weight), partial(output, layer, poses), seconds)
+
+
+def network_rows(seconds: float) -> None:
+    """A whole network, and what the capsule layer takes of its time."""
+    ours = CapsNet(image_shape=(1, 28, 28), classes=PARENTS, routing=Dynamic, decoder=None)
+    plain = copy.deepcopy(ours)
+    plain.class_capsules = EinsumCapsules(ours.class_capsules)  # type: ignore[assignment]
+    images, poses = torch.rand(BATCH, 1, 28, 28), torch.rand(BATCH, DIM_IN, CHILDREN).transpose(1, 2).requires_grad_()
+    for what, way in (("inference ms", inference), ("training ms", training)):
+        nets = [way(partial(net, images)) for net in (plain, ours)]
+        whole = row("CapsNet 28x28 256/256", "einsum", what, *nets, seconds)
+        layers = take_turns(*(way(partial(output, net.class_capsules, poses)) for net in (plain, ours)), seconds / 3)
+        shares = [100 * min(alone) / total for alone, total in zip(layers, whole, strict=True)]
+        print(f"{'  of it the capsule layer, %':60}{shares[0]:10.0f}{shares[1]:10.0f}", flush=True)
+
+
+def routed(layer: CapsuleLayer, poses_BID: Tensor, form: Any) -> Tensor:
+    """The layer's poses by one of the two forms."""
+    return output(layer.routing, LinearVotes(poses_BID, layer.weight, form=form))
+
+
+def output(layer: nn.Module, poses: Any) -> Tensor:
+    """The poses that come out."""
+    poses_BJE: Tensor = layer(poses).poses_BJE
+    return poses_BJE
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def compare(layer: str, name: str, reference: Forward, ours: Forward, seconds: float) -> None:
+    """Rows for inference, a training step, and the memory between its passes."""
+    row(layer, name, "inference ms", inference(reference), inference(ours), seconds)
+    row(layer, name, "training ms", training(reference), training(ours), seconds)
+    first, second = saved(reference), saved(ours)
+    print(f"{layer:34}{name:11}{'saved MB':15}{first:10.1f}{second:10.1f}{first / second:8.2f}", flush=True)
+
+
+def row(layer: str, name: str, what: str, reference: Work, ours: Work, seconds: float) -> tuple[float, float]:
+    """One row of times; gives the two minima."""
+    references, layers = take_turns(reference, ours, seconds)
+    first, second = min(references), min(layers)
+    medians = statistics.median(references) / statistics.median(layers)
+    print(f"{layer:34}{name:11}{what:15}{first:10.2f}{second:10.2f}{first / second:8.2f}{medians:11.2f}", flush=True)
+    return first, second
+
+
+def take_turns(reference: Work, ours: Work, seconds: float) -> tuple[list[float], list[float]]:
+    """Milliseconds of each run of both, at least two of them."""
+    times, until = [(clock(reference), clock(ours))], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        times.append((clock(reference), clock(ours)))
+    return [first for first, _ in times[1:]], [second for _, second in times[1:]]  # the first of each warms up
+
+
+def clock(work: Work) -> float:
+    """Milliseconds."""
+    started = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - started)
+
+
+def inference(forward: Forward) -> Work:
+    """The forward pass alone."""
+
+    def work() -> None:
+        with torch.inference_mode():
+            forward()
+
+    return work
+
+
+def training(forward: Forward) -> Work:
+    """Forward and backward; gradients are added up, by both sides."""
+    return lambda: forward().square().sum().backward()
+
+
+def saved(forward: Forward) -> float:
+    """MB (10^6 bytes) that autograd holds after the forward pass, parameters left out."""
+    held: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        alive = forward()  # as long as it lives, no memory is used twice
+    del alive
+    return sum(held.values()) / 1e6
+
+
+if __name__ == "__main__":
+    main()
