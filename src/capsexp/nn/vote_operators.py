@@ -87,7 +87,7 @@ _first_alone: ContextVar[bool] = ContextVar("first_alone", default=False)
 
 @contextlib.contextmanager
 def first_piece_alone() -> Iterator[None]:
-    """Do the first piece and leave the others out: for tensors without content, since all pieces take the same memory."""
+    """Do the first piece and leave the others out: for tensors without content, as all pieces take the same memory."""
     token = _first_alone.set(True)
     try:
         yield
