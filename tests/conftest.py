@@ -20,6 +20,20 @@ def _ctrl_c_is_heard() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+PROCESSES = ("engine", "status", "sweeps", "tracking")
+"""Folders of tests that start, stop and time processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers share the tests, those on processes stay together: two sweeps would slow each other down.
+
+    All others stay together by file.
+    """
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("processes" if folder in PROCESSES else str(item.path)))
+
+
 @pytest.fixture
 def tiny_npz(tmp_path: Path) -> Path:
     return write_tiny_npz(tmp_path)
