@@ -56,6 +56,12 @@ def test_every_routing_trains(run: Run, small: list[str], in_tmp: Path, routing:
     assert hits == pytest.approx(body["metrics"]["test/acc"])
 
 
+def test_a_network_that_is_wholly_half_precision_trains(run: Run, small: list[str], in_tmp: Path) -> None:
+    assert run(*small, "trainer.precision=bf16-true", "trainer.max_epochs=1") == 0
+    (body,) = results(in_tmp).values()
+    assert 0 < body["metrics"]["test/loss"] < 1
+
+
 @pytest.mark.parametrize("routing", ["dynamic", "max_min"])
 def test_resumed_equals_uninterrupted(
     run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, routing: str

@@ -118,7 +118,7 @@ class LinearVotes(Votes):
         device = poses_BID.device.type
         self.poses, self.mask_BI = poses_BID, mask_BI
         self._product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        self._weight_JEDI, self._folds = weight_JEDI, folds
+        self._weight_JEDI, self._folds = at_least_single(weight_JEDI), folds
         self._poses_BDI = at_least_single(poses_BID).transpose(1, 2).contiguous()
         self.form: Form = form or choose_form(self.shape, poses_BID.shape[2])
         self._votes_BJEI: Tensor | None = None
