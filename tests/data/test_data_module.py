@@ -137,6 +137,18 @@ def test_the_two_scales():
 # -- seeds and resuming -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "unit"])
+@pytest.mark.parametrize("augment", [Augment(), Crop(9), Shift(2)])
+def test_a_batch_has_the_same_pixels_as_bytes(augment, scheme):
+    data = module(augment=augment, normalise=scheme)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        for batch in loader:
+            assert batch.pixels_BCHW.dtype == torch.uint8
+            assert batch.pixels_BCHW.shape == batch.images_BCHW.shape
+            scaled = batch.pixels_BCHW / 127.5 - 1 if scheme == "symmetric" else batch.pixels_BCHW / 255
+            torch.testing.assert_close(batch.images_BCHW, scaled)
+
+
 @pytest.mark.parametrize("augment", [Augment(), Crop(8), Shift(2)])
 def test_the_same_seed_gives_the_same_batches_and_another_seed_others(augment):
     first, second, other = (collected(module(augment=augment, seed=seed).train_dataloader()) for seed in (1, 1, 2))

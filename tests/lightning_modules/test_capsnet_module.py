@@ -17,6 +17,10 @@ SHAPE = (1, 17, 17)
 def module(decoder: list[int] | None = None, **options: Any) -> CapsNetModule:
     torch.manual_seed(0)
     model = CapsNet(image_shape=SHAPE, classes=3, routing=Dynamic, c1=8, c2=16, decoder=decoder)
+    with torch.no_grad():  # poses long enough, and a decoder loud enough, that it matters which class is drawn
+        model.class_capsules.weight.mul_(20)
+        for parameter in model.decoder.parameters() if model.decoder else ():
+            parameter.mul_(5)
     adam = functools.partial(torch.optim.Adam, lr=1e-3)
     return CapsNetModule(model=model, make_optimizer=adam, sizes={}, **options)
 

@@ -88,7 +88,7 @@ class AgreementRouting(Routing):
         """Sabour et al. (2017), procedure 1, with ``couple`` for its softmax."""
         if self.gradient == "last":
             with torch.no_grad():
-                coupling = self._agree(votes.detach())
+                coupling = self._agree(votes)
         else:
             coupling = self._agree(votes)
         return self._output(votes, coupling)
