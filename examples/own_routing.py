@@ -15,6 +15,7 @@ reference into ``tests/references/``; the tests for all routings then run on it.
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class Tempered(AgreementRouting):
 
     coupling_sum = 1.0  # declared, so that the tests check it
 
-    def __init__(self, *, temperature: float = 1.0, **options: int | str) -> None:
+    def __init__(self, *, temperature: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         self.temperature = require_number("temperature", temperature, 0, open_ends="<")
 

@@ -106,9 +106,31 @@ def test_a_given_coupling_matrix_is_used(run: Run, small: list[str], in_tmp: Pat
     matrix = np.random.default_rng(0).random((4, 72), dtype=np.float32)
     np.save(tmp_path / "coupling.npy", matrix)
     assert run(*small, "routing=fixed", f"routing.coupling={tmp_path}/coupling.npy") == 0
+    (tmp_path / "coupling.npy").unlink()  # the cell has what it needs
     layer = load_run(the_cell(in_tmp)).module.model.class_capsules  # type: ignore[union-attr]
     assert isinstance(layer, ClassCapsules)
     assert np.array_equal(layer.routing.coupling_JI.numpy(), matrix)  # type: ignore[operator,union-attr]
+
+
+def test_a_coupling_matrix_counts_by_its_content(run: Run, small: list[str], in_tmp: Path, tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).random((4, 72), dtype=np.float32)
+    for folder, content in (("one", matrix), ("two", matrix), ("one", matrix / 2)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        np.save(tmp_path / folder / "coupling.npy", content)
+        path = tmp_path / folder / "coupling.npy"
+        assert run(*small, "routing=fixed", f"routing.coupling={path}", "trainer.max_epochs=1") == 0
+    assert len(results(in_tmp)) == 2  # the same matrix elsewhere is the same cell, another in its place is not
+
+
+def test_weights_that_the_last_step_broke_are_no_result(
+    run: Run, small: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each step's loss was a number, but no weights were left to choose."""
+    assert run(*small, "optimizer.lr=1e30", "data.batch_size=1000", "trainer.max_epochs=1") == 1
+    status = records.read_status(the_cell(in_tmp))
+    assert status is not None
+    assert (status.state, status.kind, status.cause) == ("failed", "diverged", "diverged at step 1")
+    assert results(in_tmp) == {}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +142,7 @@ def test_a_given_coupling_matrix_is_used(run: Run, small: list[str], in_tmp: Pat
         ("routing.iterations=0", "routing.iterations must be a whole number >= 1, got 0"),
         ("routing.gradient=none", "routing.gradient must be one of full, last, got 'none'"),
         ("routing.squash=flat", "routing.squash must be one of classic, linear, exponential, got 'flat'"),
+        ("routing.iterations=x", "routing.iterations must be a whole number >= 1, got 'x'"),
         ("model.module.present=2", "model.module.present must be"),
     ],
 )
@@ -138,3 +161,19 @@ def test_a_coupling_of_another_shape_is_refused(
     np.save(tmp_path / "coupling.npy", np.ones((4, 71)))
     assert run(*small, "routing=fixed", f"routing.coupling={tmp_path}/coupling.npy") == 2
     assert "routing.coupling must have the shape (parents, children) = (4, 72), got (4, 71)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("[1,2]", "routing.coupling must be null or the path of a .npy file, got [1, 2]"),
+        ("nowhere.npy", "routing.coupling must name an existing .npy file, got"),
+    ],
+)
+def test_a_coupling_that_is_no_file_is_refused(
+    run: Run, small: list[str], capsys: pytest.CaptureFixture[str], value: str, line: str
+) -> None:
+    assert run(*small, "routing=fixed", f"routing.coupling={value}") == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert line in told[0]

@@ -174,6 +174,8 @@ def load_run(directory: str | Path) -> LoadedRun:
     require((directory / records.BEST_CHECKPOINT).is_file(), "run_dir", rule, str(directory))
     saved = torch.load(directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
     sizes = saved["hyper_parameters"]["sizes"]
+    if isinstance(config["model"].get("routing"), dict) and "coupling" in config["model"]["routing"]:
+        config["model"]["routing"]["coupling"] = None  # the matrix is among the weights; its file may be gone
     with torch.random.fork_rng():  # torch's random numbers stay the caller's
         module = make_module(config, make_model(config, **sizes), sizes)
     module.load_state_dict(saved["state_dict"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from capsexp.errors import ConfigError
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
 from capsexp.nn.votes import Votes
 from capsexp.routing.dynamic import Dynamic
@@ -168,3 +169,10 @@ def test_shifting_the_capsules_shifts_the_result() -> None:
     poses_BTDHW[..., 1:4, 1:4] = normal(B, T, D, 3, 3)
     shifted = made(poses_BTDHW.roll(2, 4)).poses_BJE
     torch.testing.assert_close(shifted[..., 2:], made(poses_BTDHW).poses_BJE[..., :-2], rtol=1e-12, atol=1e-12)
+
+
+def test_a_window_larger_than_the_grid_is_refused() -> None:
+    layer = ConvCapsules(T, J, D, E, Uniform, kernel=5, padding=0)
+    with pytest.raises(ConfigError) as caught:
+        layer(normal(B, T, D, 4, 6))
+    assert caught.value.key == "kernel"

@@ -93,3 +93,15 @@ def test_weights_begin_narrower_the_more_parents_there_are() -> None:
 def test_refuses(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         routing(2, 2, 2, **options)
+
+
+@pytest.mark.parametrize("scale", [10.0**-power for power in range(0, 46, 3)])
+def test_children_of_any_size_give_finite_numbers(scale: float) -> None:
+    """Down to poses whose agreements are too small to be divided by."""
+    poses_BID = (scale * normal(3, 20, 4).float()).requires_grad_()
+    weight_JEDI = normal(5, 6, 4, 20, seed=1).float().requires_grad_()
+    layer = MaxMin(children=20, parents=5, dim_in=4, dim_out=6)
+    output = layer(LinearVotes(poses_BID, weight_JEDI))
+    output.poses_BJE.square().sum().backward()
+    found = [*output, poses_BID.grad, weight_JEDI.grad]
+    assert all(bool(part.isfinite().all()) for part in found if part is not None)

@@ -65,15 +65,24 @@ class DivergenceGuard(L.Callback):
         """
         self._read()
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look for a peak: where no epoch's weights gave a loss that is a number, a last step has broken them.
+
+        Raises:
+            Diverged: there is none, though each step's own loss was a number.
+        """
+        if not trainer.interrupted and any(not peak.weights for peak in _peaks(trainer)):
+            raise Diverged(trainer.global_step)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Keep the weights of the peak."""
         if not isinstance(exception, Diverged):
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Peak) and callback.weights:
-                callback.put_back(pl_module)
+        for peak in _peaks(trainer):
+            if peak.weights:
+                peak.put_back(pl_module)
                 save_best(trainer)
-                log.info("the weights of epoch %d, the peak so far, are kept", callback.epoch)
+                log.info("the weights of epoch %d, the peak so far, are kept", peak.epoch)
                 return
         log.info("no epoch has had a peak, so no weights are kept")
 
@@ -81,6 +90,10 @@ class DivergenceGuard(L.Callback):
         step = 0 if self._first_bad is None else int(self._first_bad)
         if step:
             raise Diverged(step)
+
+
+def _peaks(trainer: L.Trainer) -> list[Peak]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Peak)]  # type: ignore[attr-defined]
 
 
 def _reading_waits(device: torch.device) -> bool:

@@ -19,7 +19,8 @@ class MemoryCheck(ResultCallback):
     """Refuses a fit whose training step needs more memory than its device has free, before the first step.
 
     What a step needs is told by :mod:`capsexp.footprint`, which says what is not counted.  Where the system does not
-    say what is free, nothing is refused.  The result gets ``step_bytes``, which no measurement enters.
+    say what is free, nothing is refused.  Evaluation is not counted, and cells that start together all see the same
+    free memory.  The result gets ``step_bytes``, which no measurement enters.
     """
 
     def __init__(self) -> None:

@@ -160,6 +160,8 @@ class ConvCapsules(CapsuleLayer):
         return RoutingOutput(poses, activations, coupling)
 
     def _places(self, size: int) -> int:
+        rule = f"be at most the grid's side and its padding ({size} + 2 * {self.padding})"
+        require(self.kernel <= size + 2 * self.padding, "kernel", rule, self.kernel)
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
     def _windows(self, poses_BTDHW: Tensor) -> Tensor:

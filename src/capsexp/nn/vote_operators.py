@@ -7,7 +7,6 @@ parent's pose or the gradient of a sum, w the weight, and u holds the children's
 import contextlib
 import math
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -82,36 +81,37 @@ PIECE_BYTES = {"cpu": 5 << 19}
 OTHER_PIECE_BYTES = 256 << 20
 
 
-_first_alone: ContextVar[bool] = ContextVar("first_alone", default=False)
+_first_alone = False
 
 
 @contextlib.contextmanager
 def first_piece_alone() -> Iterator[None]:
     """Do the first piece and leave the others out: for tensors without content, as all pieces take the same memory."""
-    token = _first_alone.set(True)
+    global _first_alone  # a plain name, which torch.compile can read
+    _first_alone = True
     try:
         yield
     finally:
-        _first_alone.reset(token)
+        _first_alone = False
 
 
-def _pieces(u_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice, Tensor]]:
+def _pieces(u_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Slices of images and of parents, and the memory for their piece (parents, images, D, I).
 
     All pieces share one memory, as fresh memory costs more than what is written to it.  The parents of the same images
-    follow one another, so that the images' poses and their gradient stay in the cache.
+    follow one another, so that the images' poses and their gradient stay in the cache.  A compiler finds memory itself.
     """
     images, shape = len(u_BDI), u_BDI.shape[1:]
     most = PIECE_BYTES.get(u_BDI.device.type, OTHER_PIECE_BYTES) // u_BDI.element_size() // max(1, shape.numel())
     rows = math.ceil(images / max(1, math.ceil(images / max(1, most)))) or 1  # pieces of one size
     several = min(parents, max(1, most // rows))
-    room = u_BDI.new_empty(several, rows, *shape)
+    room = None if torch.compiler.is_compiling() else u_BDI.new_empty(several * rows * shape.numel())
     for row in range(0, images, rows):
         for parent in range(0, parents, several):
             size = min(several, parents - parent), min(rows, images - row)
-            piece = room.flatten()[: size[0] * size[1] * shape.numel()].view(*size, *shape)
+            piece = None if room is None else room[: math.prod(size) * shape.numel()].view(*size, *shape)
             yield slice(row, row + rows), slice(parent, parent + several), piece
-            if _first_alone.get():
+            if _first_alone:
                 return
 
 
@@ -119,7 +119,7 @@ def _sum_votes(y_BJI: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch
     """dT/dx (B, J, E)."""
     found_BJE = u_BDI.new_empty(len(u_BDI), *w_JEDI.shape[:2])
     for b, j, room in _pieces(u_BDI, len(w_JEDI)):
-        weighted = torch.mul(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], out=room).flatten(2)
+        weighted = _weigh(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], room)
         found_BJE[b, j] = _bmm(weighted, w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
     return found_BJE
 
@@ -128,8 +128,8 @@ def _agree(x_BJE: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dty
     """dT/dy (B, J, I)."""
     found_BJI = u_BDI.new_empty(len(u_BDI), len(w_JEDI), u_BDI.shape[2])
     for b, j, room in _pieces(u_BDI, len(w_JEDI)):
-        back = _bmm(x_BJE[b, j].transpose(0, 1), w_JEDI[j].flatten(2), product_type, room)
-        torch.sum(back.mul_(u_BDI[b]), 2, out=found_BJI[b, j].transpose(0, 1))
+        back = _pull(x_BJE[b, j].transpose(0, 1), w_JEDI[j], product_type, room)
+        found_BJI[b, j] = back.mul_(u_BDI[b]).sum(2).transpose(0, 1)
     return found_BJI
 
 
@@ -143,14 +143,13 @@ def _gradients(
     for b, j, room in _pieces(u_BDI, len(w_JEDI)):
         y, x, w = y_BJI[b, j].transpose(0, 1)[:, :, None], x_BJE[b, j].transpose(0, 1), w_JEDI[j].flatten(2)
         if "y" in wanted or "u" in wanted:
-            back = _bmm(x, w, product_type, room)
+            back = _pull(x, w_JEDI[j], product_type, room)
             if "u" in wanted:
-                for y_BI, back_BDI in zip(y, back, strict=True):
-                    found["u"][b].addcmul_(y_BI, back_BDI)
+                _add_product(found["u"][b], y, back)
             if "y" in wanted:
-                torch.sum(back.mul_(u_BDI[b]), 2, out=found["y"][b, j].transpose(0, 1))
+                found["y"][b, j] = back.mul_(u_BDI[b]).sum(2).transpose(0, 1)
         if "x" in wanted or "w" in wanted:
-            weighted = torch.mul(y, u_BDI[b], out=room).flatten(2)
+            weighted = _weigh(y, u_BDI[b], room)
             if "x" in wanted:
                 found["x"][b, j] = _bmm(weighted, w.mT, product_type).transpose(0, 1)
             if "w" in wanted:
@@ -177,12 +176,32 @@ def agree_built(parents_BJE: Tensor, votes_BJEI: Tensor) -> Tensor:
         return (parents_BJE[:, :, None] @ votes_BJEI).squeeze(2)
 
 
-def _bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None, room: Tensor | None = None) -> Tensor:
-    """A batched product in float32 or better, its factors in ``product_type`` if there is one; laid into ``room``."""
+def _weigh(y: Tensor, u_BDI: Tensor, room: Tensor | None) -> Tensor:
+    """A piece of y * u, flattened to (parents, images, D*I)."""
+    return (y * u_BDI if room is None else torch.mul(y, u_BDI, out=room)).flatten(2)
+
+
+def _pull(x: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None, room: Tensor | None) -> Tensor:
+    """A piece of x W, the parents' poses brought back to the children's components: (parents, images, D, I)."""
+    shape = len(x), x.shape[1], *w_JEDI.shape[2:]
+    if room is None or product_type is not None:
+        return _bmm(x, w_JEDI.flatten(2), product_type).view(shape)
+    return torch.bmm(x, w_JEDI.flatten(2), out=room.flatten(2)).view(shape)
+
+
+def _bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None) -> Tensor:
+    """A batched product in float32 or better, its factors in ``product_type`` if there is one."""
     if product_type is None:
-        return torch.bmm(left, right) if room is None else torch.bmm(left, right, out=room.flatten(2)).view_as(room)
-    product = torch.bmm(left.to(product_type), right.to(product_type))
-    return at_least_single(product) if room is None else room.copy_(product.view_as(room))
+        return torch.bmm(left, right)
+    return at_least_single(torch.bmm(left.to(product_type), right.to(product_type)))
+
+
+def _add_product(total_BDI: Tensor, y: Tensor, back: Tensor) -> None:
+    """Adds y * back, summed over a piece's parents; in one pass where it has one, as is usual on a CPU."""
+    if len(back) == 1:
+        total_BDI.addcmul_(y[0], back[0])
+    else:
+        total_BDI += (y * back).sum(0)
 
 
 def _add_bmm(total: Tensor, left: Tensor, right: Tensor, product_type: torch.dtype | None) -> None:

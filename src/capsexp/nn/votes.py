@@ -178,7 +178,11 @@ def fold(weight_JEDI: Tensor, coupling_JI: Tensor) -> Tensor:
 
 
 class FoldCache:
-    """The last folded weight of a layer, for as long as neither weight nor coupling change."""
+    """The last folded weight of a layer, for as long as neither weight nor coupling change.
+
+    Changes are told by torch's version counter, which a change through ``.data`` does not move: call ``clear`` (a layer
+    does in ``train()`` and ``eval()``) behind one.
+    """
 
     def __init__(self) -> None:
         self._parts: tuple[Tensor, ...] = ()  # held, so that nothing new can lie where they lay

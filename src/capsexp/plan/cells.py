@@ -1,5 +1,6 @@
 """One cell: its config as plain Python, and its id."""
 
+import copy
 import functools
 import os
 from pathlib import Path
@@ -11,6 +12,9 @@ from capsexp import records
 from capsexp.errors import require
 
 Plain = dict[str, Any]
+
+COUPLINGS = (("routing",), ("model", "routing"))
+"""Where a config holds the options of a routing, whose ``coupling`` may name a file."""
 
 
 def data_file(name: str) -> str | None:
@@ -27,7 +31,21 @@ def resolved(config: DictConfig) -> Plain:
     if path is not None:
         require(isinstance(path, str), "data.path", "be the path of an .npz file", path)
         plain["data"]["path"] = str(Path(path).expanduser().absolute())
+    for routing, path in _couplings(plain):
+        routing["coupling"] = str(Path(path).expanduser().absolute())
     return plain
+
+
+def _couplings(plain: Plain) -> list[tuple[Plain, str]]:
+    """The options of every routing that names a file, and the file."""
+    found = []
+    for keys in COUPLINGS:
+        node: Any = plain
+        for key in keys:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get("coupling"), str):
+            found.append((node, node["coupling"]))
+    return found
 
 
 def _plain(node: Any) -> Any:
@@ -40,15 +58,22 @@ def cell_id(config: DictConfig) -> str:
 
 
 def id_of(plain: Plain) -> str:
-    """The id of a cell from its resolved config."""
+    """The id of a cell from its resolved config; a file counts by its content."""
+    plain = copy.deepcopy(plain)
+    for routing, file in _couplings(plain):
+        routing["coupling"] = _digest("routing.coupling", Path(file), ".npy")
     path = plain["data"]["path"]
     return records.cell_id(plain, path and data_sha256(Path(path)))
 
 
 def data_sha256(path: Path) -> str:
     """Digest of a data file, computed once for each version of the file."""
-    require(path.exists(), "data.path", "name an existing .npz file", str(path))
-    require(path.is_file(), "data.path", "name a file, not a folder", str(path))
+    return _digest("data.path", path, ".npz")
+
+
+def _digest(key: str, path: Path, kind: str) -> str:
+    require(path.exists(), key, f"name an existing {kind} file", str(path))
+    require(path.is_file(), key, "name a file, not a folder", str(path))
     stat = path.stat()
     return _sha256(path, stat.st_mtime_ns, stat.st_size)
 

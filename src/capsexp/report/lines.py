@@ -25,11 +25,12 @@ def draw(panel: Panel) -> Drawn:
     axes = canvas.add_axes((0.86 / 8.6, (0.65 + below) / height, wide / 8.6, 3.64 / height))
     for place, (value, text) in enumerate(zip(series, ticks.texts(series), strict=True)):
         points = [point for point in panel.points if not by or hashable(point.axes.get(by)) == hashable(value)]
-        label = f"{panel.spec.axis(by).label} = {text}" if by else ""
+        label = text if by else ""
         _series(axes, panel, {hashable(p.axes.get(x)): p for p in points}, values, place, len(series), label)
     _dress(axes, panel, x, values, wide)
     if by:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+        title = panel.spec.axis(by).label
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title=title, alignment="left")
     note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
     return save(canvas, panel, note)
 

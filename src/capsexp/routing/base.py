@@ -1,6 +1,7 @@
 """What every routing algorithm is, and the loop that those by agreement share."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +71,8 @@ class AgreementRouting(Routing):
         **sizes: children, parents, dim_in, dim_out, and squash.
     """
 
-    def __init__(self, *, iterations: int = 3, gradient: str = "full", **sizes: int | str) -> None:
-        super().__init__(**sizes)  # type: ignore[arg-type]
+    def __init__(self, *, iterations: int = 3, gradient: str = "full", **sizes: Any) -> None:
+        super().__init__(**sizes)
         self.iterations = require_int("iterations", iterations, 1)
         self.gradient = require_choice("gradient", gradient, ("full", "last"))
 

@@ -1,6 +1,7 @@
 """A coupling that is given: no loop."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ class Fixed(Routing):
     coupling_JI: Tensor
     coupling_range = (-float("inf"), float("inf"))
 
-    def __init__(self, *, coupling: Tensor | str | None = None, **sizes: int | str) -> None:
-        super().__init__(**sizes)  # type: ignore[arg-type]
+    def __init__(self, *, coupling: Tensor | str | None = None, **sizes: Any) -> None:
+        super().__init__(**sizes)
         self.register_buffer("coupling_JI", torch.full((self.parent_count, self.child_count), 1 / self.parent_count))
         if coupling is not None:
+            rule = "be null or the path of a .npy file"
+            require(isinstance(coupling, Tensor | str), "coupling", rule, coupling)
             self.set_coupling(_read(coupling) if isinstance(coupling, str) else coupling)
 
     def set_coupling(self, coupling_JI: Tensor) -> None:

@@ -14,7 +14,7 @@ class MaxMin(AgreementRouting):
     """Zhao et al. (2019), *Fast Inference in Capsule Networks Using Accumulated Routing Coefficients*, equation (2).
 
     A child's logits are mapped onto [lower, upper] over its parents, so that it may belong to several at once.  Where
-    they are all equal (a child that is zero) the coupling is ``upper``, as before the loop.
+    they are all equal (a child that is zero) the coupling is ``upper``.
 
     Args:
         lower: p, the coupling with the parent that agrees least.
@@ -22,8 +22,8 @@ class MaxMin(AgreementRouting):
         **options: iterations, gradient, the four sizes and squash.
     """
 
-    def __init__(self, *, lower: float = 0.0, upper: float = 1.0, **options: int | str) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]
+    def __init__(self, *, lower: float = 0.0, upper: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
         self.lower, self.upper = require_number("lower", lower), require_number("upper", upper)
         require(lower < upper, "lower", f"be less than upper ({upper})", lower)
         self.coupling_range = (min(self.lower, 1.0), max(self.upper, 1.0))
@@ -50,7 +50,8 @@ class _Scale(torch.autograd.Function):
     def forward(ctx: Any, logits_BJI: Tensor, lower: float, upper: float) -> Tensor:
         least_B1I = logits_BJI.amin(1, keepdim=True)
         spread_B1I = logits_BJI.amax(1, keepdim=True) - least_B1I
-        equal_B1I = spread_B1I <= 0
+        numbers = torch.finfo(spread_B1I.dtype)
+        equal_B1I = spread_B1I < numbers.tiny / numbers.eps  # below, one over it overflows
         spread_B1I = spread_B1I.masked_fill_(equal_B1I, torch.inf)  # so that no gradient comes back there
         coupling_BJI = (logits_BJI - least_B1I).div_(spread_B1I).mul_(upper - lower).add_(lower)
         coupling_BJI.masked_fill_(equal_B1I, upper)

@@ -1,5 +1,7 @@
 """Uniform coupling: what routing is compared with."""
 
+from typing import Any
+
 from torch import Tensor
 
 from capsexp.nn.votes import Votes
@@ -18,8 +20,8 @@ class Uniform(Routing):
 
     coupling_sum = 1.0
 
-    def __init__(self, *, iterations: int = 1, gradient: str = "full", **sizes: int | str) -> None:
-        super().__init__(**sizes)  # type: ignore[arg-type]
+    def __init__(self, *, iterations: int = 1, gradient: str = "full", **sizes: Any) -> None:
+        super().__init__(**sizes)
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """The squashed mean over what the parents may have."""
