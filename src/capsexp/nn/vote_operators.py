@@ -197,11 +197,12 @@ def _bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None) -> Tenso
 
 
 def _add_product(total_BDI: Tensor, y: Tensor, back: Tensor) -> None:
-    """Adds y * back, summed over a piece's parents; in one pass where it has one, as is usual on a CPU."""
-    if len(back) == 1:
-        total_BDI.addcmul_(y[0], back[0])
-    else:
+    """Adds y * back, summed over the parents of a piece: on a CPU in one pass each, elsewhere by one kernel for all."""
+    if total_BDI.device.type != "cpu":
         total_BDI += (y * back).sum(0)
+        return
+    for y_BI, back_BDI in zip(y, back, strict=True):
+        total_BDI.addcmul_(y_BI, back_BDI)
 
 
 def _add_bmm(total: Tensor, left: Tensor, right: Tensor, product_type: torch.dtype | None) -> None:
