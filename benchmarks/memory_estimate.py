@@ -1,9 +1,10 @@
 """What a training step takes of the main memory, as it is told beforehand and as it is measured.
 
 Each case runs in a process of its own, on a CPU: the growth of its resident memory (VmHWM, Linux only) over three
-steps, parameters and batch included, against capsexp.footprint's number.  The cases are Wang's CNN and a plain capsule
-net (two convolutions, 1152 capsules, ten classes, three rounds of routing), in both precisions that are of use on
-a CPU.  Steps of less than 300 MB are shown, but not counted: what the libraries keep for themselves weighs too much.
+steps, parameters and batch included, against capsexp.footprint's number.  The cases are Wang's CNN, our capsule network
+with its decoder, and a plain one that keeps all votes (two convolutions, 1152 capsules, ten classes, three rounds of
+routing), in both precisions that are of use on a CPU.  Steps of less than 300 MB are shown, but not counted: what the
+libraries keep for themselves weighs too much.
 
     python benchmarks/memory_estimate.py [--threads 1] [--only capsules]
 """
@@ -24,16 +25,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capsexp.footprint import training_step_bytes
+from capsexp.lightning_modules.base import BaseModule
+from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.lightning_modules.classifier import ClassifierModule
+from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
+from capsexp.routing.dynamic import Dynamic
 from capsexp.types import Batch
 
 CASES = [
     *(("cnn", 6, size, "32-true") for size in (256, 2048, 4096, 8192)),
     ("cnn", 64, 2048, "32-true"),
+    *(("capsnet", 256, size, "32-true") for size in (64, 128, 256)),
     *(("capsules", 256, size, "32-true") for size in (32, 64, 128, 256)),
     *(("capsules", width, 128, "32-true") for width in (32, 64)),
     ("cnn", 6, 8192, "bf16-mixed"),
+    ("capsnet", 256, 256, "bf16-mixed"),
     ("capsules", 256, 128, "bf16-mixed"),
     ("capsules", 64, 256, "bf16-mixed"),
 ]
@@ -82,7 +89,7 @@ def measured(net: str, width: int, size: int, precision: str) -> tuple[int, int]
     return told, resident("VmHWM") - before
 
 
-def train(module: ClassifierModule, batch: Batch, precision: str) -> None:
+def train(module: BaseModule, batch: Batch, precision: str) -> None:
     """Three steps in Lightning's order."""
     optimizer = module.configure_optimizers()
     for _ in range(3):
@@ -93,10 +100,14 @@ def train(module: ClassifierModule, batch: Batch, precision: str) -> None:
         optimizer.step()
 
 
-def made(net: str, width: int) -> ClassifierModule:
+def made(net: str, width: int) -> BaseModule:
     """A module around a net with so many filters in its first convolution."""
-    model = CNN(image_shape=(1, 28, 28), classes=46, c1=width) if net == "cnn" else Capsules(width)
-    return ClassifierModule(model, functools.partial(torch.optim.Adam, lr=1e-3, fused=True), {})
+    adam = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
+    if net == "capsnet":
+        model = CapsNet(image_shape=(1, 28, 28), classes=10, routing=Dynamic, c1=width)
+        return CapsNetModule(model=model, make_optimizer=adam, sizes={})
+    plain = CNN(image_shape=(1, 28, 28), classes=46, c1=width) if net == "cnn" else Capsules(width)
+    return ClassifierModule(plain, adam, {})
 
 
 def images(size: int) -> Batch:
