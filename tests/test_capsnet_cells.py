@@ -177,3 +177,10 @@ def test_a_coupling_that_is_no_file_is_refused(
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert line in told[0]
+
+
+@pytest.mark.parametrize("more", [[], ["-m"]])
+def test_routing_needs_a_model_that_routes(run: Run, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    assert run("model=cnn", "routing=max_min", *more) == 2
+    told = capsys.readouterr().err
+    assert told == "capsexp: error: routing must be given with a model of capsules, such as model=capsnet\n"

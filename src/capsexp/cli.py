@@ -128,6 +128,8 @@ def _one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, search paths and hints for developers."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
     text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
+    if text.startswith("Could not override 'routing'"):  # Hydra's own advice, +routing=..., would change nothing
+        return "routing must be given with a model of capsules, such as model=capsnet"
     return re.sub(r"\s+", " ", text).strip()
 
 
