@@ -122,9 +122,7 @@ def test_a_coupling_matrix_counts_by_its_content(run: Run, small: list[str], in_
     assert len(results(in_tmp)) == 2  # the same matrix elsewhere is the same cell, another in its place is not
 
 
-def test_weights_that_the_last_step_broke_are_no_result(
-    run: Run, small: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_the_last_step_broke_are_no_result(run: Run, small: list[str], in_tmp: Path) -> None:
     """Each step's loss was a number, but no weights were left to choose."""
     assert run(*small, "optimizer.lr=1e30", "data.batch_size=1000", "trainer.max_epochs=1") == 1
     status = records.read_status(the_cell(in_tmp))

@@ -36,8 +36,6 @@ class Decoder(nn.Module):
     def forward(self, poses_BKE: Tensor, shown_B: Tensor) -> Tensor:
         """The image (B, C, H, W) in [0, 1] drawn from class ``shown_B`` alone; the other poses are set to zero."""
         shown_BK = F.one_hot(shown_B, self.classes).bool()
-        shown_BF = poses_BKE.where(shown_BK[..., None], 0).flatten(1)
-        drawn: Tensor = self.layers(
-            shown_BF.to(next(self.layers.parameters()).dtype)
-        )  # half, where the whole network is
+        precision = next(self.layers.parameters()).dtype  # half, where the whole network is
+        drawn: Tensor = self.layers(poses_BKE.where(shown_BK[..., None], 0).flatten(1).to(precision))
         return at_least_single(drawn).view(-1, *self.image_shape)
