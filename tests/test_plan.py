@@ -249,6 +249,54 @@ def test_capsexp_data_names_the_folder_of_all_files(
     assert plan.data_file("dhcd") is None
 
 
+def base_id(*more: str) -> str:
+    return composed_id("data=rmnist", *more)
+
+
+def test_the_base_of_a_generated_data_set_counts_by_its_content(
+    loader: ConfigLoader, in_tmp: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = base_id(f"data.source.path={tiny_npz}")
+    copy = tiny_npz.with_name("mnist.npz")
+    copy.write_bytes(tiny_npz.read_bytes())
+    assert base_id(f"data.source.path={copy}") == before != base_id()
+    monkeypatch.setenv("CAPSEXP_DATA", str(copy.parent))
+    assert base_id() == before
+    monkeypatch.chdir(copy.parent)
+    plain = plan.resolved(compose("config", ["data=rmnist", "data.source.path=mnist.npz"]))
+    assert plain["data"]["source"]["path"] == str(copy)
+    with np.load(tiny_npz) as stored:
+        np.savez(copy, **(dict(stored) | {"more": np.zeros(1)}))
+    assert base_id() != before
+    assert base_id("data.source.seed=1") != base_id()
+
+
+def test_beside_a_file_of_its_own_the_base_does_not_count(
+    loader: ConfigLoader, in_tmp: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = base_id(f"data.path={tiny_npz}")
+    assert base_id(f"data.path={tiny_npz}", f"data.source.path={tiny_npz}") == before
+    tiny_npz.with_name("mnist.npz").write_bytes(b"another")
+    monkeypatch.setenv("CAPSEXP_DATA", str(tiny_npz.parent))
+    assert base_id(f"data.path={tiny_npz}") == before != base_id()
+
+
+def test_a_bad_base_is_refused(loader: ConfigLoader, in_tmp: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^data.source.path must name an existing .npz file, got '/nowhere.npz'"):
+        base_id("data.source.path=/nowhere.npz")
+    with pytest.raises(ConfigError, match=r"^data.source.path must name a file, not a folder"):
+        base_id(f"data.source.path={in_tmp}")
+    with pytest.raises(ConfigError, match=r"^data.source.path must be the path of an .npz file, got 5"):
+        base_id("data.source.path=5")
+
+
+def test_a_source_without_a_base_gets_no_such_key(loader: ConfigLoader, in_tmp: Path) -> None:
+    plain = plan.resolved(compose("config", ["data=mnist"]))
+    assert plain["data"]["path"] is None
+    assert "path" not in plain["data"]["source"]
+    assert records.digested(plain) == plain
+
+
 def test_the_digest_is_computed_once(loader: ConfigLoader, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count: list[Path] = []
     digest = records.file_sha256

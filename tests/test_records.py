@@ -73,6 +73,7 @@ DECIDES_NOTHING = {
     "logger.wandb.timeout_s",
     "paths.cache",
     "paths.output",
+    "paths.stages",
     "paths.sweep",
     "report",
     "sweep.name",
@@ -118,6 +119,39 @@ def test_the_data_file_counts_by_its_digest() -> None:
     assert records.cell_id(config, "aa") == records.cell_id(moved, "aa") != records.cell_id(config, "bb")
     assert records.cell_id(config, "aa") != records.cell_id(config)
     assert records.identity(config, "aa")["data"]["path"] == "aa"
+
+
+def test_every_file_that_a_config_names_is_replaced_by_its_digest(tmp_path: Path) -> None:
+    paths = {key: str(tmp_path / key) for key in records.FILES}
+    for key, path in paths.items():
+        Path(path).write_text(key)
+    source = {"path": paths["data.source.path"], "seed": 0}
+    config = {
+        "data": {"path": None, "source": source},
+        "routing": {"coupling": paths["routing.coupling"]},
+        "model": {"routing": {"coupling": paths["model.routing.coupling"]}},
+    }
+    before = copy.deepcopy(config)
+    assert [dotted for dotted, _, _ in records.named_files(config)] == [
+        "data.source.path",
+        "routing.coupling",
+        "model.routing.coupling",
+    ]
+    found = records.digested(config)
+    assert config == before
+    assert found["data"] == {"path": None, "source": {"path": records.file_sha256(Path(source["path"])), "seed": 0}}
+    assert len(found["routing"]["coupling"]) == len(found["model"]["routing"]["coupling"]) == 64
+    named = records.digested(config, lambda key, path: f"{key} in {path.parent.name}")
+    assert named["routing"]["coupling"] == f"routing.coupling in {tmp_path.name}"
+    given = records.digested(config | {"data": {"path": paths["data.path"], "source": source}})
+    assert given["data"] == {"path": records.file_sha256(Path(paths["data.path"])), "source": {"path": None, "seed": 0}}
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"data": None}, {"data": {"source": None}, "routing": 5}, {"model": {"routing": {"coupling": [1]}}}]
+)
+def test_a_config_that_names_no_file_stays_as_it_is(config: dict[str, Any]) -> None:
+    assert records.digested(config) == config
 
 
 def test_identity_is_a_copy_and_order_plays_no_part() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -16,6 +17,7 @@ from capsexp.data.base import ImageDataModule
 CONF = Path(__file__).parents[2] / "conf"
 DATA = sorted(CONF.glob("data/*.yaml"))
 AUGMENT = sorted(CONF.glob("augment/*.yaml"))
+GENERATED = [file for file in DATA if "capsexp.data.variations." in file.read_text()]
 
 
 def fake_npz(folder, config):
@@ -34,7 +36,7 @@ def fake_npz(folder, config):
 
 def made(file, path, folder, augment, **settings):
     config = OmegaConf.load(file)
-    config.path = str(path)
+    config.path = path and str(path)
     if "cache" in config.source:
         config.source.cache = str(folder)
     return instantiate(
@@ -42,11 +44,27 @@ def made(file, path, folder, augment, **settings):
     )
 
 
+def made_augment(file):
+    """The augmentation of a config file, which may be made of others."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return instantiate(compose(f"augment/{file.stem}").augment, _convert_="all")
+
+
+def made_from(file, path, folder, **settings):
+    """A generated data set, made from the base ``path`` instead of the whole of MNIST."""
+    config = OmegaConf.load(file)
+    config.source.path, config.source.train_count, config.source.test_count = str(path), 70, 40
+    config.source.update(settings)
+    changed = folder / f"{file.stem}.yaml"
+    OmegaConf.save(config, changed)
+    return made(changed, None, folder, Augment())
+
+
 @pytest.mark.parametrize("file", DATA, ids=lambda file: file.stem)
 @pytest.mark.parametrize("augment_file", AUGMENT, ids=lambda file: file.stem)
 def test_shapes_classes_and_batches(file, augment_file, tmp_path):
     path, shape, classes = fake_npz(tmp_path, OmegaConf.load(file))
-    augment = instantiate(OmegaConf.load(augment_file))
+    augment = made_augment(augment_file)
     assert isinstance(augment, Augment)
     data = made(file, path, tmp_path, augment)
     assert isinstance(data, ImageDataModule)
@@ -92,3 +110,46 @@ def test_settings_that_every_data_set_has(file):
     assert config["path"] in (None, f"${{data_file:{file.stem}}}")
     assert config["source"].get("name", file.stem) == file.stem
     assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", DATA, ids=lambda file: file.stem)
+def test_every_data_set_has_its_preparation_after_zhao(file):
+    assert CONF / "augment" / f"zhao_{file.stem}.yaml" in AUGMENT
+
+
+# -- generated data sets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", GENERATED, ids=lambda file: file.stem)
+def test_a_generated_data_set_has_the_shape_and_classes_of_its_base(file, tmp_path):
+    path, shape, classes = fake_npz(tmp_path, OmegaConf.load(file))
+    data = made_from(file, path, tmp_path)
+    assert (data.image_shape, data.classes) == (shape, classes)
+    summary = data.summary()
+    assert (summary["name"], summary["source"], summary["generated"]) == (file.stem, "npz", True)
+    assert (summary["n_train"] + summary["n_val"], summary["n_test"]) == (70, 40)
+    assert json.loads(json.dumps(summary)) == summary
+
+
+@pytest.mark.parametrize("file", GENERATED, ids=lambda file: file.stem)
+def test_a_generated_data_set_is_decided_by_its_seed(file, tmp_path):
+    path, _, _ = fake_npz(tmp_path, OmegaConf.load(file))
+
+    def parts(folder, **settings):
+        (tmp_path / folder).mkdir()
+        data = made_from(file, path, tmp_path / folder, **settings)
+        loaders = (data.ordered_train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        return [[image.numpy().tobytes() for batch in loader for image in batch.images_BCHW] for loader in loaders]
+
+    first = parts("first")
+    assert len(set(itertools.chain(*first))) == 110
+    assert first == parts("again")
+    assert first[2] != parts("other", seed=1)[2]
+
+
+@pytest.mark.parametrize("file", GENERATED, ids=lambda file: file.stem)
+def test_settings_that_every_generated_data_set_has(file):
+    config = OmegaConf.to_container(OmegaConf.load(file), resolve=False)["source"]
+    assert config["name"] == file.stem
+    assert (config["train_count"], config["test_count"], config["seed"]) == (12_000, 50_000, 0)
+    assert (config["path"], config["cache"]) == ("${data_file:mnist}", "${paths.cache}")

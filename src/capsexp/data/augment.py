@@ -4,15 +4,17 @@ A data set serves several papers, each with its own crops, so this is a config g
 batched on the device that holds the images; the random numbers are drawn on the CPU, an epoch's at once, and every
 image has its own.
 
-To add one (say, a colour pipeline): subclass :class:`Augment` or :class:`Crop`, draw further numbers in ``draw``, use
-them in ``sample``, and override ``normalise`` where every image is scaled by its own statistics.
+To add one: subclass :class:`Augment` or :class:`Crop`, draw further numbers in ``draw``, use them in ``sample``, and
+override ``normalise`` where every image is scaled by its own statistics, as :class:`ColourCrop` does.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from capsexp.errors import ConfigError, require_int
+from capsexp.errors import ConfigError, require, require_int, require_number
 
 Draws = tuple[Tensor, ...]
 """Random numbers: tensors whose first dimension is the image."""
@@ -140,6 +142,60 @@ class Shift(Augment):
         """The windows at the drawn places, gathered at once."""
         rows_B, columns_B = draws
         return prepared[index_B, :, rows_B, columns_B]
+
+
+class ColourCrop(Crop):
+    """A crop, mirrored by chance, with another brightness and contrast; every image standardised on its own.
+
+    In training, after the crop: mirrored left to right or not; a number added to all values; in each channel, the
+    distances from the mean multiplied by a number; at last values cut off below 0 and above 255.  Evaluation takes the
+    crop in the middle and does none of this.  Source: TensorFlow's CIFAR-10 tutorial, which cuts nothing off.
+
+    Attributes:
+        size: the square's side in pixels.
+        flip: probability of being mirrored.
+        brightness: the number added is uniform in [-brightness, brightness), on the scale 0..255.
+        contrast: lowest and highest factor; uniform between them.
+    """
+
+    def __init__(self, size: int, flip: float, brightness: float, contrast: Sequence[float]) -> None:
+        super().__init__(size)
+        self.flip = require_number("flip", flip, 0, 1)
+        self.brightness = require_number("brightness", brightness, 0, 255)
+        rule = "be two numbers >= 0, [lowest, highest]"
+        require(isinstance(contrast, Sequence) and len(contrast) == 2, "contrast", rule, contrast)
+        lowest, highest = (require_number("contrast", factor, 0) for factor in contrast)
+        require(lowest <= highest, "contrast", rule, contrast)
+        self.contrast = lowest, highest
+
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
+        """Each image's top and left offset, whether it is mirrored, what is added, and the factor."""
+        mirrored, added, factor = torch.rand(3, count, generator=generator)
+        lowest, highest = self.contrast
+        return (
+            *super().draw(count, height, width, generator),
+            mirrored < self.flip,
+            (2 * added - 1) * self.brightness,
+            lowest + (highest - lowest) * factor,
+        )
+
+    def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
+        """float32 in 0..255."""
+        mirrored_B, added_B, factor_B = (numbers.view(-1, 1, 1, 1) for numbers in draws[2:])
+        crops = super().sample(prepared, index_B, draws).float()
+        images = torch.where(mirrored_B, crops.flip(-1), crops) + added_B
+        mean = images.mean((-2, -1), keepdim=True)
+        return torch.lerp(mean, images, factor_B).clamp_(0, 255)
+
+    def normalise(self, images_BCHW: Tensor, scheme: str) -> Tensor:
+        """(x - mean) / max(standard deviation, 1 / sqrt(n)) over all n values of an image, whatever the scheme.
+
+        The bound is that of TensorFlow's ``per_image_standardization``: an image of one colour becomes 0.
+        """
+        images = images_BCHW.float()
+        centred = images - images.mean((1, 2, 3), keepdim=True)
+        deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt_()
+        return centred.div_(deviation.clamp_(min=centred[0].numel() ** -0.5))
 
 
 def _windows(images_NCHW: Tensor, height: int, width: int) -> Tensor:

@@ -112,6 +112,14 @@ class ImageDataModule(LightningDataModule):
         train, val = self._cut(train, self.val_share)
         return {"train": train, "val": val, "test": test}
 
+    def thin(self, share: float) -> None:
+        """Keep this share of the training images alone, class by class, chosen by ``split_seed``."""
+        if share < 1:
+            train = self._ready("train")
+            labels = train.labels.cpu().numpy()
+            kept = torch.from_numpy(stratified(labels, 1 - share, self.split_seed)[0]).to(train.labels.device)
+            self._parts["train"] = Part(*(tensor[kept] for tensor in train))
+
     def _cut(self, labelled: Labelled, share: float) -> tuple[Labelled, Labelled]:
         images, labels = labelled
         kept, cut = stratified(labels, share, self.split_seed)
@@ -133,6 +141,10 @@ class ImageDataModule(LightningDataModule):
     def ordered_train_dataloader(self) -> EvalLoader:
         """The training images as in evaluation: in their order, nothing random, the random stream left alone."""
         return self._eval_loader("train")
+
+    def predict_dataloader(self) -> EvalLoader:
+        """The ordered training images: what passes over a trained network read."""
+        return self.ordered_train_dataloader()
 
     def val_dataloader(self) -> EvalLoader:
         """The batches on which the model that is kept is chosen."""
@@ -163,13 +175,20 @@ class ImageDataModule(LightningDataModule):
             "source": arrays.kind,
             "sha256": arrays.sha256,
             "generated": arrays.generated,
-            "test_split": "seeded stratified 85/15" if arrays.x_test is None else "published",
+            "test_split": _test_split(arrays),
             **{f"n_{name}": len(self._ready(name).labels) for name in ("train", "val", "test")},
             "classes": arrays.classes,
             "image_shape": list(self.image_shape),
             "select_on": self.select_on,
             "split_seed": self.split_seed,
         }
+
+
+def _test_split(arrays: Arrays) -> str:
+    """Who divided the images into training and test part."""
+    if arrays.x_test is None:
+        return "seeded stratified 85/15"
+    return "seeded" if arrays.generated else "published"
 
 
 def _part(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Part:

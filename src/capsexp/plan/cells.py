@@ -1,6 +1,5 @@
 """One cell: its config as plain Python, and its id."""
 
-import copy
 import functools
 import os
 from pathlib import Path
@@ -13,9 +12,6 @@ from capsexp.errors import require
 
 Plain = dict[str, Any]
 
-COUPLINGS = (("routing",), ("model", "routing"))
-"""Where a config holds the options of a routing, whose ``coupling`` may name a file."""
-
 
 def data_file(name: str) -> str | None:
     """The path of ``<name>.npz`` in the folder that ``CAPSEXP_DATA`` names, or None where it is not there."""
@@ -27,25 +23,13 @@ def data_file(name: str) -> str | None:
 def resolved(config: DictConfig) -> Plain:
     """A cell's config with every interpolation filled in and without Hydra's own part, as plain Python."""
     plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
-    path = plain["data"].get("path")
-    if path is not None:
-        require(isinstance(path, str), "data.path", "be the path of an .npz file", path)
-        plain["data"]["path"] = str(Path(path).expanduser().absolute())
-    for routing, path in _couplings(plain):
-        routing["coupling"] = str(Path(path).expanduser().absolute())
+    for dotted, node, key in records.named_files(plain):
+        path = node[key]
+        if dotted.startswith("data."):
+            require(isinstance(path, str), dotted, "be the path of an .npz file", path)
+        if isinstance(path, str):  # else the routing says what is wrong with it
+            node[key] = str(Path(path).expanduser().absolute())
     return plain
-
-
-def _couplings(plain: Plain) -> list[tuple[Plain, str]]:
-    """The options of every routing that names a file, and the file."""
-    found = []
-    for keys in COUPLINGS:
-        node: Any = plain
-        for key in keys:
-            node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict) and isinstance(node.get("coupling"), str):
-            found.append((node, node["coupling"]))
-    return found
 
 
 def _plain(node: Any) -> Any:
@@ -59,19 +43,17 @@ def cell_id(config: DictConfig) -> str:
 
 def id_of(plain: Plain) -> str:
     """The id of a cell from its resolved config; a file counts by its content."""
-    plain = copy.deepcopy(plain)
-    for routing, file in _couplings(plain):
-        routing["coupling"] = _digest("routing.coupling", Path(file), ".npy")
-    path = plain["data"]["path"]
-    return records.cell_id(plain, path and data_sha256(Path(path)))
+    kept = records.digested(plain, _digest)
+    return records.cell_id(kept, kept["data"]["path"])
 
 
 def data_sha256(path: Path) -> str:
     """Digest of a data file, computed once for each version of the file."""
-    return _digest("data.path", path, ".npz")
+    return _digest("data.path", path)
 
 
-def _digest(key: str, path: Path, kind: str) -> str:
+def _digest(key: str, path: Path) -> str:
+    kind = ".npz" if key.startswith("data.") else ".npy"
     require(path.exists(), key, f"name an existing {kind} file", str(path))
     require(path.is_file(), key, "name a file, not a folder", str(path))
     stat = path.stat()

@@ -11,7 +11,7 @@ The rooms: ``layout`` names files and versions, ``files`` writes and reads them,
 """
 
 from capsexp.records.files import read_json, replacing, write_json, write_text
-from capsexp.records.identity import ID_LENGTH, VOLATILE, cell_id, file_sha256, identity
+from capsexp.records.identity import FILES, ID_LENGTH, VOLATILE, cell_id, digested, file_sha256, identity, named_files
 from capsexp.records.layout import (
     ARRAYS,
     BEST_CHECKPOINT,
@@ -57,6 +57,7 @@ __all__ = [
     "BEST_CHECKPOINT",
     "CONFIG",
     "CONFIGS",
+    "FILES",
     "HEARTBEAT_S",
     "ID_LENGTH",
     "LOCK",
@@ -80,11 +81,13 @@ __all__ = [
     "cell_directories",
     "cell_id",
     "cell_name",
+    "digested",
     "file_sha256",
     "identity",
     "is_gone",
     "is_stale",
     "is_user_error",
+    "named_files",
     "read_configs",
     "read_json",
     "read_result",

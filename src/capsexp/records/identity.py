@@ -1,8 +1,9 @@
 """A cell's identity: what of its config decides what it computes."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,49 @@ VOLATILE = (
 The two guards among the callbacks change no number of a cell that they let pass, and one that they stop has no result.
 """
 
+FILES = ("data.path", "data.source.path", "routing.coupling", "model.routing.coupling")
+"""Keys that may name a file which decides what a cell computes: the file counts by its content, not by its path."""
+
 ID_LENGTH = 10
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def named_files(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The keys of :data:`FILES` that hold something: dotted key, the dict that holds it, and its key there."""
+    for dotted in FILES:
+        *groups, key = dotted.split(".")
+        node: Any = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, Mapping) else None
+        if isinstance(node, dict) and node.get(key) is not None:
+            yield dotted, node, key
+
+
+def digested(
+    config: Mapping[str, Any], digest: Callable[[str, Path], str] = lambda _key, path: file_sha256(path)
+) -> dict[str, Any]:
+    """A copy of a resolved config in which every file that it names is replaced by the digest of its content.
+
+    ``data.path`` takes the place of ``data.source``, so beside it ``data.source.path`` is not read and becomes None.
+
+    Args:
+        config: the resolved config as plain dicts, lists and scalars.
+        digest: makes a digest from the dotted key and the path.
+    """
+    kept = copy.deepcopy(dict(config))
+    named = list(named_files(kept))
+    has_own_data = any(dotted == "data.path" for dotted, _, _ in named)
+    for dotted, node, key in named:
+        if dotted == "data.source.path" and has_own_data:
+            node[key] = None
+        elif isinstance(node[key], str):
+            node[key] = digest(dotted, Path(node[key]))
+    return kept
 
 
 def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[str, Any]:
@@ -36,7 +79,8 @@ def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[
 
     Args:
         config: the resolved config as plain dicts, lists and scalars.
-        data_sha256: digest of the data file, which takes the place of ``data.path``.
+        data_sha256: digest of the data file, which takes the place of ``data.path``.  Other files must have been
+            replaced before: see :func:`digested`.
     """
     kept = cast("dict[str, Any]", json.loads(json.dumps(config)))
     for dotted in VOLATILE:
@@ -67,9 +111,3 @@ def cell_id(config: Mapping[str, Any], data_sha256: str | None = None) -> str:
     """The cell's identity as ten hexadecimal digits: the same work has the same id on any machine."""
     canonical = json.dumps(_one_spelling(identity(config, data_sha256)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
