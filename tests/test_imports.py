@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "capsexp"
 
-TRAINING_TOOLS = {"models", "losses", "metrics", "pruning", "routing", "nn", "types"}
+TRAINING_TOOLS = {"models", "losses", "metrics", "pruning", "filters", "routing", "nn", "types"}
 BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "status": {"report"},
     "sync": {"tracking"},
     "dashboard": {"report", "tracking"},
+    "export": {"build", "recipes", "data", "routing", "nn", "types"},
+    "analyse": {"build", "report", "tracking"},
     "machine": set(),
     "interruption": set(),
     "build": {"machine", "recipes", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
@@ -37,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "callbacks": TRAINING_TOOLS | {"footprint", "interruption", "machine"},
     "footprint": {"nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
+    "filters": {"metrics", "types"},  # filter and metric share what a correlation is
     "pruning": {"metrics", "routing", "nn", "types"},  # criterion and metric share one cosine similarity
     "routing": {"nn", "types"},
     "nn": {"types"},
@@ -55,11 +58,11 @@ ONLY_IN: dict[str, set[str]] = {
     "omegaconf": {"cli", "build", "job", "launch", "plan"},
     "pebble": {"engine"},
     "lightning": {"build", "recipes", "tracking"} | BELOW_RECIPES,
-    "torch": {"build", "footprint", "recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "torch": {"build", "export", "footprint", "recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},
     "wandb": {"tracking"},
     "matplotlib": {"report"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "filters"},
     "ray": set(),
 }
 """Libraries that belong into few rooms."""

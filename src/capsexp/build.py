@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -28,9 +29,15 @@ from capsexp.data.base import ImageDataModule
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.lightning_modules.base import BaseModule
 from capsexp.models.base import Classifier
+from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.recipes.base import Factories, Outcome
+from capsexp.recipes.examine import examine
+from capsexp.recipes.stages import StageMemo
 
 Config = dict[str, Any]
+
+_ALONE = LightningEnvironment()
+"""One process is all: a cluster's variables would promise others."""
 
 
 def run(
@@ -53,8 +60,10 @@ def run(
     """
     threads = _set_threads(config["threads"])
     about = tracking.About(config, directory, cell_id, axes or {})
+    recipe = _make(config, "recipe")
+    recipe.check(factories(config, directory))  # before a run is opened that would only wait
     with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
-        outcome = _make(config, "recipe").run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
+        outcome = recipe.run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
         body = _result_body(config, outcome, threads) | _gpu_memory()
         tracking.summarise(wandb_logger, body, axes or {})
     _write_arrays(directory, outcome)
@@ -68,7 +77,8 @@ def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep:
         make_data=functools.partial(make_data, config),
         make_model=functools.partial(make_model, config),
         make_module=functools.partial(make_module, config),
-        make_trainer=lambda stage: make_trainer(config, directory, logger, stage=stage, in_sweep=in_sweep),
+        make_trainer=functools.partial(make_trainer, config, directory, logger, in_sweep),
+        stages=StageMemo(Path(config["paths"]["stages"]), functools.partial(_work_key, config)),
     )
 
 
@@ -96,9 +106,19 @@ def make_module(config: Config, model: nn.Module, sizes: Config) -> BaseModule:
     return cast("BaseModule", _instantiate(config["model"]["module"], "model.module", parts))
 
 
-def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in_sweep: bool) -> L.Trainer:
-    """A trainer with the callbacks of the config; a recipe of one stage needs no more of ``stage`` than its name."""
-    options = dict(config["trainer"])
+def make_trainer(
+    config: Config,
+    home: Path,
+    logger: Any,
+    in_sweep: bool,
+    stage: str,
+    *,
+    directory: Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    **given: Any,
+) -> L.Trainer:
+    """A trainer with the callbacks of the config; see :class:`~capsexp.recipes.base.MakeTrainer`."""
+    options = {**config["trainer"], **given}
     require_int("trainer.max_epochs", options["max_epochs"], 1)
     rule = "be 1: a cell's data lies on one device; run more cells at once instead"
     require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
@@ -108,16 +128,16 @@ def make_trainer(config: Config, directory: Path, logger: Any, *, stage: str, in
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _make(config, "pruning")  # before a callback holds it, so that an error names this group
     names = [name for name, entry in config["callbacks"].items() if entry]
-    callbacks = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]
+    own = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]
     fixed: dict[str, Any] = {
-        "callbacks": callbacks + ([RichProgressBar()] if shown else []),
+        "callbacks": [*own, *callbacks, *([RichProgressBar()] if shown else [])],
         "logger": logger or False,
-        "default_root_dir": directory,
+        "default_root_dir": directory or home,
         "enable_checkpointing": True,
         "enable_progress_bar": shown,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
-        "plugins": [LightningEnvironment()],  # one process is all: a cluster's variables would promise others
+        "plugins": [_ALONE],
     }
     # Under `deterministic` torch fills fresh memory, though nothing reads it: some 3 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -156,6 +176,23 @@ class LoadedRun:
         require(now == then, "data.path", "hold the images that the cell was trained on", self.config["data"]["path"])
         return data
 
+    def examine(self) -> dict[str, NDArray[np.generic]]:
+        """What its couplings and class capsules say, see :func:`capsexp.recipes.examine.examine`.
+
+        Raises:
+            ConfigError: its network has no capsule layers, or the data file has changed since.
+        """
+        found = bool(capsule_layers(self.module.model))
+        require(found, "run_dir", "hold a cell whose network has capsule layers", self.config["model"]["_target_"])
+        options: dict[str, Any] = {key: self.config["trainer"][key] for key in ("accelerator", "precision")}
+        options |= dict.fromkeys(
+            ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False
+        )
+        with _quiet_lightning():
+            return examine(
+                self.module, self.data(), lambda added: L.Trainer(callbacks=added, plugins=[_ALONE], **options)
+            )
+
 
 def load_run(directory: str | Path) -> LoadedRun:
     """Load a finished cell from its directory, in any process, without Hydra's command line.
@@ -179,6 +216,7 @@ def load_run(directory: str | Path) -> LoadedRun:
     with torch.random.fork_rng():  # torch's random numbers stay the caller's
         module = make_module(config, make_model(config, **sizes), sizes)
     module.load_state_dict(saved["state_dict"])
+    set_inference(module.model, saved["hyper_parameters"].get("inference", "routing"))
     return LoadedRun(config, result, module.eval())
 
 
@@ -216,6 +254,24 @@ def _without_target(node: Config) -> Config:
 
 def _seed(config: Config) -> int:
     return require_int("seed", config["seed"], 0, 2**32 - 1)
+
+
+def _work_key(config: Config, without: Collection[str]) -> str:
+    """The digest of a cell's work without some groups of its config: equal ones give equal numbers."""
+    kept = records.digested(config, _digest)
+    for group in without:
+        kept.pop(group, None)
+    return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"
+
+
+def _digest(_: str, path: Path) -> str:
+    stat = path.stat()
+    return _file_digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
+    return records.file_sha256(path)
 
 
 def _set_threads(threads: Any) -> int:

@@ -62,6 +62,11 @@ class BaseModule(L.LightningModule, ABC):
         """Add one test batch to the running metrics."""
         self._step(batch, "test")
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class scores (B, K) of a batch."""
+        scores: Tensor = self(batch.images_BCHW)
+        return scores
+
     def _step(self, batch: Batch, split: str) -> Tensor:
         output = self.shared_step(batch)
         count = len(batch.labels_B)

@@ -1,7 +1,7 @@
 """Capsule layers: from feature maps to capsules, and from capsules to capsules."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +9,18 @@ from torch import Tensor, nn
 
 from capsexp.errors import ConfigError, require, require_choice, require_int
 from capsexp.nn.functional import SQUASHES, at_least_single
-from capsexp.nn.votes import FoldCache, LinearVotes
+from capsexp.nn.votes import FoldCache, GivenVotes, LinearVotes
 from capsexp.types import RoutingOutput
 
 MakeRouting = Callable[..., nn.Module]
 """Makes a layer's routing from ``children``, ``parents``, ``dim_in`` and ``dim_out``; see ``routing/base.py``."""
+
+Inference = Literal["routing", "votes", "folded"]
+"""Where a layer's coupling comes from: ``routing`` finds it image by image, the others take the layer's master.
+
+``votes`` builds the votes and weighs them, as Zhao et al. (2019) write fast inference; ``folded`` has the master
+multiplied into the transformation matrices, which is one matrix product.  Both give the same poses.
+"""
 
 
 class PrimaryCapsules(nn.Module):
@@ -68,6 +75,10 @@ class CapsuleLayer(nn.Module):
     The weight is (J, E, D, I).  Flattened it is the (J*E, D*I) matrix of a linear layer, so a coupling that all images
     share multiplies into it, and the layer is one matrix product.
 
+    Attributes:
+        inference: where the coupling comes from, see :data:`Inference`.
+        master_JI: a coupling for all images, once there is one (Zhao et al. 2019: master routing coefficients).
+
     Args:
         children: I.
         parents: J.
@@ -76,6 +87,8 @@ class CapsuleLayer(nn.Module):
         routing: makes the layer's own routing from these four.
         weight_std: standard deviation of the matrices at the start; None asks the routing.
     """
+
+    master_JI: Tensor | None
 
     def __init__(
         self,
@@ -94,7 +107,21 @@ class CapsuleLayer(nn.Module):
             raise error.within("routing", outermost=True) from error
         std = cast("float", self.routing.weight_std) if weight_std is None else weight_std
         self.weight = nn.Parameter(torch.randn(parents, dim_out, dim_in, children) * std)
+        self.inference: Inference = "routing"
+        self.register_buffer("master_JI", None)
         self._folds = FoldCache()
+
+    def set_master(self, coupling_JI: Tensor) -> None:
+        """Keep a coupling for all images, which travels with the checkpoint.
+
+        Raises:
+            ConfigError: it has another shape, or holds numbers that are not finite.
+        """
+        parents, _, _, children = self.weight.shape
+        rule = f"have the shape (parents, children) = {(parents, children)}"
+        require(coupling_JI.shape == (parents, children), "master", rule, tuple(coupling_JI.shape))
+        require(bool(coupling_JI.isfinite().all()), "master", "hold finite numbers", "NaN or infinity")
+        self.master_JI = coupling_JI.detach().to(self.weight, copy=True)
 
     def train(self, mode: bool = True) -> "CapsuleLayer":
         """Switch between training and evaluation, in which a shared coupling is folded into the weight once."""
@@ -104,7 +131,38 @@ class CapsuleLayer(nn.Module):
     def route(self, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
         """The children's votes, routed."""
         folds = None if self.training else self._folds
-        return cast("RoutingOutput", self.routing(LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)))
+        votes = LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)
+        if self.inference == "routing":
+            return cast("RoutingOutput", self.routing(votes))
+        given = votes if self.inference == "folded" else GivenVotes(votes.materialise())
+        weigh = cast("Callable[..., RoutingOutput]", self.routing.weigh)
+        return weigh(given, self.master_JI)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """A checkpoint with a master makes room for it; one without leaves none."""
+        self.master_JI = state_dict.get(f"{prefix}master_JI")
+        if self.master_JI is not None:
+            self.master_JI = torch.empty_like(self.master_JI, device=self.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def capsule_layers(model: nn.Module) -> dict[str, CapsuleLayer]:
+    """The capsule layers of a model that route, by name, in its own order."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, CapsuleLayer)}
+
+
+def set_inference(model: nn.Module, inference: Inference) -> None:
+    """Let every capsule layer of a model take its coupling from there.
+
+    Raises:
+        ConfigError: a layer has no master coefficients yet.
+    """
+    layers = capsule_layers(model)
+    for name, layer in layers.items():
+        known = inference == "routing" or layer.master_JI is not None
+        require(known, "inference", f"be routing: {name} has no master coefficients", inference)
+    for layer in layers.values():
+        layer.inference = inference
 
 
 class ClassCapsules(CapsuleLayer):

@@ -161,7 +161,7 @@ def materialised(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None
     """(B, J, E, I) by one batched product over the children."""
     votes_IBF = _bmm(u_BDI.permute(2, 0, 1), w_JEDI.permute(3, 2, 0, 1).flatten(2), product_type)
     votes_FI = votes_IBF.flatten(1).T.contiguous()  # as a matrix, which is transposed twice as fast
-    return votes_FI.view(len(u_BDI), *w_JEDI.shape[:2], w_JEDI.shape[3])
+    return votes_FI.view(u_BDI.shape[0], *w_JEDI.shape[:2], w_JEDI.shape[3])  # an exporter's batch has no len
 
 
 def sum_built(coupling: Tensor, votes_BJEI: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """What a recipe is given, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -13,6 +13,23 @@ from numpy.typing import NDArray
 from capsexp.callbacks.base import ResultCallback
 from capsexp.data.base import ImageDataModule
 from capsexp.models.base import Classifier
+from capsexp.recipes.stages import StageMemo
+
+
+class MakeTrainer(Protocol):
+    """Makes a trainer with the callbacks and loggers of the config."""
+
+    def __call__(
+        self, stage: str, *, directory: Path | None = None, callbacks: Sequence[L.Callback] = (), **options: Any
+    ) -> L.Trainer:
+        """A trainer for a stage.
+
+        Args:
+            stage: its name.
+            directory: where the fit writes; None for the cell's own.
+            callbacks: further ones, behind those of the config.
+            **options: arguments of ``lightning.Trainer`` that take the place of the config's.
+        """
 
 
 @dataclass(frozen=True)
@@ -25,13 +42,21 @@ class Factories:
         make_model: the architecture for ``image_shape`` and ``classes``.
         make_module: a LightningModule around an architecture; takes the sizes that the checkpoint keeps.
         make_trainer: a trainer for the stage of that name, its callbacks and loggers included.
+        stages: what cells share.
     """
 
     directory: Path
     make_data: Callable[[], ImageDataModule]
     make_model: Callable[..., Classifier]
     make_module: Callable[[Classifier, dict[str, Any]], L.LightningModule]
-    make_trainer: Callable[[str], L.Trainer]
+    make_trainer: MakeTrainer
+    stages: StageMemo
+
+    def make_untrained(self, data: ImageDataModule) -> tuple[L.LightningModule, Classifier]:
+        """A module and its architecture for this data, with the weights that training begins with."""
+        sizes = {"image_shape": list(data.image_shape), "classes": data.classes}
+        model = self.make_model(image_shape=data.image_shape, classes=data.classes)
+        return self.make_module(model, sizes), model
 
 
 @dataclass
@@ -61,6 +86,9 @@ class Outcome:
 
 class Recipe(ABC):
     """The stages of a cell, in order."""
+
+    def check(self, factories: Factories) -> None:  # noqa: B027 - most need nobody
+        """Raise :class:`~capsexp.errors.StageBusy` if the cell's first stage is another's work at this moment."""
 
     @abstractmethod
     def run(self, factories: Factories) -> Outcome:

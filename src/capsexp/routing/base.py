@@ -50,8 +50,21 @@ class Routing(nn.Module, ABC):
         """Standard deviation of the transformation matrices with which this algorithm begins to learn."""
         return 0.1
 
-    def _output(self, votes: Votes, coupling: Tensor | float) -> RoutingOutput:
-        """The squashed weighted sum, its lengths, and the coupling spread out to (B, J, I)."""
+    def normalise(self, coupling_BJI: Tensor) -> Tensor:
+        """Couplings that have been averaged over images, made what this algorithm's own couplings are like.
+
+        Zhao et al. (2019), section 5: a mean of couplings is normalised as the network was trained, child by child over
+        the parents.  Here it stays as it is, which suits algorithms without a normalisation.
+        """
+        return coupling_BJI
+
+    def weigh(self, votes: Votes, coupling: Tensor | float) -> RoutingOutput:
+        """Poses for a coupling that is known: the squashed weighted sum, and its lengths.
+
+        Args:
+            votes: of I children for J parents.
+            coupling: (B, J, I), or (J, I) if all images share it, or one number for all.
+        """
         batch, parents, _, children = votes.shape
         poses_BJE = self.squash(votes.weighted_sum(coupling), -1)
         if not isinstance(coupling, Tensor):
@@ -92,7 +105,11 @@ class AgreementRouting(Routing):
                 coupling = self._agree(votes)
         else:
             coupling = self._agree(votes)
-        return self._output(votes, coupling)
+        return self.weigh(votes, coupling)
+
+    def normalise(self, coupling_BJI: Tensor) -> Tensor:
+        """The mean couplings, taken for logits: max-min again for max-min, a softmax again for softmax."""
+        return self.couple(coupling_BJI)
 
     def _agree(self, votes: Votes) -> Tensor | float:
         coupling: Tensor | float = self.first_coupling

@@ -49,7 +49,7 @@ class Fixed(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """The squashed sum of the votes, weighted by the matrix."""
-        return self._output(votes, self.coupling_JI)
+        return self.weigh(votes, self.coupling_JI)
 
 
 def _read(path: str) -> Tensor:

@@ -25,4 +25,4 @@ class Uniform(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """The squashed mean over what the parents may have."""
-        return self._output(votes, 1 / self.parent_count)
+        return self.weigh(votes, 1 / self.parent_count)

@@ -6,6 +6,6 @@ uploads what was kept offline.  Importing any of these loads neither wandb nor L
 """
 
 from capsexp.tracking.guard import About
-from capsexp.tracking.run import summarise, wandb_run
+from capsexp.tracking.run import log_images, summarise, wandb_run
 
-__all__ = ["About", "summarise", "wandb_run"]
+__all__ = ["About", "log_images", "summarise", "wandb_run"]

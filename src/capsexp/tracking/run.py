@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from capsexp.errors import require_choice, require_number
@@ -46,6 +47,18 @@ def summarise(logger: Any, body: dict[str, Any], axes: dict[str, Any]) -> None:
     training = {f"training/{key}": value for key, value in body["training"].items()}
     values = {**body["metrics"], **facts, **training, **axes}
     logger.guarded.do("summary", lambda: logger.experiment.summary.update(values))
+
+
+def log_images(about: About, pictures: Mapping[str, Path]) -> bool:
+    """Put pictures into a finished cell's run, by the names under which they are shown; whether there was a run."""
+    with wandb_run(about) as logger:
+        if logger is None:
+            return False
+        import wandb
+
+        images = {name: wandb.Image(str(path)) for name, path in pictures.items()}
+        logger.guarded.do("images", lambda: logger.experiment.log(images))
+        return True
 
 
 def _mode(wanted: str) -> str:

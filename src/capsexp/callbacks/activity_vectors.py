@@ -1,0 +1,115 @@
+"""What the components of a class capsule's pose mean: each changed a little, and drawn."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.routed import class_layer
+from capsexp.errors import require, require_int, require_number
+from capsexp.nn.decoder import Decoder
+from capsexp.types import Batch, RoutingOutput
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A class' image: its pose in the class capsule, its pixels, and whether it was recognised."""
+
+    pose_E: Tensor
+    image_CHW: Tensor
+    recognised: bool
+
+
+class ActivityVectors(ResultCallback):
+    """For one test image of every class: the reconstructions of its pose, with one component changed at a time.
+
+    Sabour et al. (2017), figure 4, and Ou's slides.  The image is the first of its class that is recognised, or simply
+    the first where none is.  The result has ``decoded/class<k>`` (E, S, C, H, W), ``decoded/steps`` (S,) and the images
+    themselves, ``decoded/class<k>/original`` (C, H, W), all of 0..255.
+
+    Args:
+        reach: the largest change of a component.
+        steps: how many changes from -reach to +reach, an odd number: no change is one of them.
+    """
+
+    def __init__(self, reach: float = 0.25, steps: int = 11) -> None:
+        self.reach = require_number("reach", reach, 0, open_ends="<")
+        self.steps = require_int("steps", steps, 3)
+        require(steps % 2 == 1, "steps", "be odd, so that one of them changes nothing", steps)
+        self._examples: dict[int, _Example] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a network that cannot draw, before it is trained.
+
+        Raises:
+            ConfigError: it has no decoder.
+        """
+        decoder = getattr(pl_module.model, "decoder", None)
+        rule = "be null where the model has no decoder"
+        require(isinstance(decoder, Decoder), "callbacks.activity_vectors", rule, type(self).__name__)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen to the class capsules, in the first test alone: a recipe may test the same network in other ways."""
+        self._wanted = not self._examples
+        _, layer = class_layer(cast("nn.Module", pl_module.model))
+        self._hook = layer.register_forward_hook(self._hear)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
+        """Look for classes that have no recognised image yet."""
+        poses_BKE, lengths_BK = self._heard.poses_BJE, self._heard.activations_BJ
+        if not self._wanted or self._complete(lengths_BK.shape[1]):
+            return
+        right_B = (lengths_BK.argmax(1) == batch.labels_B).tolist()
+        labels: list[int] = batch.labels_B.tolist()
+        for place, (label, right) in enumerate(zip(labels, right_B, strict=True)):
+            known = self._examples.get(label)
+            if known is None or (right and not known.recognised):
+                pose_E, image_CHW = poses_BKE[place, label].clone(), batch.pixels_BCHW[place].clone()
+                self._examples[label] = _Example(pose_E, image_CHW, right)
+
+    def _complete(self, classes: int) -> bool:
+        return sum(example.recognised for example in self._examples.values()) == classes
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop listening."""
+        self._hook.remove()
+
+    def _hear(self, _: nn.Module, arguments: tuple[Any, ...], output: RoutingOutput) -> None:
+        self._heard = output
+
+    @torch.no_grad()
+    def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
+        """The grids of all classes that have a test image."""
+        if not self._examples:
+            return {}
+        decoder = cast("Decoder", cast("nn.Module", module.model).decoder)
+        half = self.steps // 2
+        offsets_S = torch.arange(-half, half + 1) * (self.reach / half)  # the one in the middle is exactly zero
+        arrays: dict[str, NDArray[np.generic]] = {"decoded/steps": offsets_S.numpy()}
+        for label, example in sorted(self._examples.items()):
+            grid = perturbed(decoder, example.pose_E.to(module.device), label, offsets_S.to(module.device))
+            arrays[f"decoded/class{label}"] = _bytes(grid * 255)
+            arrays[f"decoded/class{label}/original"] = _bytes(example.image_CHW)
+        return arrays
+
+
+def perturbed(decoder: Decoder, pose_E: Tensor, label: int, offsets_S: Tensor) -> Tensor:
+    """Reconstructions (E, S, C, H, W) in 0..1 of a class' pose, component by component changed by each offset."""
+    dim, steps = len(pose_E), len(offsets_S)
+    changes_ESE = torch.eye(dim, device=pose_E.device)[:, None] * offsets_S[:, None]
+    poses_BKE = pose_E.new_zeros(dim * steps, decoder.classes, dim)
+    poses_BKE[:, label] = (pose_E + changes_ESE).flatten(0, 1)
+    shown_B = torch.full((dim * steps,), label, device=pose_E.device)
+    drawn: Tensor = decoder(poses_BKE, shown_B)
+    return drawn.view(dim, steps, *drawn.shape[1:])
+
+
+def _bytes(pixels: Tensor) -> NDArray[np.generic]:
+    return pixels.detach().float().round().clamp(0, 255).to(torch.uint8).cpu().numpy()

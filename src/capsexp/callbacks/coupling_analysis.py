@@ -1,0 +1,138 @@
+"""How like the couplings of a class are each other, and what the class capsules answer."""
+
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.routed import RoutingReader, class_layer
+from capsexp.errors import require_int
+from capsexp.metrics.coupling import (
+    ClassResponses,
+    ColumnCorrelation,
+    FirstColumns,
+    ground_truth_columns,
+    intra_inter,
+)
+from capsexp.types import Batch
+
+
+class CouplingAnalysis(ResultCallback):
+    """What figures 2, 3, 5, 6 and 7 of Zhao et al. (2019) show, gathered while a Trainer predicts and tests.
+
+    Correlations come from a prediction of the training images, class lengths from the tests.  Say with :attr:`source`
+    before each test whether the network routes (``dynamic``) or uses its master (``fast``).
+
+    Args:
+        correlated: training images of figure 2.
+        shown: test images of figure 6.
+    """
+
+    def __init__(self, correlated: int = 100, shown: int = 5) -> None:
+        self.correlated = require_int("correlated", correlated, 1)
+        self.shown = require_int("shown", shown, 1)
+        self.source = "dynamic"
+        self._classes: ColumnCorrelation | None = None
+        self._responses: dict[str, ClassResponses] = {}
+        self._lengths: dict[str, Tensor] = {}
+        self._examples: Batch | None = None
+
+    # -- training images ----------------------------------------------------------------------------------------------
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen, unless an earlier pass was listened to."""
+        model = cast("nn.Module", pl_module.model)
+        self._first_pass = self._classes is None
+        if self._first_pass:
+            self._name, layer = class_layer(model)
+            parents, _, _, children = layer.weight.shape
+            self._classes = ColumnCorrelation(parents, children).to(pl_module.device)
+            self._first = FirstColumns(self.correlated, children).to(pl_module.device)
+            self._reader = RoutingReader(model)
+            self._reader.listen()
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
+        """Add a batch of training images."""
+        if self._first_pass:
+            assert self._classes is not None
+            columns_BI = ground_truth_columns(self._reader[self._name].output.coupling_BJI, batch.labels_B)
+            self._classes.update(columns_BI, batch.labels_B)
+            self._first.update(columns_BI, batch.labels_B)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop listening."""
+        if self._first_pass:
+            self._reader.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        if hasattr(self, "_reader"):
+            self._reader.stop()
+
+    # -- test images --------------------------------------------------------------------------------------------------
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin a new table of answers."""
+        _, layer = class_layer(cast("nn.Module", pl_module.model))
+        self._responses[self.source] = ClassResponses(len(layer.weight)).to(pl_module.device)
+        self._lengths.pop(self.source, None)
+        self._hook = layer.register_forward_hook(self._hear)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
+        """Add a batch of test images; the first ones are the examples."""
+        self._responses[self.source].update(self._heard_BK, batch.labels_B)
+        if self.source not in self._lengths:
+            self._lengths[self.source] = self._heard_BK[: self.shown].clone()
+            self._examples = Batch(*(tensor[: self.shown].clone() for tensor in batch))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop listening."""
+        self._hook.remove()
+
+    def _hear(self, _: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        self._heard_BK = output.activations_BJ
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
+        """``correlation/classes/intra`` and ``inter``, and the same of the master: means over classes and pairs."""
+        return {
+            f"correlation/{name}/{kind}": value
+            for name, matrix in self._correlations(module).items()
+            for kind, value in intra_inter(matrix)._asdict().items()
+        }
+
+    def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
+        """The matrices and curves of the five figures."""
+        arrays = {f"correlation/{name}": matrix for name, matrix in self._correlations(module).items()}
+        if self._classes is not None:
+            arrays["correlation/images"], arrays["correlation/images/labels"] = self._first.compute()
+        for source, responses in self._responses.items():
+            arrays[f"tuning/{source}"] = responses.compute()
+            arrays[f"probabilities/{source}"] = self._lengths[source]
+        if self._examples is not None:
+            arrays["probabilities/labels"] = self._examples.labels_B
+            arrays["probabilities/images"] = self._examples.pixels_BCHW.round().to(torch.uint8)
+        return {name: _plain(tensor) for name, tensor in arrays.items()}
+
+    def _correlations(self, module: L.LightningModule) -> dict[str, Tensor]:
+        if self._classes is None:
+            return {}
+        found = {"classes": self._classes.compute()}
+        _, layer = class_layer(cast("nn.Module", module.model))
+        if layer.master_JI is not None:
+            found["master"] = self._classes.with_master(layer.master_JI)
+        return found
+
+
+def _plain(tensor: Tensor) -> NDArray[np.generic]:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -1,0 +1,78 @@
+"""What passes through a model's capsule layers, read while it is needed and never kept by the model."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from capsexp.errors import require
+from capsexp.nn.capsules import CapsuleLayer, capsule_layers
+from capsexp.types import RoutingOutput
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a layer's routing gave for the last batch; a window's place counts as part of the batch.
+
+    Attributes:
+        output: poses, activations and coupling.
+        mask_BI: which children are there, None if all are.
+    """
+
+    output: RoutingOutput
+    mask_BI: Tensor | None
+
+
+class RoutingReader:
+    """The last batch's routing of every capsule layer, by the layer's name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = capsule_layers(model)
+        self._last: dict[str, Routed] = {}
+        self._hooks: list[Any] = []
+
+    def listen(self) -> None:
+        """From now on, keep what each forward pass gives."""
+        self._hooks = [
+            layer.routing.register_forward_hook(self._keeper(name), with_kwargs=False)
+            for name, layer in self._layers.items()
+        ]
+
+    def stop(self) -> None:
+        """Leave the model as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._last = [], {}
+
+    def __getitem__(self, name: str) -> Routed:
+        return self._last[name]
+
+    def _keeper(self, name: str) -> Any:
+        def keep(_: nn.Module, arguments: tuple[Any, ...], output: RoutingOutput) -> None:
+            self._last[name] = Routed(output, arguments[0].mask_BI)
+
+        return keep
+
+
+@contextlib.contextmanager
+def reading(model: nn.Module) -> Iterator[RoutingReader]:
+    """A reader that listens inside the block."""
+    reader = RoutingReader(model)
+    reader.listen()
+    try:
+        yield reader
+    finally:
+        reader.stop()
+
+
+def class_layer(model: nn.Module) -> tuple[str, CapsuleLayer]:
+    """The layer whose parents are the classes, the last one, and its name.
+
+    Raises:
+        ConfigError: the model has no capsule layers.
+    """
+    layers = list(capsule_layers(model).items())
+    require(bool(layers), "model", "be a network with capsule layers", type(model).__name__)
+    return layers[-1]

@@ -1,0 +1,14 @@
+"""No filter."""
+
+import torch
+from torch import Tensor
+
+from capsexp.filters.base import Filter
+
+
+class Everything(Filter):
+    """Keeps every image: Zhao et al. (2019), section 5."""
+
+    def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
+        """All of them."""
+        return torch.ones_like(labels_B, dtype=torch.bool)

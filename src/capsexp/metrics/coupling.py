@@ -1,0 +1,207 @@
+r"""What the couplings of a trained network say, added up image by image and never stored.
+
+A ground-truth column is an image's couplings with the capsule of its own class, one for each child (Zhao et al. 2019,
+section 4).  Correlations are Pearson's.  A column is standardised once, to mean 0 and length 1, and the correlation of
+two is then their scalar product; so the mean correlation of all pairs of two classes follows from one sum a class,
+
+.. math:: \frac{1}{n_k n_l} \sum_{a \in k} \sum_{b \in l} z_a \cdot z_b
+   = \frac{1}{n_k n_l} \Big(\sum_{a \in k} z_a\Big) \cdot \Big(\sum_{b \in l} z_b\Big).
+
+All sums are float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def ground_truth_columns(coupling_BJI: Tensor, labels_B: Tensor) -> Tensor:
+    """Each image's couplings with the capsule of its own class, (B, I)."""
+    return coupling_BJI[torch.arange(len(labels_B), device=labels_B.device), labels_B]
+
+
+def standardised(columns_NI: Tensor) -> Tensor:
+    """Rows less their mean, at length 1, in float64; rows whose numbers are all alike become zero."""
+    columns_NI = columns_NI.double()
+    centred_NI = columns_NI - columns_NI.mean(1, keepdim=True)
+    size_N1 = centred_NI.norm(dim=1, keepdim=True)
+    # float32 couplings that are equal may differ in their last digit, and their mean in float64 from all of them
+    noise_N1 = columns_NI.abs().amax(1, keepdim=True) * (torch.finfo(torch.float32).eps * columns_NI.shape[1] ** 0.5)
+    return torch.where(size_N1 > noise_N1, centred_NI / size_N1, 0)
+
+
+class _Sums(Metric):
+    """Sums that stream; each state is added up over devices."""
+
+    full_state_update = False
+
+    def _add_sum(self, name: str, *shape: int) -> None:
+        self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+
+class ClassCouplings(_Sums):
+    """Mean coupling matrix of each class: Zhao et al. (2019), section 5, the containers divided by class frequency.
+
+    Args:
+        classes: K.
+        parents: J.
+        children: I.
+    """
+
+    sums_KJI: Tensor
+    counts_K: Tensor
+
+    def __init__(self, classes: int, parents: int, children: int) -> None:
+        super().__init__()
+        self._add_sum("sums_KJI", classes, parents, children)
+        self._add_sum("counts_K", classes)
+
+    def update(self, coupling_BJI: Tensor, labels_B: Tensor) -> None:
+        """Add a batch of couplings (B, J, I) of images of these classes."""
+        self.sums_KJI.index_add_(0, labels_B, coupling_BJI.double())
+        self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
+
+    def compute(self) -> Tensor:
+        """The means (K, J, I), float64; not a number for a class without images."""
+        return self.sums_KJI / self.counts_K[:, None, None]
+
+
+class MeanCoupling(_Sums):
+    """Mean coupling matrix over all images, and over all places where a layer has windows.
+
+    Args:
+        parents: J.
+        children: I.
+    """
+
+    sums_JI: Tensor
+    counts_I: Tensor
+
+    def __init__(self, parents: int, children: int) -> None:
+        super().__init__()
+        self._add_sum("sums_JI", parents, children)
+        self._add_sum("counts_I", children)
+
+    def update(self, coupling_BJI: Tensor, mask_BI: Tensor | None = None) -> None:
+        """Add couplings (B, J, I); where there is a mask (B, I), only those of children that are there."""
+        if mask_BI is None:
+            self.sums_JI += coupling_BJI.sum(0, dtype=torch.float64)
+            self.counts_I += len(coupling_BJI)
+        else:
+            self.sums_JI += (coupling_BJI * mask_BI[:, None]).sum(0, dtype=torch.float64)
+            self.counts_I += mask_BI.sum(0)
+
+    def compute(self) -> Tensor:
+        """The mean (J, I), float64; not a number for a child that is nowhere there."""
+        return self.sums_JI / self.counts_I
+
+
+class ColumnCorrelation(_Sums):
+    """Mean correlation between the ground-truth columns of all images of two classes.
+
+    Source: Zhao et al. (2019), figures 3 and 5.  Within a class an image is not paired with itself.
+
+    Args:
+        classes: K.
+        children: I.
+    """
+
+    sums_KI: Tensor
+    squares_K: Tensor
+    counts_K: Tensor
+
+    def __init__(self, classes: int, children: int) -> None:
+        super().__init__()
+        self._add_sum("sums_KI", classes, children)
+        self._add_sum("squares_K", classes)
+        self._add_sum("counts_K", classes)
+
+    def update(self, columns_BI: Tensor, labels_B: Tensor) -> None:
+        """Add the ground-truth columns (B, I) of images of these classes."""
+        unit_BI = standardised(columns_BI)
+        self.sums_KI.index_add_(0, labels_B, unit_BI)
+        self.squares_K.index_add_(0, labels_B, unit_BI.square().sum(1))
+        self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
+
+    def compute(self) -> Tensor:
+        """Correlations (K, K), symmetric; not a number where there is no pair."""
+        pairs_KK = torch.outer(self.counts_K, self.counts_K) - self.counts_K.diag()
+        return (self.sums_KI @ self.sums_KI.T - self.squares_K.diag()) / pairs_KK
+
+    def with_master(self, master_JI: Tensor) -> Tensor:
+        """Mean correlation of the master's column of parent j (row) with the images of class k (column), (J, K)."""
+        means_KI = self.sums_KI / self.counts_K[:, None]
+        return standardised(master_JI.to(means_KI.device)) @ means_KI.T
+
+
+class FirstColumns(_Sums):
+    """The ground-truth columns of the first images, and how they correlate: Zhao et al. (2019), figure 2.
+
+    Args:
+        images: how many, N.
+        children: I.
+    """
+
+    columns_NI: Tensor
+    labels_N: Tensor
+    seen: Tensor
+
+    def __init__(self, images: int, children: int) -> None:
+        super().__init__()
+        self._add_sum("columns_NI", images, children)
+        self._add_sum("labels_N", images)
+        self._add_sum("seen")
+
+    def update(self, columns_BI: Tensor, labels_B: Tensor) -> None:
+        """Keep what there is still room for."""
+        start = int(self.seen)
+        room = max(0, len(self.columns_NI) - start)
+        self.columns_NI[start : start + len(columns_BI)] = columns_BI[:room].double()
+        self.labels_N[start : start + len(labels_B)] = labels_B[:room].double()
+        self.seen += len(labels_B[:room])
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Correlations (n, n) and labels (n,) of the images seen, at most N."""
+        seen = int(self.seen)
+        unit_NI = standardised(self.columns_NI[:seen])
+        return unit_NI @ unit_NI.T, self.labels_N[:seen].long()
+
+
+class ClassResponses(_Sums):
+    """Mean length of every class capsule over the images of each class: Zhao et al. (2019), figure 7.
+
+    Args:
+        classes: K.
+    """
+
+    sums_KK: Tensor
+    counts_K: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self._add_sum("sums_KK", classes, classes)
+        self._add_sum("counts_K", classes)
+
+    def update(self, lengths_BK: Tensor, labels_B: Tensor) -> None:
+        """Add the capsule lengths (B, K) of images of these classes."""
+        self.sums_KK.index_add_(0, labels_B, lengths_BK.double())
+        self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
+
+    def compute(self) -> Tensor:
+        """Means (K, K): row = true class, column = capsule; not a number for a class without images."""
+        return self.sums_KK / self.counts_K[:, None]
+
+
+class IntraInter(NamedTuple):
+    """Means over the classes and over the pairs of different classes."""
+
+    intra: float
+    inter: float
+
+
+def intra_inter(correlation_KK: Tensor) -> IntraInter:
+    """Mean of the diagonal and mean of all else; entries that are not a number are left out."""
+    own = torch.eye(len(correlation_KK), dtype=torch.bool, device=correlation_KK.device)
+    return IntraInter(float(correlation_KK[own].nanmean()), float(correlation_KK[~own].nanmean()))

@@ -1,0 +1,72 @@
+"""One fit to its peak, and what there is to say about it."""
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L
+
+from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.history import History
+from capsexp.callbacks.peak import Peak
+from capsexp.callbacks.resume import resumable
+from capsexp.data.base import ImageDataModule
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit found.
+
+    Attributes:
+        metrics: the last epoch's training means, and the peak's on the selection split.
+        training: epochs, peak epoch, and why it stopped.
+        memory: bytes that can be told beforehand.
+        clocks: seconds.
+    """
+
+    metrics: dict[str, float]
+    training: dict[str, Any]
+    memory: dict[str, int]
+    clocks: dict[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        """The same as a dictionary that JSON can hold."""
+        return asdict(self)
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) -> Fitted:
+    """Train to the peak, from a checkpoint of an interrupted fit where there is one; the best weights are back then.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it.
+    """
+    trainer.fit(module, data, ckpt_path=resumable(trainer), weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    history = _history(trainer)
+    metrics = {name: value for name, value in history.rows[-1].items() if name.startswith("train/")}
+    memory: dict[str, int] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Peak):
+            metrics |= callback.metrics
+        if isinstance(callback, ResultCallback):
+            memory |= callback.result_memory()
+    clocks = {"fit_s": sum(history.seconds), "epoch_s": statistics.median(history.seconds)}
+    return Fitted(metrics, _facts(trainer, history), memory, clocks)
+
+
+def _facts(trainer: L.Trainer, history: History) -> dict[str, Any]:
+    epochs = len(history.rows)
+    stopped = "max_epochs" if epochs == trainer.max_epochs else "patience" if trainer.should_stop else "limit"
+    facts: dict[str, Any] = {"epochs": epochs, "stopped": stopped}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Peak):
+            facts["peak_epoch"] = callback.epoch
+    return facts
+
+
+def _history(trainer: L.Trainer) -> History:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, History):
+            return callback
+    raise AssertionError("the trainer's maker checks that there is one")
