@@ -63,6 +63,8 @@ ONLY_IN: dict[str, set[str]] = {
     "wandb": {"tracking"},
     "matplotlib": {"report"},
     "sklearn": {"data", "filters"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "ray": set(),
 }
 """Libraries that belong into few rooms."""

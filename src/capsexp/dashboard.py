@@ -128,7 +128,7 @@ def _results(plan: Plan, panels: Any) -> Iterator[Any]:
 
 def _figures(spec: Spec, axes: Sequence[str]) -> list[Figure]:
     """The report's figures that show a metric over axes, or the standard ones where it has none."""
-    chosen = [figure for figure in spec.figures or [] if figure.kind != "kernels"]
+    chosen = [figure for figure in spec.figures or [] if figure.over_axes]
     if chosen:
         return chosen
     title = spec.measure(TARGET).title

@@ -37,7 +37,16 @@ def spec_of(file: Path) -> Spec:
 def metrics_of(spec: Spec) -> set[str]:
     """Everything that the report will look for in a result."""
     shown = [*(spec.columns or STANDARD), *(row.metric for row in spec.compare)]
-    return {*shown, *(figure.metric for figure in spec.figures or ()), *spec.metrics, *spec.timings}
+    drawn = {figure.metric for figure in spec.figures or () if figure.metric}
+    return {*shown, *drawn, *spec.metrics, *spec.timings}
+
+
+def arrays_of(spec: Spec) -> set[str]:
+    """Every array that the report's figures will look for in a cell's arrays."""
+    figures = spec.figures or ()
+    named = {name for figure in figures for name in (figure.array, figure.labels, figure.images, figure.steps)}
+    kernels = {f"kernels/{figure.layer}" for figure in figures if figure.kind == "kernels"}
+    return (named | kernels | {name for figure in figures for name in figure.arrays.values()}) - {""}
 
 
 def has(body: dict[str, Any], metric: str) -> bool:
@@ -72,8 +81,9 @@ def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tin
     spec = spec_of(file)
     assert [metric for metric in sorted(metrics_of(spec)) if not has(body, metric)] == []
     with np.load(cell / records.ARRAYS) as arrays:
-        layers = [f"kernels/{figure.layer}" for figure in spec.figures or () if figure.kind == "kernels"]
-        assert [name for name in layers if name not in arrays] == []
+        assert [name for name in sorted(arrays_of(spec)) if name not in arrays] == []
+    header = (cell / records.METRICS).read_text().splitlines()[0].split(",")
+    assert [metric for figure in spec.figures or () for metric in figure.metrics if metric not in header] == []
 
 
 @one_by_one

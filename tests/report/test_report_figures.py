@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from report_fakes import BLOCK, TIMINGS, accuracy, contents, finish, finished, plan, report, sweep
 from scipy.ndimage import gaussian_filter
 
-from capsexp.report import figures, kernels, panels, results, schema
+from capsexp.report import arrays, figures, kernels, panels, results, schema
 from capsexp.report.canvas import compact, ink_on
 from capsexp.report.figures import smooth
 
@@ -142,10 +142,10 @@ def test_kernels_are_those_of_the_extreme_cell(tmp_path):
     by_value = sorted(plan(GRID), key=accuracy)
     for figure, expected in zip(spec.figures, (by_value[-1], by_value[0]), strict=True):
         (panel,), _ = panels.panels(figure, spec, read)
-        cell = kernels.choose(panel)
+        cell = arrays.choose(panel)
         assert cell.id == expected.id
         truth = np.random.default_rng(int(expected.id, 16)).normal(size=(6, 1, 7, 7)).astype(np.float32)
-        np.testing.assert_array_equal(kernels.load(cell, "conv1"), truth)
+        np.testing.assert_array_equal(kernels.load_kernels(cell, "conv1"), truth)
 
 
 def test_missing_kernels_and_metrics_are_said(tmp_path):

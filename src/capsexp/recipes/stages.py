@@ -76,11 +76,11 @@ class StageMemo:
         directory = self.directory(stage)
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / records.LOCK, blocking=False)
-        facts = records.read_result(directory)
+        facts = records.read_result(directory, records.STAGE)
         if facts is None:
             _take(lock, stage, directory)
             try:
-                facts = records.read_result(directory)
+                facts = records.read_result(directory, records.STAGE)
                 if facts is None:
                     return self._compute(stage, directory, work)
             finally:
@@ -91,16 +91,16 @@ class StageMemo:
     def check(self, stage: Stage) -> None:
         """Raise :class:`StageBusy` if another process is computing a stage; costs nothing else."""
         directory = self.directory(stage)
-        if directory.exists() and records.read_result(directory) is None:
+        if directory.exists() and records.read_result(directory, records.STAGE) is None:
             lock = FileLock(directory / records.LOCK, blocking=False)
             _take(lock, stage, directory)
             lock.release()
 
     def _compute(self, stage: Stage, directory: Path, work: Callable[[Path], dict[str, Any]]) -> Finished:
         log.info("stage %s: computed in %s", stage.name, directory.name)
-        records.write_result(directory, work(directory))
+        records.write_result(directory, work(directory), records.STAGE)
         (directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
-        facts = records.read_result(directory)
+        facts = records.read_result(directory, records.STAGE)
         assert facts is not None
         return Finished(directory, facts)
 

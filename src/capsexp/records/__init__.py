@@ -25,6 +25,7 @@ from capsexp.records.layout import (
     RESULT,
     RESUME_CHECKPOINT,
     SCHEMA,
+    STAGE,
     STATUS,
     SWEEP,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "RESULT",
     "RESUME_CHECKPOINT",
     "SCHEMA",
+    "STAGE",
     "STATUS",
     "SWEEP",
     "VOLATILE",

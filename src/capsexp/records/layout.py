@@ -8,6 +8,7 @@ NUMERICS_VERSION = 1
 
 SWEEP, CONFIGS = "sweep.json", "configs.json"
 CONFIG, STATUS, RESULT = "config.yaml", "status.json", "result.json"
+STAGE = "stage.json"
 METRICS, ARRAYS, LOG, LOCK = "metrics.csv", "arrays.npz", "log.txt", ".lock"
 PREVIOUS_RESULT = "result.previous.json"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"

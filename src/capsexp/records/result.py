@@ -16,15 +16,15 @@ def _checksum(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def write_result(directory: Path, body: Mapping[str, Any]) -> None:
-    """Write a cell's result with its schema version and a checksum over its body."""
+def write_result(directory: Path, body: Mapping[str, Any], name: str = RESULT) -> None:
+    """Write a cell's result (by another ``name``: a stage's) with its schema version and a checksum over its body."""
     plain = cast("dict[str, Any]", json.loads(json.dumps(finite(body))))
-    write_json(directory / RESULT, {"schema": SCHEMA, "checksum": _checksum(plain), "body": plain})
+    write_json(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), "body": plain})
 
 
-def read_result(directory: Path) -> dict[str, Any] | None:
+def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:
     """A cell's result, or None where there is none or it is not whole (its checksum does not fit)."""
-    raw = read_json(directory / RESULT)
+    raw = read_json(directory / name)
     if raw is None or not isinstance(raw.get("body"), dict) or raw.get("checksum") != _checksum(raw["body"]):
         return None
     return cast("dict[str, Any]", raw["body"])

@@ -18,8 +18,14 @@ The same results give the same bytes in every file but ``timings.*``.  What a re
 experiment's ``report:`` block, described in :mod:`capsexp.report.schema`; of what it does not name, the axes, the
 standard metrics and a figure over the axes are shown (:mod:`capsexp.report.defaults`).
 
-The rooms: ``schema`` checks the block and makes a ``spec`` of it, which ``defaults`` fills; ``results`` reads the
-folder into ``cells`` and knows nothing of the block.  ``compare``, ``tables`` and ``notes`` join the two into text
-(``formats`` writes it as CSV, Markdown and LaTeX), ``panels`` and ``figures`` into pictures (with ``heatmaps``,
-``lines``, ``kernels``, ``ticks`` and ``canvas``), ``page`` puts all on one page, and ``write`` runs the lot.
+The rooms: ``schema`` checks the block (with ``figure_schema`` and ``checks``) and makes a ``spec`` of it, which
+``defaults`` fills; ``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``, ``tables``
+and ``notes`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX), ``panels`` and ``figures`` into
+pictures, ``page`` puts all on one page, and ``write`` runs the lot.
+
+Pictures over a sweep's axes are drawn by ``figures`` (surfaces), ``heatmaps`` and ``lines``, with ``ticks``; ``curves``
+draws epochs.  Pictures of one cell's arrays come from ``kernels`` and ``onecell``: ``arrays`` chooses the cell, reads
+and checks; ``matrices`` (with ``marks``), ``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called
+``draw_*`` take plain arrays and the words around a picture (``captions``), so they draw for others too.  ``canvas`` is
+shared by all.
 """

@@ -8,13 +8,19 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
 
-from capsexp.report.panels import Grid, Panel
+from capsexp.report.captions import Words
 
+Grid = NDArray[np.float64]
 INK, GREY, RULE, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#f6f8fa"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart."""
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+"""Colours of heat maps: for values on one side of zero, and for values on both."""
 STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "text.color": INK,
@@ -48,41 +54,56 @@ def style() -> Iterator[None]:
         yield
 
 
-def head(panel: Panel, width: float, *extra: str) -> list[str]:
-    """The lines below a figure's title, broken between their parts where the figure (``width`` inches) ends."""
-    fits = int(width * 13)
-    lines = [""]
-    for word in [panel.results.partial, *panel.words, *extra]:
-        joined = f"{lines[-1]}   ·   {word}" if lines[-1] and word else lines[-1] + word
-        lines = [*lines[:-1], joined] if len(joined) <= fits else [*lines, word]
-    return [line if len(line) <= fits else line[: fits - 4] + " ..." for line in lines if line]
-
-
 def room(lines: Sequence[str]) -> float:
     """Inches that a figure must be taller than with a single line below its title."""
     return 0.2 * max(0, len(lines) - 1)
 
 
-def blank(panel: Panel, width: float, height: float, left: float, lines: Sequence[str]) -> Canvas:
+def blank(words: Words, width: float, height: float, left: float, lines: Sequence[str]) -> Canvas:
     """An empty figure (inches) with its title and the lines below that written at its top."""
     canvas = Canvas(figsize=(width, height))
     top = 1 - 0.2 / height
-    title = panel.figure.title
-    size = min(13.0, width * 72 * 0.92 / (0.68 * max(1, len(title))))
-    canvas.text(left, top, title, fontsize=size, fontweight="bold", va="top", parse_math=False)
+    size = min(13.0, width * 72 * 0.92 / (0.68 * max(1, len(words.title))))
+    canvas.text(left, top, words.title, fontsize=size, fontweight="bold", va="top", parse_math=False)
     below = top - 0.3 / height
     canvas.text(left, below, "\n".join(lines), color=GREY, va="top", linespacing=1.45, parse_math=False)
     return canvas
 
 
-def save(canvas: Canvas, panel: Panel, extra: str = "") -> Drawn:
+def save(canvas: Canvas, words: Words, extra: str = "") -> Drawn:
     """The figure in both formats, without dates and versions."""
     png, pdf = io.BytesIO(), io.BytesIO()
     canvas.savefig(png, format="png", dpi=120, metadata={"Software": None})
     canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    figure = panel.figure
-    note = " ".join(part for part in (extra, figure.note) if part)
-    return Drawn(figure.name + panel.suffix, figure.title, note, png.getvalue(), pdf.getvalue())
+    note = " ".join(part for part in (extra, words.note) if part)
+    return Drawn(words.name, words.title, note, png.getvalue(), pdf.getvalue())
+
+
+def colour_bar(
+    canvas: Canvas, norm: Normalize, colours: str, label: str, place: tuple[float, float, float, float]
+) -> Axes:
+    """The scale of the colours, with the name of what they show."""
+    bar = canvas.colorbar(mpl.cm.ScalarMappable(norm, colours), cax=canvas.add_axes(place))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2, labelsize=8.5)
+    bar.set_label(label)
+    return bar.ax
+
+
+def font(inches: tuple[float, float], texts: Sequence[Sequence[str]]) -> float:
+    """The size in points at which the longest text of a heat map of that size still fits into its field."""
+    (wide, high), lines = inches, [text.split("\n") for row in texts for text in row]
+    longest = max(1, *(len(line) for each in lines for line in each))
+    most = max(map(len, lines))
+    return min(10.0, wide * 72 / len(texts[0]) / (0.68 * longest), high * 72 / len(texts) * 0.55 / (0.75 * most + 0.25))
+
+
+def write_fields(flat: Axes, texts: Sequence[Sequence[str]], colours: Any, size: float) -> None:
+    """A text in each field of a heat map, black or white on its colour."""
+    for row, line in enumerate(texts):
+        for column, text in enumerate(line):
+            colour = ink_on(colours[row, column])
+            flat.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
 
 
 def compact(values: Grid, like: Grid | None = None) -> list[list[str]]:

@@ -30,11 +30,16 @@ class Compared:
     flags: list[str]
 
     @property
+    def paper(self) -> float | str | None:
+        """What the paper says of this data."""
+        return None if isinstance(self.row.paper, dict) else self.row.paper
+
+    @property
     def difference(self) -> float | None:
         """Ours minus the paper's."""
-        if self.stat.mean is None or not isinstance(self.row.paper, int | float):
+        if self.stat.mean is None or not isinstance(self.paper, int | float):
             return None
-        return self.stat.mean - self.row.paper
+        return self.stat.mean - self.paper
 
 
 def compare(spec: Spec, results: Results) -> list[Compared]:
@@ -52,6 +57,9 @@ def _rows(row: Comparison, spec: Spec, results: Results) -> list[Compared]:
 
 def _row(row: Comparison, spec: Spec, everything: list[Point], protocol: Protocol | None) -> Compared:
     points = select(everything, row.where)
+    if isinstance(row.paper, dict):  # what is not finished may be of any data set
+        points = [point for point in points if point.protocol] or points
+        row = row.on(protocol.data if protocol else None)
     chosen, problem = _choose(row, points)
     if chosen is None:
         return Compared(row, Stat({}), "", problem, None, [])

@@ -8,12 +8,13 @@ from matplotlib.colors import Normalize
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from scipy.ndimage import gaussian_filter
 
-from capsexp.report import defaults, heatmaps, kernels, lines
-from capsexp.report.canvas import GREY, PAPER, RULE, Drawn, blank, head, room, save, style
+from capsexp.report import curves, defaults, heatmaps, kernels, lines, onecell
+from capsexp.report.canvas import GREY, PAPER, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save, style
+from capsexp.report.captions import SPREAD
 from capsexp.report.cells import is_number
 from capsexp.report.compare import axis_text
-from capsexp.report.heatmaps import MAP, SPREAD, colour_bar, draw_map, legend, normalise
-from capsexp.report.panels import Grid, Panel, panels, shape
+from capsexp.report.heatmaps import draw_map, legend, normalise
+from capsexp.report.panels import Panel, panels, shape
 from capsexp.report.results import Results
 from capsexp.report.spec import Spec
 
@@ -42,7 +43,11 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
                 return heatmaps.draw(panel), ""
             case "line":
                 return lines.draw(panel), ""
-        return kernels.draw(panel)
+            case "epochs":
+                return curves.draw(panel)
+            case "kernels":
+                return kernels.draw(panel)
+        return onecell.draw(panel)
 
 
 def smooth(values: Grid, sigma: float) -> Grid:
@@ -62,9 +67,9 @@ def _surface(panel: Panel) -> Drawn:
     figure = panel.figure
     values, states = panel.grid()
     norm = normalise(panel)
-    lines_below = head(panel, 14.2)
+    lines_below = panel.around.lines(14.2)
     height = 6.6 + room(lines_below)
-    canvas, up = blank(panel, 14.2, height, 0.035, lines_below), 6.6 / height
+    canvas, up = blank(panel.around, 14.2, height, 0.035, lines_below), 6.6 / height
     space: Any = canvas.add_axes((-0.005, 0.0, 0.455, 0.87 * up), projection="3d")
     _draw_surface(space, panel, smooth(values, figure.sigma), norm)
     words = f"Gaussian-smoothed, sigma = {figure.sigma:g} grid steps" if figure.sigma else "Not smoothed"
@@ -72,8 +77,8 @@ def _surface(panel: Panel) -> Drawn:
     flat = canvas.add_axes((0.51, 0.115 * up, 0.40, 0.71 * up))
     small = draw_map(flat, panel, values, states, norm)
     flat.set_title(f"Raw values ({SPREAD})" if small else "Raw values", fontsize=9.5, color=GREY, pad=8)
-    colour_bar(canvas, panel, norm, (0.925, 0.115 * up, 0.013, 0.71 * up))
-    return save(canvas, panel, legend(panel, states.values()))
+    colour_bar(canvas, norm, SEQUENTIAL, panel.measure.title, (0.925, 0.115 * up, 0.013, 0.71 * up))
+    return save(canvas, panel.around, legend(panel, states.values()))
 
 
 def _positions(values: list[Any]) -> list[float]:
@@ -90,7 +95,7 @@ def _draw_surface(space: Any, panel: Panel, heights: Grid, norm: Normalize) -> N
         for b in range(len(y) - 1)
         if np.isfinite(heights[b : b + 2, a : a + 2]).all()
     ]
-    colours = mpl.colormaps[MAP](norm([float(np.mean([corner[2] for corner in quad])) for quad in quads]))
+    colours = mpl.colormaps[SEQUENTIAL](norm([float(np.mean([corner[2] for corner in quad])) for quad in quads]))
     if quads:
         space.add_collection3d(Poly3DCollection(quads, facecolors=colours, edgecolors="#ffffffb0", linewidths=0.5))
     space.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(norm.vmin, norm.vmax))

@@ -13,16 +13,29 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from capsexp.report import ticks
-from capsexp.report.canvas import GREY, PAPER, RULE, Drawn, blank, compact, head, ink_on, room, save
+from capsexp.report.canvas import (
+    GREY,
+    PAPER,
+    RULE,
+    SEQUENTIAL,
+    Drawn,
+    Grid,
+    blank,
+    colour_bar,
+    compact,
+    font,
+    room,
+    save,
+    write_fields,
+)
+from capsexp.report.captions import SPREAD
 from capsexp.report.cells import Point, hashable, is_number
-from capsexp.report.panels import Grid, Panel
+from capsexp.report.panels import Panel
 
-MAP = "viridis"
 READABLE = 4.5
 """Points; numbers that would have to be smaller are left out of a heat map."""
 COMFORTABLE = 7.0
 """Points; deviations that would make the numbers smaller are left out."""
-SPREAD = "mean ± sample standard deviation"
 
 
 @dataclass(frozen=True)
@@ -60,9 +73,9 @@ def draw(panel: Panel) -> Drawn:
     layout = _layout(panel, len(maps))
     norm = normalise(panel)
     small = any(texts(panel, points, (layout.wide, layout.tall))[1] for points in maps.values())
-    lines = head(panel, layout.width, *([SPREAD] if small else []))
+    lines = panel.around.lines(layout.width, *([SPREAD] if small else []))
     height = layout.height + 0.75 + room(lines)
-    canvas = blank(panel, layout.width, height, 0.3 / layout.width, lines)
+    canvas = blank(panel.around, layout.width, height, 0.3 / layout.width, lines)
     seen: dict[tuple[int, int, int], str] = {}
     for place, (words, points) in enumerate(maps.items()):
         left, up = layout.corner(place)
@@ -74,7 +87,7 @@ def draw(panel: Panel) -> Drawn:
         _trim(flat, layout, place, len(maps))
         seen |= {(place, *at): state for at, state in states.items()}
     _bar_beside(canvas, panel, layout, norm, height)
-    return save(canvas, panel, legend(panel, seen.values()))
+    return save(canvas, panel.around, legend(panel, seen.values()))
 
 
 def groups(panel: Panel) -> dict[str, list[Point]]:
@@ -112,7 +125,8 @@ def _bar_beside(canvas: Canvas, panel: Panel, layout: Layout, norm: Normalize, h
     right = layout.left + layout.columns * (layout.wide + 0.2)
     tall = min(5.0, layout.rows * (layout.tall + layout.above) - layout.above)
     top = layout.height - layout.above
-    colour_bar(canvas, panel, norm, (right / layout.width, (top - tall) / height, 0.18 / layout.width, tall / height))
+    place = (right / layout.width, (top - tall) / height, 0.18 / layout.width, tall / height)
+    colour_bar(canvas, norm, SEQUENTIAL, panel.measure.title, place)
 
 
 def normalise(panel: Panel) -> Normalize:
@@ -133,14 +147,15 @@ def draw_map(
     """Draw one map of the panel's ``points`` (all of them by default); whether it also shows deviations."""
     xs, ys = panel.values(panel.figure.x), panel.values(panel.figure.y)
     edges = np.arange(len(xs) + 1) - 0.5, np.arange(len(ys) + 1) - 0.5
-    flat.pcolormesh(*edges, values, norm=norm, cmap=MAP, edgecolors="white", linewidth=0.6)
+    flat.pcolormesh(*edges, values, norm=norm, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.6)
     _write_axes(flat, panel, xs, ys)
     numbers, small = texts(panel, points, _inches(flat))
-    font = _font(_inches(flat), numbers)
-    _write_values(flat, numbers, mpl.colormaps[MAP](norm(values)), font)
+    size = font(_inches(flat), numbers)
+    if size >= READABLE:
+        write_fields(flat, numbers, mpl.colormaps[SEQUENTIAL](norm(values)), size)
     for (row, column), state in states.items():
         flat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=PAPER, edgecolor=RULE, hatch="////", lw=0))
-        flat.text(column, row, _letter(state), ha="center", va="center", fontsize=max(font, READABLE), color=GREY)
+        flat.text(column, row, _letter(state), ha="center", va="center", fontsize=max(size, READABLE), color=GREY)
     return small
 
 
@@ -165,30 +180,13 @@ def texts(panel: Panel, points: Sequence[Point] | None, inches: tuple[float, flo
         one[row][column] += "*"
     pairs = [zip(*rows, strict=True) for rows in zip(one, compact(spread, values), strict=True)]
     two = [[f"{text}\n± {small}" if small else text for text, small in row] for row in pairs]
-    fits = bool(np.any(spread > 0)) and _font(inches, two) >= COMFORTABLE
+    fits = bool(np.any(spread > 0)) and font(inches, two) >= COMFORTABLE
     return (two, True) if fits else (one, False)
 
 
 def _inches(flat: Axes) -> tuple[float, float]:
     box, dpi = flat.get_window_extent(), flat.figure.dpi
     return box.width / dpi, box.height / dpi
-
-
-def _font(inches: tuple[float, float], texts: list[list[str]]) -> float:
-    """The size in points at which the longest number still fits into its field."""
-    (wide, high), lines = inches, [text.split("\n") for row in texts for text in row]
-    longest = max(1, *(len(line) for each in lines for line in each))
-    most = max(map(len, lines))
-    return min(10.0, wide * 72 / len(texts[0]) / (0.68 * longest), high * 72 / len(texts) * 0.55 / (0.75 * most + 0.25))
-
-
-def _write_values(flat: Axes, texts: list[list[str]], colours: Any, font: float) -> None:
-    if font < READABLE:
-        return
-    for row, line in enumerate(texts):
-        for column, text in enumerate(line):
-            colour = ink_on(colours[row, column])
-            flat.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
 
 
 def _letter(state: str) -> str:
@@ -201,11 +199,3 @@ def legend(panel: Panel, states: Any) -> str:
     parts = [f"Hatched fields have no value: {letters}."] if letters else []
     parts += ["* mean of fewer trainings than planned."] if panel.short() else []
     return " ".join(parts)
-
-
-def colour_bar(canvas: Any, panel: Panel, norm: Normalize, place: tuple[float, float, float, float]) -> None:
-    """The scale of the colours, with the metric's name."""
-    bar = canvas.colorbar(mpl.cm.ScalarMappable(norm, MAP), cax=canvas.add_axes(place))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2, labelsize=8.5)
-    bar.set_label(panel.measure.title)

@@ -5,7 +5,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from capsexp.report import ticks
-from capsexp.report.canvas import GREY, PALETTE, RULE, Drawn, blank, head, room, save
+from capsexp.report.canvas import GREY, PALETTE, RULE, Drawn, blank, room, save
+from capsexp.report.captions import SPREAD
 from capsexp.report.cells import Point, hashable, is_number
 from capsexp.report.compare import axis_text
 from capsexp.report.panels import Panel, hole
@@ -19,9 +20,9 @@ def draw(panel: Panel) -> Drawn:
     values, series = panel.values(x), panel.values(by) if by else [None]
     wide = 6.0 if by else 7.4
     below = ticks.across(values, wide).inches
-    lines_below = head(panel, 8.6, *(["mean ± sample standard deviation"] if _spread(panel) else []))
+    lines_below = panel.around.lines(8.6, *([SPREAD] if _spread(panel) else []))
     height = 5.2 + room(lines_below) + below
-    canvas = blank(panel, 8.6, height, 0.04, lines_below)
+    canvas = blank(panel.around, 8.6, height, 0.04, lines_below)
     axes = canvas.add_axes((0.86 / 8.6, (0.65 + below) / height, wide / 8.6, 3.64 / height))
     for place, (value, text) in enumerate(zip(series, ticks.texts(series), strict=True)):
         points = [point for point in panel.points if not by or hashable(point.axes.get(by)) == hashable(value)]
@@ -32,7 +33,7 @@ def draw(panel: Panel) -> Drawn:
         title = panel.spec.axis(by).label
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title=title, alignment="left")
     note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
-    return save(canvas, panel, note)
+    return save(canvas, panel.around, note)
 
 
 def _spread(panel: Panel) -> bool:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from capsexp.report.canvas import Grid
+from capsexp.report.captions import Words, counted
 from capsexp.report.cells import Point, Protocol, hashable
 from capsexp.report.compare import axis_text, select, unswept
 from capsexp.report.results import Results
 from capsexp.report.spec import Figure, Measure, Spec
 
-Grid = NDArray[np.float64]
 MOST = 12
 """Pictures drawn of one figure at most; more would bury the page."""
 
@@ -46,10 +46,15 @@ class Panel:
         return self.spec.measure(self.figure.metric)
 
     @property
+    def around(self) -> Words:
+        """What is said around the picture."""
+        figure = self.figure
+        return Words(figure.name + self.suffix, figure.title, (self.results.partial, *self.words), figure.note)
+
+    @property
     def n(self) -> str:
         """Number of trainings behind a drawn value."""
-        sizes = sorted({point.stat(self.figure.metric).n for point in self.points} - {0}) or [0]
-        return f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
+        return counted(point.stat(self.figure.metric).n for point in self.points)
 
     def values(self, axis: str) -> list[Any]:
         """An axis' values that occur among the points, in order."""
@@ -99,6 +104,11 @@ def hole(point: Point, metric: str) -> str:
     return point.cells[0].state
 
 
+def count(figure: Figure, point: Point) -> int:
+    """How many of a point's trainings a figure can use: those with its metric, or without one all finished ones."""
+    return point.stat(figure.metric).n if figure.metric else len(point.done)
+
+
 def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], str]:
     """The pictures of a figure, and what is to be said about those that are not drawn."""
     unknown = unswept(figure.where, results)
@@ -111,15 +121,15 @@ def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], s
     else:
         apart = results.apart(chosen)
     groups = [
-        group
-        for points in apart
-        for group in _groups(points, rest)
-        if any(point.stat(figure.metric).n for point in group)
+        group for points in apart for group in _groups(points, rest) if any(count(figure, point) for point in group)
     ]
     made = [_panel(figure, spec, results, group, rest, len(groups) > 1) for group in groups]
-    drawn = _on_one_scale([panel for panel in made if shape(panel)], apart=bool(results.mixed()))
+    drawn = [panel for panel in made if shape(panel)]
     if not drawn:
-        return [], f"{figure.name}: " + ("too few swept values to draw" if made else f"no cell has {figure.metric} yet")
+        lacking = f"no cell has {figure.metric} yet" if figure.metric else "no cell has finished yet"
+        return [], f"{figure.name}: {'too few swept values to draw' if made else lacking}"
+    if figure.over_axes:
+        drawn = _on_one_scale(drawn, apart=bool(results.mixed()))
     left = len(drawn) - MOST
     return drawn[:MOST], f"{figure.name}: {left} more pictures are not drawn; narrow it with where" if left > 0 else ""
 
@@ -164,7 +174,7 @@ def _panel(
         values.append(f"{protocols[0].data}{results.protocols.index(protocols[0]) + 1}")
     suffix = "".join("_" + _file_name(value) for value in values) if several else ""
     panel = Panel(figure, spec, results, group, suffix)  # knows its n
-    words += [panel.n] if figure.kind != "kernels" else []
+    words += [panel.n] if figure.over_axes else []
     return Panel(figure, spec, results, group, suffix, tuple(words))
 
 
@@ -180,8 +190,8 @@ def _file_name(text: str) -> str:
 def shape(panel: Panel) -> str:
     """What can be drawn: the figure's own kind, a line where one axis alone varies, or nothing."""
     figure = panel.figure
-    if figure.kind == "kernels":
-        return "kernels"
+    if not figure.over_axes:
+        return figure.kind
     if figure.kind == "line":
         return "line" if len(panel.values(figure.x)) > 1 else ""
     long = [axis for axis in (figure.x, figure.y) if len(panel.values(axis)) > 1]

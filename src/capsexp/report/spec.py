@@ -1,6 +1,6 @@
 """What a report shows, as plain values: the checked form of the ``report:`` block that :mod:`.schema` describes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 LABELS = {
@@ -9,6 +9,7 @@ LABELS = {
     "test/loss": ("test loss", "", 4),
     "val/loss": ("validation loss", "", 4),
     "train/loss": ("training loss", "", 4),
+    "train/acc": ("training accuracy", "share", 4),
     "params": ("parameters", "", 0),
     "params_paper": ("parameters, paper's formula", "", 0),
     "training.epochs": ("epochs", "", 1),
@@ -60,9 +61,16 @@ class Comparison:
     reduce: str | None
     where: dict[str, Condition]
     minus: str | None
-    paper: float | str | None
+    paper: float | str | dict[str, float] | None
     paper_data: str | None
     note: str
+
+    def on(self, data: str | None) -> "Comparison":
+        """The row for one data set, where the paper has a number for each of several."""
+        if not isinstance(self.paper, dict):
+            return self
+        known = self.paper.get(data or "")
+        return replace(self, paper=known, paper_data=data if known is not None else " or ".join(self.paper))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Figure:
     kind: str
     name: str
     title: str
-    metric: str
+    metric: str = ""
     x: str = ""
     y: str = ""
     by: str = ""
@@ -80,9 +88,26 @@ class Figure:
     azim: float = -125.0
     layer: str = ""
     pick: str = "max"
+    array: str = ""
+    arrays: dict[str, str] = field(default_factory=dict)
+    labels: str = ""
+    images: str = ""
+    steps: str = ""
+    metrics: tuple[str, ...] = ()
+    triangle: bool = False
+    sort: bool = False
+    range: tuple[float, float] | None = None
+    x_label: str = ""
+    y_label: str = ""
+    value_label: str = ""
     where: dict[str, Condition] = field(default_factory=dict)
     paper: str = ""
     note: str = ""
+
+    @property
+    def over_axes(self) -> bool:
+        """Whether it shows a metric over the sweep's axes."""
+        return self.kind in ("surface", "heatmap", "line")
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def comparison_table(spec: Spec, results: Results, rows: Sequence[Compared]) -> 
 
 
 def _compared(spec: Spec, row: Compared) -> list[str]:
-    digits, paper = spec.measure(row.row.metric).digits, row.row.paper
+    digits, paper = spec.measure(row.row.metric).digits, row.paper
     ours = stat_text(row.stat, digits) if row.stat.n else row.problem
     theirs = number(paper, digits) if isinstance(paper, int | float) else paper or "not stated"
     difference = HOLE if row.difference is None else _signed(row.difference, digits)
@@ -201,7 +201,7 @@ def _raw_compared(row: Compared) -> list[Raw]:
     data, select_on = (row.protocol.data, row.protocol.select_on) if row.protocol else ("", "")
     stat, asked = row.stat, row.row
     head: list[Raw] = [asked.what, asked.metric, stat.mean, stat.std, stat.n, row.where or row.problem]
-    return [*head, asked.paper, row.difference, data, select_on, "; ".join(row.flags), asked.note]
+    return [*head, row.paper, row.difference, data, select_on, "; ".join(row.flags), asked.note]
 
 
 def _caption(spec: Spec, results: Results, what: str) -> str:

@@ -1,0 +1,218 @@
+"""Pictures and tables of one trained capsule network: ``python -m capsexp.analyse RUN_DIR``.
+
+The figures of Zhao et al. (2019) on couplings and class lengths, and one of reconstructions for each class where the
+network has a decoder (Ou's slides).  Written into ``RUN_DIR/analysis/``: every figure as PNG and PDF, every matrix as
+CSV, all arrays in one ``arrays.npz``.  The pictures also go into the cell's Weights & Biases run.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from capsexp.build import LoadedRun
+    from capsexp.report.arrays import Array
+    from capsexp.report.canvas import Drawn
+
+BLOCK: list[dict[str, Any]] = [
+    {
+        "kind": "matrix",
+        "name": "fig02_images",
+        "title": "Correlations between the ground-truth columns of the first training images",
+        "array": "correlation/images",
+        "labels": "correlation/images/labels",
+        "triangle": True,
+        "sort": True,
+        "x_label": "training image, by class",
+        "y_label": "training image, by class",
+    },
+    {
+        "kind": "matrix",
+        "name": "fig03_classes",
+        "title": "Mean correlation between the ground-truth columns of two classes",
+        "array": "correlation/classes",
+        "triangle": True,
+        "x_label": "class",
+        "y_label": "class",
+    },
+    {
+        "kind": "matrix",
+        "name": "fig05_master",
+        "title": "The master's columns and the images' ground-truth columns",
+        "array": "correlation/master",
+        "x_label": "class of the images",
+        "y_label": "column of the master",
+    },
+    {
+        "kind": "bars",
+        "name": "fig06_probabilities",
+        "title": "Lengths of the class capsules for the same test images",
+        "arrays": {"dynamic": "probabilities/dynamic", "fast": "probabilities/fast"},
+        "labels": "probabilities/labels",
+        "images": "probabilities/images",
+    },
+    {
+        "kind": "tuning",
+        "name": "fig07_tuning",
+        "title": "Mean lengths of the class capsules over the test images of each class",
+        "arrays": {"dynamic": "tuning/dynamic", "fast": "tuning/fast"},
+    },
+]
+"""The paper's figures, by its numbers, as an experiment's ``report:`` block would ask for them."""
+
+DECODED = "decoded/class"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m capsexp.analyse",
+        description="Draw what the couplings and the class capsules of a finished cell say.",
+        epilog="The last line printed is the folder written to. What a cell has kept (recipe=accumulate) is drawn; "
+        "else its network passes over its data once more.",
+    )
+    parser.add_argument("directory", metavar="RUN_DIR", type=Path, help="a finished cell's folder")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RUN_DIR/analysis)")
+    parser.add_argument(
+        "--wandb", metavar="MODE", help="auto, online, offline or disabled (default: as the cell had it)"
+    )
+    given = parser.parse_args(arguments)
+    # Only now: torch and matplotlib would make --help slow.
+    from capsexp.errors import ConfigError
+
+    try:
+        _analyse(given.directory, given.out or given.directory / "analysis", given.wandb)
+    except (ConfigError, OSError) as error:
+        sys.stderr.write(f"capsexp.analyse: error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0
+
+
+def _analyse(directory: Path, out: Path, wandb: str | None) -> None:
+    from capsexp.build import load_run
+
+    run = load_run(directory)
+    arrays = _arrays(directory, run)
+    pictures, problems = draw_all(arrays, directory.resolve().name, run.result)
+    written = write(out, pictures, arrays)
+    shown = _show(directory, run, wandb, written)
+    counted = f"{len(written)} figures{', also in the Weights & Biases run' if shown else ''}"
+    sys.stdout.write("\n".join([*problems, *_means(arrays), counted, str(out)]) + "\n")
+
+
+def _arrays(directory: Path, run: "LoadedRun") -> dict[str, "Array"]:
+    """What the cell has kept; where that is not all, what its network says now."""
+    import numpy as np
+
+    from capsexp import records
+
+    with np.load(directory / records.ARRAYS, allow_pickle=False) as kept:
+        ours = ("correlation/", "probabilities/", "tuning/", "decoded/")
+        arrays = {name: kept[name] for name in kept.files if name.startswith(ours)}
+    decodes = getattr(run.module.model, "decoder", None) is not None
+    whole = needed() <= arrays.keys() and (not decodes or any(name.startswith(DECODED) for name in arrays))
+    return arrays if whole else run.examine()
+
+
+def needed() -> set[str]:
+    """The arrays that the paper's figures draw."""
+    names = {item[key] for item in BLOCK for key in ("array", "labels", "images") if key in item}
+    return names | {name for item in BLOCK for name in item.get("arrays", {}).values()}
+
+
+def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]) -> tuple[list["Drawn"], list[str]]:
+    """Every figure, and one line for each that cannot be drawn.
+
+    Args:
+        arrays: by name, as a cell keeps them.
+        name: of the cell.
+        result: the body of its ``result.json``.
+    """
+    from capsexp.report import figure_schema, onecell
+    from capsexp.report.arrays import ArrayError
+    from capsexp.report.captions import Words
+
+    parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
+    drawn, problems = [], []
+    for figure in figure_schema.figures([*BLOCK, *_decoded(arrays)]) or []:
+        try:
+            words = Words(figure.name, figure.title, parts, figure.note)
+            drawn.append(onecell.DRAW[figure.kind](figure, lambda array: arrays[array], words))
+        except ArrayError as error:
+            problems.append(f"{figure.name}: {error}")
+    return drawn, problems
+
+
+def _decoded(arrays: Mapping[str, "Array"]) -> list[dict[str, Any]]:
+    """One figure for each class of which there are reconstructions."""
+    classes = [name for name in arrays if name.startswith(DECODED) and not name.endswith("/original")]
+    title = "each component of the pose changed, and drawn"
+    return [
+        {
+            "kind": "images",
+            "name": f"activity_class{name.removeprefix(DECODED)}",
+            "title": f"Class {name.removeprefix(DECODED)}: {title}",
+            "array": name,
+            "steps": "decoded/steps",
+        }
+        for name in classes
+    ]
+
+
+def write(out: Path, pictures: Sequence["Drawn"], arrays: Mapping[str, "Array"]) -> dict[str, Path]:
+    """Write pictures, tables and arrays; returns each picture's PNG by its name."""
+    import numpy as np
+
+    from capsexp import records
+
+    paths = {}
+    for picture in pictures:
+        paths[picture.name] = out / f"{picture.name}.png"
+        for ending, content in (("png", picture.png), ("pdf", picture.pdf)):
+            with records.replacing(out / f"{picture.name}.{ending}") as temporary:
+                temporary.write_bytes(content)
+    for name, values in arrays.items():
+        if values.ndim == 2:
+            records.write_text(out / f"{name.replace('/', '_')}.csv", _csv(values))
+    with records.replacing(out / records.ARRAYS) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **cast("dict[str, Any]", dict(arrays)))
+    return paths
+
+
+def _csv(values: "Array") -> str:
+    """A matrix with its columns' numbers as a head and its rows' in front; nothing where there is no number."""
+    lines = [["", *(str(column) for column in range(values.shape[1]))]]
+    for row, numbers in enumerate(values.tolist()):
+        lines.append([str(row), *(repr(number) if math.isfinite(number) else "" for number in numbers)])
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
+def _means(arrays: Mapping[str, "Array"]) -> list[str]:
+    """The means of the correlations within a class and between two, in words."""
+    import numpy as np
+
+    lines = []
+    for name, words in (("classes", "ground-truth columns"), ("master", "the master's columns with them")):
+        values = arrays[f"correlation/{name}"]
+        own = np.eye(len(values), dtype=bool)
+        means = f"{np.nanmean(values[own]):.3f} within a class, {np.nanmean(values[~own]):.3f} between two"
+        lines.append(f"mean correlation of {words}: {means}")
+    return lines
+
+
+def _show(directory: Path, run: "LoadedRun", mode: str | None, pictures: Mapping[str, Path]) -> bool:
+    """Put the pictures into the cell's run, unless it is to have none."""
+    from capsexp import tracking
+
+    config = run.config
+    if mode is not None:
+        config = {**config, "logger": {**config["logger"], "wandb": {**config["logger"]["wandb"], "mode": mode}}}
+    about = tracking.About(config, directory.resolve(), run.result["id"], run.result["axes"])
+    return tracking.log_images(about, {f"analysis/{name}": path for name, path in pictures.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

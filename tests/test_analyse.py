@@ -1,0 +1,137 @@
+"""The pictures of one trained capsule network, from what it has kept or from one more pass over its data."""
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from capsexp import analyse, records, tracking
+from capsexp.build import load_run
+from tests.conftest import results
+
+Run = Callable[..., int]
+
+FIGURES = ["fig02_images", "fig03_classes", "fig05_master", "fig06_probabilities", "fig07_tuning"]
+
+
+@pytest.fixture
+def words(tiny_npz: Path, in_tmp: Path) -> list[str]:
+    model = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=[16]", "optimizer.lr=5e-3", "routing=max_min"]
+    data = ["data=dhcd", f"data.path={tiny_npz}", "data.batch_size=16", "trainer.max_epochs=2"]
+    return [*model, *data, "hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
+
+
+def the_cell(folder: Path) -> Path:
+    (found,) = records.cell_directories(folder / "multirun" / "adhoc").values()
+    return found
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.png"))
+
+
+def table(path: Path) -> Any:
+    rows = list(csv.reader(path.read_text().splitlines()))
+    assert rows[0] == ["", *(str(column) for column in range(len(rows[0]) - 1))]
+    return np.array([[float(number or "nan") for number in row[1:]] for row in rows[1:]])
+
+
+def test_a_cell_that_kept_its_arrays_and_one_that_did_not_give_the_same(
+    run: Run, words: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(*words, "recipe=accumulate", "model.decoder=null") == 0
+    cell = the_cell(in_tmp)
+    with monkeypatch.context() as patch:
+        patch.setattr("capsexp.build.LoadedRun.examine", None)  # it is not needed
+        assert analyse.main([str(cell)]) == 0
+    kept = {path.name: table(path) for path in (cell / "analysis").glob("*.csv")}
+    assert written(cell / "analysis") == FIGURES
+    metrics = results(in_tmp)[cell.name]["metrics"]
+    intra, inter = metrics["correlation/classes/intra"], metrics["correlation/classes/inter"]
+    out = capsys.readouterr().out
+    assert f"{intra:.3f} within a class, {inter:.3f} between two" in out
+    assert out.splitlines()[-1] == str(cell / "analysis")
+
+    assert run(*words, "model.decoder=null", "sweep.name=plain") == 0  # the same training, by recipe=train
+    (plain,) = records.cell_directories(in_tmp / "multirun" / "plain").values()
+    assert analyse.main([str(plain), "--out", str(in_tmp / "pictures")]) == 0
+    assert kept.keys() > {
+        "correlation_images.csv",
+        "correlation_classes.csv",
+        "correlation_master.csv",
+        "tuning_fast.csv",
+    }
+    for name, values in kept.items():
+        np.testing.assert_allclose(table(in_tmp / "pictures" / name), values, atol=1e-6, err_msg=name)
+
+
+def test_a_decoder_adds_a_picture_for_each_class(run: Run, words: list[str], in_tmp: Path) -> None:
+    assert run(*words) == 0
+    cell = the_cell(in_tmp)
+    assert analyse.main([str(cell)]) == 0
+    assert written(cell / "analysis") == [*(f"activity_class{k}" for k in range(4)), *FIGURES]
+    with Image.open(cell / "analysis" / "activity_class2.png") as picture:
+        assert picture.size[1] > picture.size[0]  # 16 rows, 11 columns
+    with np.load(cell / "analysis" / "arrays.npz") as arrays:
+        assert arrays["decoded/class3"].shape == (16, 11, 1, 28, 28)
+        assert arrays["correlation/images"].shape == (72, 72)  # there are no 100 training images
+
+
+def test_the_network_stays_as_it_was(run: Run, words: list[str], in_tmp: Path) -> None:
+    assert run(*words) == 0
+    loaded = load_run(the_cell(in_tmp))
+    before = {name: value.clone() for name, value in loaded.module.state_dict().items()}
+    state = torch.get_rng_state()
+    loaded.examine()
+    after = loaded.module.state_dict()
+    assert after.keys() - before.keys() == {"model.class_capsules.master_JI"}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert loaded.module.model.class_capsules.inference == "routing"  # type: ignore[union-attr]
+
+
+def test_the_pictures_go_into_the_cells_run(
+    run: Run, words: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(*words) == 0
+    cell, seen = the_cell(in_tmp), []
+
+    def log_images(about: tracking.About, pictures: dict[str, Path]) -> bool:
+        seen.append((about.config["logger"]["wandb"]["mode"], about.cell_id, sorted(pictures)))
+        return True
+
+    monkeypatch.setattr(tracking, "log_images", log_images)
+    assert analyse.main([str(cell), "--wandb", "offline"]) == 0
+    ((mode, identifier, names),) = seen
+    assert (mode, identifier) == ("offline", results(in_tmp)[cell.name]["id"])
+    assert {f"analysis/{name}" for name in FIGURES} < set(names)
+
+
+def test_a_cnn_has_no_couplings(run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*quick) == 0
+    capsys.readouterr()
+    assert analyse.main([str(the_cell(in_tmp))]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run_dir must hold a cell whose network has capsule layers" in error
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_no_cell_is_told_in_one_line(in_tmp: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert analyse.main([folder]) == 2
+    assert capsys.readouterr().err.startswith("capsexp.analyse: error: run_dir must hold a finished cell")
+
+
+def test_help_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.perf_counter()
+    with pytest.raises(SystemExit) as end:
+        analyse.main(["--help"])
+    assert end.value.code == 0
+    assert time.perf_counter() - started < 1
+    assert "RUN_DIR" in capsys.readouterr().out
