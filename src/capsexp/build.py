@@ -60,7 +60,8 @@ def run(
     """
     threads = _set_threads(config["threads"])
     about = tracking.About(config, directory, cell_id, axes or {})
-    recipe = _make(config, "recipe")
+    filters = {"filter": _make(config, "filter")} if "filter" in config else {}  # so that an error names this group
+    recipe = _make(config, "recipe", without=tuple(filters), **filters)
     recipe.check(factories(config, directory))  # before a run is opened that would only wait
     with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
         outcome = recipe.run(factories(config, directory, wandb_logger, in_sweep=in_sweep))

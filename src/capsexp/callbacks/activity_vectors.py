@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
-from capsexp.callbacks.routed import class_layer
+from capsexp.callbacks.routed import ClassReader
 from capsexp.errors import require, require_int, require_number
 from capsexp.nn.decoder import Decoder
-from capsexp.types import Batch, RoutingOutput
+from capsexp.types import Batch
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class ActivityVectors(ResultCallback):
         self.steps = require_int("steps", steps, 3)
         require(steps % 2 == 1, "steps", "be odd, so that one of them changes nothing", steps)
         self._examples: dict[int, _Example] = {}
+        self._reader = ClassReader()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a network that cannot draw, before it is trained.
@@ -56,14 +57,13 @@ class ActivityVectors(ResultCallback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to the class capsules, in the first test alone: a recipe may test the same network in other ways."""
         self._wanted = not self._examples
-        _, layer = class_layer(cast("nn.Module", pl_module.model))
-        self._hook = layer.register_forward_hook(self._hear)
+        self._reader.listen(cast("nn.Module", pl_module.model))
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Look for classes that have no recognised image yet."""
-        poses_BKE, lengths_BK = self._heard.poses_BJE, self._heard.activations_BJ
+        poses_BKE, lengths_BK = self._reader.last.poses_BJE, self._reader.last.activations_BJ
         if not self._wanted or self._complete(lengths_BK.shape[1]):
             return
         right_B = (lengths_BK.argmax(1) == batch.labels_B).tolist()
@@ -79,10 +79,11 @@ class ActivityVectors(ResultCallback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop listening."""
-        self._hook.remove()
+        self._reader.stop()
 
-    def _hear(self, _: nn.Module, arguments: tuple[Any, ...], output: RoutingOutput) -> None:
-        self._heard = output
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._reader.stop()
 
     @torch.no_grad()
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:

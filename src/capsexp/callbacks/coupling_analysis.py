@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
-from capsexp.callbacks.routed import RoutingReader, class_layer
+from capsexp.callbacks.routed import ClassReader, class_layer
 from capsexp.errors import require_int
 from capsexp.metrics.coupling import (
     ClassResponses,
@@ -39,7 +39,8 @@ class CouplingAnalysis(ResultCallback):
         self._classes: ColumnCorrelation | None = None
         self._responses: dict[str, ClassResponses] = {}
         self._lengths: dict[str, Tensor] = {}
-        self._examples: Batch | None = None
+        self._labels = self._pixels = torch.empty(0)
+        self._reader = ClassReader()
 
     # -- training images ----------------------------------------------------------------------------------------------
 
@@ -48,12 +49,11 @@ class CouplingAnalysis(ResultCallback):
         model = cast("nn.Module", pl_module.model)
         self._first_pass = self._classes is None
         if self._first_pass:
-            self._name, layer = class_layer(model)
+            _, layer = class_layer(model)
             parents, _, _, children = layer.weight.shape
             self._classes = ColumnCorrelation(parents, children).to(pl_module.device)
             self._first = FirstColumns(self.correlated, children).to(pl_module.device)
-            self._reader = RoutingReader(model)
-            self._reader.listen()
+            self._reader.listen(model)
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
@@ -61,44 +61,44 @@ class CouplingAnalysis(ResultCallback):
         """Add a batch of training images."""
         if self._first_pass:
             assert self._classes is not None
-            columns_BI = ground_truth_columns(self._reader[self._name].output.coupling_BJI, batch.labels_B)
+            columns_BI = ground_truth_columns(self._reader.last.coupling_BJI, batch.labels_B)
             self._classes.update(columns_BI, batch.labels_B)
             self._first.update(columns_BI, batch.labels_B)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop listening."""
-        if self._first_pass:
-            self._reader.stop()
+        self._reader.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Stop listening."""
-        if hasattr(self, "_reader"):
-            self._reader.stop()
+        self._reader.stop()
 
     # -- test images --------------------------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a new table of answers."""
-        _, layer = class_layer(cast("nn.Module", pl_module.model))
-        self._responses[self.source] = ClassResponses(len(layer.weight)).to(pl_module.device)
+        model = cast("nn.Module", pl_module.model)
+        classes = len(class_layer(model)[1].weight)
+        self._responses[self.source] = ClassResponses(classes).to(pl_module.device)
         self._lengths.pop(self.source, None)
-        self._hook = layer.register_forward_hook(self._hear)
+        self._labels = self._pixels = torch.empty(0)
+        self._reader.listen(model)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Add a batch of test images; the first ones are the examples."""
-        self._responses[self.source].update(self._heard_BK, batch.labels_B)
-        if self.source not in self._lengths:
-            self._lengths[self.source] = self._heard_BK[: self.shown].clone()
-            self._examples = Batch(*(tensor[: self.shown].clone() for tensor in batch))
+        lengths_BK = self._reader.last.activations_BJ
+        self._responses[self.source].update(lengths_BK, batch.labels_B)
+        wanted = self.shown - len(self._labels)
+        if wanted > 0:
+            self._labels = _joined(self._labels, batch.labels_B[:wanted])
+            self._pixels = _joined(self._pixels, batch.pixels_BCHW[:wanted])
+            self._lengths[self.source] = _joined(self._lengths.get(self.source), lengths_BK[:wanted])
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop listening."""
-        self._hook.remove()
-
-    def _hear(self, _: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        self._heard_BK = output.activations_BJ
+        self._reader.stop()
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -118,9 +118,9 @@ class CouplingAnalysis(ResultCallback):
         for source, responses in self._responses.items():
             arrays[f"tuning/{source}"] = responses.compute()
             arrays[f"probabilities/{source}"] = self._lengths[source]
-        if self._examples is not None:
-            arrays["probabilities/labels"] = self._examples.labels_B
-            arrays["probabilities/images"] = self._examples.pixels_BCHW.round().to(torch.uint8)
+        if len(self._labels):
+            arrays["probabilities/labels"] = self._labels
+            arrays["probabilities/images"] = self._pixels.round().to(torch.uint8)
         return {name: _plain(tensor) for name, tensor in arrays.items()}
 
     def _correlations(self, module: L.LightningModule) -> dict[str, Tensor]:
@@ -131,6 +131,10 @@ class CouplingAnalysis(ResultCallback):
         if layer.master_JI is not None:
             found["master"] = self._classes.with_master(layer.master_JI)
         return found
+
+
+def _joined(known: Tensor | None, more: Tensor) -> Tensor:
+    return more.clone() if known is None or not len(known) else torch.cat([known, more])
 
 
 def _plain(tensor: Tensor) -> NDArray[np.generic]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.routed import RoutingReader, class_layer
-from capsexp.errors import require_choice
+from capsexp.errors import require, require_choice
 from capsexp.filters.base import Filter
 from capsexp.filters.everything import Everything
 from capsexp.metrics.coupling import ClassCouplings, MeanCoupling, ground_truth_columns
@@ -44,6 +44,11 @@ class MasterCoefficients(ResultCallback):
         self.columns = require_choice("columns", columns, COLUMNS)
         self._pass = 0
         self._kept = RunningMean()
+        self._reader = RoutingReader()
+
+    @property
+    def _filter_name(self) -> str:
+        return type(self.filter).__name__
 
     @property
     def passes(self) -> int:
@@ -57,8 +62,7 @@ class MasterCoefficients(ResultCallback):
         model = cast("nn.Module", pl_module.model)
         if self._pass == 0:
             self._prepare(model, pl_module.device)
-        self._reader = RoutingReader(model)
-        self._reader.listen()
+        self._reader.listen(model)
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -80,9 +84,9 @@ class MasterCoefficients(ResultCallback):
         self._reader.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
-        if hasattr(self, "_reader"):
-            self._reader.stop()
+        """Stop listening, and forget the passes so far."""
+        self._pass = 0
+        self._reader.stop()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Behind the last pass, give each layer its master; here, since predictions run where no gradient can."""
@@ -114,6 +118,8 @@ class MasterCoefficients(ResultCallback):
         if name != self._class_name:
             return self._means[name].compute().nan_to_num(0.0)  # a child that never was there casts no vote
         containers_KJI = self._containers.compute()
+        empty = (self._containers.counts_K == 0).nonzero().flatten().tolist()
+        require(not empty, "filter", f"keep an image of every class (none of class {empty[:1]})", self._filter_name)
         if self.columns == "ground_truth":
             return routing.normalise(_diagonal(containers_KJI)[None])[0]
         return _diagonal(routing.normalise(containers_KJI))

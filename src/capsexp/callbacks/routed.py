@@ -1,7 +1,5 @@
 """What passes through a model's capsule layers, read while it is needed and never kept by the model."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +26,15 @@ class Routed:
 class RoutingReader:
     """The last batch's routing of every capsule layer, by the layer's name."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = capsule_layers(model)
+    def __init__(self) -> None:
         self._last: dict[str, Routed] = {}
         self._hooks: list[Any] = []
 
-    def listen(self) -> None:
-        """From now on, keep what each forward pass gives."""
-        self._hooks = [
-            layer.routing.register_forward_hook(self._keeper(name), with_kwargs=False)
-            for name, layer in self._layers.items()
-        ]
+    def listen(self, model: nn.Module) -> None:
+        """From now on, keep what each forward pass of the model gives."""
+        self.stop()
+        layers = capsule_layers(model)
+        self._hooks = [layer.routing.register_forward_hook(self._keeper(name)) for name, layer in layers.items()]
 
     def stop(self) -> None:
         """Leave the model as it was."""
@@ -56,15 +52,32 @@ class RoutingReader:
         return keep
 
 
-@contextlib.contextmanager
-def reading(model: nn.Module) -> Iterator[RoutingReader]:
-    """A reader that listens inside the block."""
-    reader = RoutingReader(model)
-    reader.listen()
-    try:
-        yield reader
-    finally:
-        reader.stop()
+class ClassReader:
+    """What the class layer gave for the last batch, wherever its coupling comes from."""
+
+    def __init__(self) -> None:
+        self._hook: Any = None
+        self._last: RoutingOutput | None = None
+
+    def listen(self, model: nn.Module) -> None:
+        """From now on, keep what each forward pass of the model's class layer gives."""
+        self.stop()
+        self._hook = class_layer(model)[1].register_forward_hook(self._keep)
+
+    def stop(self) -> None:
+        """Leave the model as it was."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._last = None
+
+    @property
+    def last(self) -> RoutingOutput:
+        """Poses, lengths and coupling of the class capsules."""
+        assert self._last is not None, "no forward pass has been listened to"
+        return self._last
+
+    def _keep(self, _: nn.Module, arguments: tuple[Any, ...], output: RoutingOutput) -> None:
+        self._last = output
 
 
 def class_layer(model: nn.Module) -> tuple[str, CapsuleLayer]:

@@ -128,7 +128,8 @@ class ColumnCorrelation(_Sums):
     def compute(self) -> Tensor:
         """Correlations (K, K), symmetric; not a number where there is no pair."""
         pairs_KK = torch.outer(self.counts_K, self.counts_K) - self.counts_K.diag()
-        return (self.sums_KI @ self.sums_KI.T - self.squares_K.diag()) / pairs_KK
+        sums_KK = self.sums_KI @ self.sums_KI.T - self.squares_K.diag()
+        return torch.where(pairs_KK > 0, sums_KK / pairs_KK, torch.nan)
 
     def with_master(self, master_JI: Tensor) -> Tensor:
         """Mean correlation of the master's column of parent j (row) with the images of class k (column), (J, K)."""
@@ -139,6 +140,8 @@ class ColumnCorrelation(_Sums):
 class FirstColumns(_Sums):
     """The ground-truth columns of the first images, and how they correlate: Zhao et al. (2019), figure 2.
 
+    For one device: "first" means nothing over several.
+
     Args:
         images: how many, N.
         children: I.
@@ -146,27 +149,29 @@ class FirstColumns(_Sums):
 
     columns_NI: Tensor
     labels_N: Tensor
-    seen: Tensor
 
     def __init__(self, images: int, children: int) -> None:
         super().__init__()
         self._add_sum("columns_NI", images, children)
         self._add_sum("labels_N", images)
-        self._add_sum("seen")
+        self._seen = 0
+
+    def reset(self) -> None:
+        """Forget the images."""
+        super().reset()
+        self._seen = 0
 
     def update(self, columns_BI: Tensor, labels_B: Tensor) -> None:
         """Keep what there is still room for."""
-        start = int(self.seen)
-        room = max(0, len(self.columns_NI) - start)
-        self.columns_NI[start : start + len(columns_BI)] = columns_BI[:room].double()
-        self.labels_N[start : start + len(labels_B)] = labels_B[:room].double()
-        self.seen += len(labels_B[:room])
+        start, end = self._seen, min(self._seen + len(labels_B), len(self.labels_N))
+        self.columns_NI[start:end] = columns_BI[: end - start].double()
+        self.labels_N[start:end] = labels_B[: end - start].double()
+        self._seen = end
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Correlations (n, n) and labels (n,) of the images seen, at most N."""
-        seen = int(self.seen)
-        unit_NI = standardised(self.columns_NI[:seen])
-        return unit_NI @ unit_NI.T, self.labels_N[:seen].long()
+        unit_NI = standardised(self.columns_NI[: self._seen])
+        return unit_NI @ unit_NI.T, self.labels_N[: self._seen].long()
 
 
 class ClassResponses(_Sums):

@@ -1,0 +1,188 @@
+"""Filters that group the columns of a class and drop the groups of outliers."""
+
+import contextlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from capsexp.errors import require_int, require_number
+from capsexp.filters.base import Filter
+from capsexp.filters.memory import ColumnSample
+
+
+class Clusters(NamedTuple):
+    r"""Clusters of columns: of a class, or (with a K in front) of all classes.
+
+    A column x costs :math:`o_c + \sum_i p_{ci} (x_i - m_{ci})^2` in cluster c, and belongs to the cheapest.
+
+    Attributes:
+        centres: m, (C, I) or (K, C, I), float64.
+        precisions: p, of the same shape.
+        offsets: o, (C,) or (K, C); infinite for a cluster that is not there.
+    """
+
+    centres: Tensor
+    precisions: Tensor
+    offsets: Tensor
+
+    def nearest(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
+        """The number of the cluster, among those of its class, to which each column belongs: int64 (B,)."""
+        columns_BI = columns_BI.double()
+        costs = [self._costs(columns_BI, labels_B, number) for number in range(self.offsets.shape[-1])]
+        return torch.stack(costs).argmin(0)
+
+    def _costs(self, columns_BI: Tensor, labels_B: Tensor, number: int) -> Tensor:
+        distances_BI = (columns_BI - self.centres[labels_B, number]).square() * self.precisions[labels_B, number]
+        return distances_BI.sum(1) + self.offsets[labels_B, number]
+
+
+class Clustering(Filter):
+    """Groups a sample of each class' ground-truth columns into clusters and drops the outliers.
+
+    Source: Zhao et al. (2019), appendix A, 3(b), which names the idea alone.  Here a cluster is one of outliers if less
+    than ``smallest_share`` of its class' sample belongs to it; the largest cluster of a class always stays.  An image
+    is kept if the nearest cluster of its own class stays.
+
+    While it looks it holds ``sample`` columns a class, whatever the number of images; afterwards only the clusters.
+
+    Args:
+        clusters: of a class; fewer where its sample has fewer different columns.
+        sample: columns of a class that are looked at; they are drawn at random if there are more.
+        smallest_share: of a class' sample.
+        seed: of the sample and of the clustering, which depend on nothing else but the images and their order.
+    """
+
+    looks = 1
+
+    def __init__(self, *, clusters: int = 3, sample: int = 500, smallest_share: float = 0.15, seed: int = 0) -> None:
+        self.clusters = require_int("clusters", clusters, 1)
+        self.sample = require_int("sample", sample, 1)
+        self.smallest_share = require_number("smallest_share", smallest_share, 0, 1)
+        self.seed = require_int("seed", seed, 0, 2**32 - 1)
+        self._sample: ColumnSample | None = None
+
+    @abstractmethod
+    def fit(self, columns_NI: NDArray[np.float64], clusters: int) -> Clusters:
+        """That many clusters, two or more, of a class' columns (N, I), at least as many of which differ."""
+
+    def reset(self, classes: int, children: int) -> None:
+        """Begin a new sample."""
+        self._classes = classes
+        self._sample = ColumnSample(classes, children, self.sample, self.seed)
+
+    def observe(self, columns_BI: Tensor, labels_B: Tensor) -> None:
+        """Let a batch into the sample."""
+        assert self._sample is not None
+        self._sample.add(columns_BI, labels_B)
+
+    def end_look(self) -> None:
+        """Cluster the sample of every class, and forget it."""
+        assert self._sample is not None
+        found, stays = [], []
+        for label in range(self._classes):
+            columns_NI = self._sample.of(label)
+            found.append(self._cluster(columns_NI))
+            stays.append(self._staying(found[-1], columns_NI))
+        self._clusters = Clusters(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+        self._stays_KC = torch.stack(stays)
+        self._sample = None
+
+    def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
+        """Those in a cluster that stays."""
+        self._clusters = Clusters(*(part.to(columns_BI.device) for part in self._clusters))
+        self._stays_KC = self._stays_KC.to(columns_BI.device)
+        return self._stays_KC[labels_B, self._clusters.nearest(columns_BI, labels_B)]
+
+    def _cluster(self, columns_NI: NDArray[np.float64]) -> Clusters:
+        """The clusters of a class, ``self.clusters`` of them with those that are not there."""
+        if not len(columns_NI):  # a class without images gets a cluster that nobody will ask for
+            columns_NI = np.zeros((1, columns_NI.shape[1]))
+        number = min(self.clusters, len(np.unique(columns_NI, axis=0)))
+        with _calm():
+            found = self.fit(columns_NI, number) if number > 1 else _single(columns_NI)
+        missing = self.clusters - number
+        return Clusters(
+            F.pad(found.centres, (0, 0, 0, missing)),
+            F.pad(found.precisions, (0, 0, 0, missing)),
+            F.pad(found.offsets, (0, missing), value=torch.inf),
+        )
+
+    def _staying(self, clusters: Clusters, columns_NI: NDArray[np.float64]) -> Tensor:
+        """Which clusters of a class are none of outliers, bool (C,)."""
+        alone = Clusters(*(part[None] for part in clusters))
+        numbers_N = alone.nearest(torch.from_numpy(columns_NI), torch.zeros(len(columns_NI), dtype=torch.int64))
+        sizes_C = numbers_N.bincount(minlength=self.clusters)
+        return (sizes_C.double() / max(1, len(columns_NI)) >= self.smallest_share) | (sizes_C == sizes_C.max())
+
+
+class KMeans(Clustering):
+    """K-means (Lloyd), the best of ``starts`` by k-means++; a column belongs to the nearest centre.
+
+    Args:
+        starts: how often it begins anew.
+        **options: clusters, sample, smallest_share, seed.
+    """
+
+    def __init__(self, *, starts: int = 10, **options: Any) -> None:
+        super().__init__(**options)
+        self.starts = require_int("starts", starts, 1)
+
+    def fit(self, columns_NI: NDArray[np.float64], clusters: int) -> Clusters:
+        """The centres; every distance counts alike."""
+        from sklearn.cluster import KMeans as Estimator
+
+        estimator = Estimator(clusters, n_init=self.starts, random_state=self.seed).fit(columns_NI)
+        centres_CI = torch.from_numpy(estimator.cluster_centers_)
+        return Clusters(centres_CI, torch.ones_like(centres_CI), centres_CI.new_zeros(clusters))
+
+
+class GaussianMixture(Clustering):
+    """A mixture of Gaussians with diagonal covariance, by expectation maximisation from a K-means start.
+
+    A column belongs to the Gaussian that most probably gave it.
+
+    Args:
+        floor: added to each variance, as a share of the mean variance of the class' columns: a child whose coupling
+            hardly ever changes would otherwise decide alone.
+        **options: clusters, sample, smallest_share, seed.
+    """
+
+    def __init__(self, *, floor: float = 0.1, **options: Any) -> None:
+        super().__init__(**options)
+        self.floor = require_number("floor", floor, 0, open_ends="<")
+
+    def fit(self, columns_NI: NDArray[np.float64], clusters: int) -> Clusters:
+        """The Gaussians; a column costs -2 times the logarithm of its probability, up to a constant."""
+        from sklearn.mixture import GaussianMixture as Estimator
+
+        mean_I, scale = columns_NI.mean(0), np.sqrt(columns_NI.var(0).mean())  # its sums of squares want small numbers
+        estimator = Estimator(clusters, covariance_type="diag", reg_covar=self.floor, random_state=self.seed)
+        estimator.fit((columns_NI - mean_I) / scale)
+        centres_CI = estimator.means_ * scale + mean_I
+        precisions_CI = 1 / (estimator.covariances_ * scale**2)
+        offsets_C = np.log(estimator.covariances_).sum(1) - 2 * np.log(estimator.weights_)
+        return Clusters(*(torch.from_numpy(part) for part in (centres_CI, precisions_CI, offsets_C)))
+
+
+def _single(columns_NI: NDArray[np.float64]) -> Clusters:
+    """One cluster, to which all columns belong wherever it lies."""
+    centre_1I = torch.from_numpy(columns_NI[:1])
+    return Clusters(centre_1I, torch.ones_like(centre_1I), centre_1I.new_zeros(1))
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """One thread, since several would add up in any order; and no advice on columns that are much alike."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with threadpool_limits(1):
+            yield

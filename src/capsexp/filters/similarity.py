@@ -1,0 +1,108 @@
+"""Filters that keep the images whose columns are most like the mean column of their class."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from capsexp.errors import require, require_number
+from capsexp.filters.base import Filter
+from capsexp.filters.memory import Scores
+from capsexp.metrics.coupling import standardised
+
+NOISE = 1e-6
+"""Similarities that differ by less, where a mean column has this similarity 1 with itself, count as equal.
+
+Couplings are float32, and a network may give them with another last digit when it sees the images again.
+"""
+
+
+class Similarity(Filter):
+    """Keeps the images of each class with the highest scores.
+
+    Source: Zhao et al. (2019), appendix A, 3(c): "the routing coefficients that are most similar with respect to its
+    own class are kept".  The score is the similarity of an image's ground-truth column with the mean column of its
+    class, over all images; with ``contrast``, less the largest similarity with another class' mean.
+
+    It looks twice: for the means, and for the scores.  During the second look it holds one number an image, the only
+    thing that grows with their number; afterwards only the lowest score that is kept, a class.
+
+    Args:
+        keep: the share of every class' images that is kept; rounded to whole images, at least one, and all that score
+            the same as the last of them.
+        contrast: whether likeness with another class counts against an image.
+    """
+
+    looks = 2
+
+    def __init__(self, *, keep: float = 0.8, contrast: bool = False) -> None:
+        self.share = require_number("keep", keep, 0, 1, open_ends="<")
+        require(isinstance(contrast, bool), "contrast", "be true or false", contrast)
+        self.contrast = contrast
+
+    @abstractmethod
+    def comparable(self, columns_NI: Tensor) -> Tensor:
+        """Columns (N, I) as float64, such that the scalar product of two is their similarity."""
+
+    def reset(self, classes: int, children: int) -> None:
+        """Forget means and scores."""
+        self._sums_KI = torch.zeros(classes, children, dtype=torch.float64)
+        self._counts_K = torch.zeros(classes, dtype=torch.int64)
+        self._scores: Scores | None = None
+
+    def observe(self, columns_BI: Tensor, labels_B: Tensor) -> None:
+        """First add up the columns, then note the scores."""
+        if self._scores is not None:
+            self._scores.add(self._score(columns_BI, labels_B), labels_B)
+            return
+        self._sums_KI = self._sums_KI.to(columns_BI.device).index_add(0, labels_B, columns_BI.double())
+        self._counts_K += labels_B.cpu().bincount(minlength=len(self._counts_K))
+
+    def end_look(self) -> None:
+        """First the means, then the lowest scores that are kept."""
+        if self._scores is None:
+            counts_K1 = self._counts_K[:, None].clamp_min(1).to(self._sums_KI.device)
+            self._absent_K = self._counts_K == 0
+            self._means_KI = self.comparable(self._sums_KI / counts_K1)
+            self._scores = Scores(self._counts_K)
+            return
+        lowest = [self._lowest(self._scores.of(label)) for label in range(len(self._counts_K))]
+        noise = NOISE * float(self._means_KI.square().sum(1).amax())
+        self._lowest_K = torch.tensor(lowest, dtype=torch.float64, device=self._means_KI.device) - noise
+        self._scores = None
+
+    def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
+        """Those whose score is not below the lowest that is kept of their class."""
+        return self._score(columns_BI, labels_B) >= self._lowest_K[labels_B]
+
+    def _score(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
+        """The scores (B,), float64."""
+        similarity_BK = self.comparable(columns_BI) @ self._means_KI.T
+        own_B1 = labels_B[:, None]
+        scores_B = similarity_BK.gather(1, own_B1)[:, 0]
+        if self.contrast:
+            no_rival_BK = self._absent_K.to(labels_B.device).expand_as(similarity_BK).scatter(1, own_B1, True)
+            rivals_B = similarity_BK.masked_fill(no_rival_BK, -torch.inf).amax(1)
+            scores_B = scores_B - rivals_B.masked_fill(rivals_B.isinf(), 0)
+        return scores_B
+
+    def _lowest(self, scores_N: Tensor) -> float:
+        """The lowest score of a class that is kept, by exact rank."""
+        kept = max(1, round(self.share * len(scores_N)))
+        return float(scores_N.sort(descending=True).values[kept - 1]) if len(scores_N) else torch.inf
+
+
+class Pearson(Similarity):
+    """The similarity is Pearson's correlation; 0 for a column whose couplings are all alike."""
+
+    def comparable(self, columns_NI: Tensor) -> Tensor:
+        """Less their mean, at length 1."""
+        return standardised(columns_NI)
+
+
+class DotProduct(Similarity):
+    """The similarity is the scalar product, so strong couplings count as well as alike ones."""
+
+    def comparable(self, columns_NI: Tensor) -> Tensor:
+        """As they are."""
+        return columns_NI.double()
