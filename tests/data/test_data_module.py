@@ -269,6 +269,77 @@ def test_one_image_a_class_cannot_be_divided():
         module(Fake(count=4)).setup()
 
 
+# -- fewer training images ---------------------------------------------------------------------------------------------
+
+
+def labels_of(loader):
+    return torch.cat([batch.labels_B for batch in loader])
+
+
+@given(st.integers(40, 300), st.integers(2, 5), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_a_share_of_every_class_is_left(count, classes, share, split_seed):
+    data, whole = (module(Fake(count, classes), Bytes(), split_seed=split_seed) for _ in range(2))
+    data.thin(share)
+    before = torch.bincount(labels_of(whole.predict_dataloader()), minlength=classes)
+    after = torch.bincount(labels_of(data.predict_dataloader()), minlength=classes)
+    for many, left in zip(before.tolist(), after.tolist(), strict=True):
+        assert abs(left - min(max(share * many, 1), many - 1)) <= 0.5 + 1e-9
+    kept, all_of_them = numbers(data.predict_dataloader()), numbers(whole.predict_dataloader())
+    assert kept == sorted(set(kept) & set(all_of_them))
+    assert torch.equal(torch.tensor(kept) % classes, labels_of(data.predict_dataloader()))
+
+
+@pytest.mark.parametrize("select_on", ["val", "test"])
+def test_thinning_leaves_the_other_parts_alone(select_on):
+    data, whole = (module(augment=Bytes(), select_on=select_on) for _ in range(2))
+    data.thin(0.5)
+    for one, other in (
+        (data.val_dataloader(), whole.val_dataloader()),
+        (data.test_dataloader(), whole.test_dataloader()),
+    ):
+        assert numbers(one) == numbers(other)
+    assert data.summary()["n_train"] == len(numbers(data.predict_dataloader())) < whole.summary()["n_train"]
+    served = list(data.train_dataloader())
+    assert sum(len(batch.labels_B) for batch in served) == data.summary()["n_train"]
+    assert sorted(numbers(served)) == numbers(data.predict_dataloader())
+
+
+def test_split_seed_alone_chooses_which_are_left():
+    def left(share=0.5, **settings):
+        data = module(augment=Bytes(), select_on="test", **settings)
+        data.thin(share)
+        return numbers(data.predict_dataloader())
+
+    assert left() == left(seed=5, batch_size=3)
+    assert left() != left(split_seed=1)
+    assert len(left(0.25)) < len(left())
+
+
+def test_a_share_of_one_keeps_all_and_setup_brings_nothing_back():
+    data = module(augment=Bytes(), select_on="test")
+    data.thin(1)
+    assert numbers(data.predict_dataloader()) == list(range(103))
+    data.thin(0.5)
+    kept = numbers(data.predict_dataloader())
+    data.setup("fit")
+    assert numbers(data.predict_dataloader()) == kept
+    assert numbers(module(augment=Bytes(), select_on="test").predict_dataloader()) == list(range(103))
+
+
+def test_thinning_draws_no_random_numbers():
+    data = module()
+    before, outside = data.state_dict()["generator"], torch.random.get_rng_state()
+    data.thin(0.5)
+    assert torch.equal(before, data.state_dict()["generator"])
+    assert torch.equal(outside, torch.random.get_rng_state())
+
+
+def test_predictions_read_the_training_images_in_order():
+    data = module(augment=Bytes(), select_on="test", eval_batch_size=7)
+    assert numbers(data.predict_dataloader()) == numbers(data.ordered_train_dataloader()) == list(range(103))
+
+
 # -- loading and arguments --------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ class CouplingAnalysis(ResultCallback):
     """
 
     def __init__(self, correlated: int = 100, shown: int = 5) -> None:
-        self.correlated = require_int("correlated", correlated, 1)
+        self.correlated = require_int("correlated", correlated, 2)
         self.shown = require_int("shown", shown, 1)
         self.source = "dynamic"
         self._classes: ColumnCorrelation | None = None

@@ -1,7 +1,7 @@
 """Capsule layers: from feature maps to capsules, and from capsules to capsules."""
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -140,9 +140,11 @@ class CapsuleLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """A checkpoint with a master makes room for it; one without leaves none."""
-        self.master_JI = state_dict.get(f"{prefix}master_JI")
-        if self.master_JI is not None:
-            self.master_JI = torch.empty_like(self.master_JI, device=self.weight.device)
+        there = f"{prefix}master_JI" in state_dict
+        parents, _, _, children = self.weight.shape
+        self.master_JI = self.weight.new_empty(parents, children) if there else None
+        if not there:
+            self.inference = "routing"
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -157,6 +159,7 @@ def set_inference(model: nn.Module, inference: Inference) -> None:
     Raises:
         ConfigError: a layer has no master coefficients yet.
     """
+    require_choice("inference", inference, get_args(Inference))
     layers = capsule_layers(model)
     for name, layer in layers.items():
         known = inference == "routing" or layer.master_JI is not None

@@ -74,7 +74,7 @@ class Accumulate(Recipe):
             training=trained.facts["training"],
             data=data.summary(),
             memory=trained.facts["memory"],
-            clocks={**trained.facts["clocks"], **latencies(module, data)},
+            clocks={**trained.facts["clocks"], **latencies(module, data, trainer)},
         )
         collect(trainer, module, outcome)
         keep_history(trained, factories.directory)

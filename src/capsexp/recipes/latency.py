@@ -1,8 +1,9 @@
 """How long one batch takes a trained network, by each way of inference."""
 
+import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import lightning as L
@@ -20,24 +21,53 @@ ROUNDS, SECONDS = 10, 0.5
 """A way is timed so often, but not longer than that."""
 
 
-def latencies(module: L.LightningModule, data: ImageDataModule) -> dict[str, float]:
+def latencies(module: L.LightningModule, data: ImageDataModule, trainer: L.Trainer | None = None) -> dict[str, float]:
     """Median milliseconds of a forward pass for each way and size of batch, ``<way>_batch<n>_ms``.
 
-    The network must have its masters.  Test images; a batch of more than there are repeats them.
+    Args:
+        module: around a network that has its masters.
+        data: its test images are used; a batch of more than there are repeats them.
+        trainer: on its device, and in its precision; None for where and how the network is.
     """
     model = cast("nn.Module", module.model)
-    before = {name: layer.inference for name, layer in capsule_layers(model).items()}
-    images_BCHW = _images(data, max(BATCHES)).to(module.device)
     found = {}
-    with torch.inference_mode():
+    with _as_it_was(model), _place(module, trainer) as prepare, torch.inference_mode():
+        images_BCHW = prepare(_images(data, max(BATCHES)))
         model.eval()
         for way, inference in WAYS.items():
             set_inference(model, inference)
             for size in BATCHES:
                 found[f"{way}_batch{size}_ms"] = 1e3 * statistics.median(_seconds(model, images_BCHW[:size]))
-    for name, layer in capsule_layers(model).items():
-        layer.inference = before[name]
     return found
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back behind the block where couplings come from, and which modules were training."""
+    sources = [(layer, layer.inference) for layer in capsule_layers(model).values()]
+    modes = [(each, each.training) for each in model.modules()]
+    try:
+        yield
+    finally:
+        for layer, source in sources:
+            layer.inference = source
+        for each, training in modes:
+            each.training = training
+
+
+@contextlib.contextmanager
+def _place(module: L.LightningModule, trainer: L.Trainer | None) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Inside, the module is where a trainer has it while it works; gives what puts a batch there too."""
+    if trainer is None:
+        yield lambda images_BCHW: images_BCHW.to(module.device)
+        return
+    before, device, precision = module.device, trainer.strategy.root_device, trainer.precision_plugin
+    module.to(device)  # behind its work a trainer leaves it on the CPU
+    try:
+        with precision.forward_context():
+            yield lambda images_BCHW: cast("Tensor", precision.convert_input(images_BCHW.to(device)))
+    finally:
+        module.to(before)
 
 
 def _images(data: ImageDataModule, count: int) -> Tensor:

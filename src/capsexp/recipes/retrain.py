@@ -59,6 +59,7 @@ class Retrain(Accumulate):
         save_best(trainer)
         outcome.metrics |= {**second.facts["metrics"], **tested, "retrained/change": _change(tested, outcome)}
         outcome.training = {**second.facts["training"], "first_epochs": outcome.training["epochs"]}
+        outcome.memory = {name: max(size, outcome.memory[name]) for name, size in second.facts["memory"].items()}
         outcome.clocks |= {f"retrain_{name}": seconds for name, seconds in second.facts["clocks"].items()}
         collect(trainer, module, outcome)
         keep_history(second, factories.directory)

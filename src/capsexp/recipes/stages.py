@@ -98,6 +98,8 @@ class StageMemo:
 
     def _compute(self, stage: Stage, directory: Path, work: Callable[[Path], dict[str, Any]]) -> Finished:
         log.info("stage %s: computed in %s", stage.name, directory.name)
+        for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
+            leftover.unlink(missing_ok=True)
         records.write_result(directory, work(directory), records.STAGE)
         (directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         facts = records.read_result(directory, records.STAGE)
