@@ -494,6 +494,7 @@ def test_interrupted_behind_the_training_equals_uninterrupted(
     ("words", "line"),
     [
         (["recipe.columns=half"], "recipe.columns must be one of whole, ground_truth, got 'half'"),
+        (["filter=kmeans", "filter.clusters=0"], "filter.clusters must be a whole number >= 1, got 0"),
         (["recipe=retrain", "recipe.first_epochs=0"], "recipe.first_epochs must be a whole number >= 1, got 0"),
         (["recipe=retrain", "recipe.first_share=0"], "recipe.first_share must be a number in (0, 1], got 0"),
         (["recipe=retrain", "recipe.restart=1"], "recipe.restart must be true or false, got 1"),
