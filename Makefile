@@ -61,6 +61,7 @@ type: $(STAMP)  ## check types
 bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/epoch_time.py
 	@$(RUN) benchmarks/capsule_layer.py
+	@$(RUN) benchmarks/fast_inference.py
 	@$(RUN) benchmarks/cell_overhead.py
 	@$(RUN) benchmarks/sweep_speed.py
 	@$(RUN) benchmarks/memory_estimate.py

@@ -22,6 +22,9 @@ Inference = Literal["routing", "votes", "folded"]
 multiplied into the transformation matrices, which is one matrix product.  Both give the same poses.
 """
 
+WAYS: dict[str, Inference] = {"dynamic": "routing", "fast": "votes", "folded": "folded"}
+"""The same as users call them."""
+
 
 class PrimaryCapsules(nn.Module):
     """A convolution whose channels are read as capsules: Sabour et al. (2017), section 4.
@@ -134,7 +137,7 @@ class CapsuleLayer(nn.Module):
         votes = LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)
         if self.inference == "routing":
             return cast("RoutingOutput", self.routing(votes))
-        given = votes if self.inference == "folded" else GivenVotes(votes.materialise())
+        given = votes if self.inference == "folded" else GivenVotes(votes.materialise(), mask_BI)
         weigh = cast("Callable[..., RoutingOutput]", self.routing.weigh)
         return weigh(given, self.master_JI)
 
@@ -238,4 +241,4 @@ class ConvCapsules(CapsuleLayer):
             return None
         there = poses_BTDHW.new_ones(1, 1, 1, *poses_BTDHW.shape[3:]).expand(1, poses_BTDHW.shape[1], -1, -1, -1)
         mask_LI = self._windows(there).squeeze(2).bool()
-        return mask_LI.repeat(len(poses_BTDHW), 1)
+        return mask_LI.repeat(poses_BTDHW.shape[0], 1)

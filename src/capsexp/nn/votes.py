@@ -68,10 +68,11 @@ class GivenVotes(Votes):
 
     Args:
         votes_BJEI: (B, J, E, I).
+        mask_BI: True where there is a child, or None if all are there.  Votes outside must be zero.
     """
 
-    def __init__(self, votes_BJEI: Tensor) -> None:
-        self._votes_BJEI = at_least_single(votes_BJEI)
+    def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None = None) -> None:
+        self._votes_BJEI, self.mask_BI = at_least_single(votes_BJEI), mask_BI
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
@@ -89,7 +90,7 @@ class GivenVotes(Votes):
         return self._votes_BJEI
 
     def detach(self) -> "GivenVotes":  # noqa: D102
-        return GivenVotes(self._votes_BJEI.detach())
+        return GivenVotes(self._votes_BJEI.detach(), self.mask_BI)
 
 
 class LinearVotes(Votes):
@@ -126,7 +127,7 @@ class LinearVotes(Votes):
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
         parents, components, _, children = self._weight_JEDI.shape
-        return len(self.poses), parents, components, children
+        return self.poses.shape[0], parents, components, children  # len() would be a number, not a symbol, in a trace
 
     def weighted_sum(self, coupling: Tensor | float) -> Tensor:  # noqa: D102
         if not isinstance(coupling, Tensor):
@@ -235,5 +236,5 @@ def choose_form(shape: tuple[int, int, int, int], components: int) -> Form:
     Where D = 4 E, the ratios below 1.2 are of votes of more than 32 MiB.  With two iterations building pays less, and
     with more of them more; backward passes are the same in both forms.
     """
-    small = 4 * math.prod(shape) <= MOST_BUILT_BYTES
-    return "materialised" if small and 4 * shape[2] <= components else "factored"
+    short = 4 * shape[2] <= components
+    return "materialised" if short and 4 * math.prod(shape) <= MOST_BUILT_BYTES else "factored"

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.data.base import ImageDataModule
-from capsexp.nn.capsules import Inference, capsule_layers, set_inference
-
-WAYS: dict[str, Inference] = {"dynamic": "routing", "fast": "votes", "folded": "folded"}
-"""``fast`` is the paper's form: votes, then one weighted sum."""
+from capsexp.nn.capsules import WAYS, capsule_layers, set_inference
 
 BATCHES = (1, 128)
 ROUNDS, SECONDS = 10, 0.5

@@ -1,0 +1,1 @@
+"""``python -m capsexp.export``: a finished cell's network as an ONNX file (extra ``onnx``)."""

@@ -1,0 +1,67 @@
+"""``python -m capsexp.export RUN_DIR``: a finished cell's network as an ONNX file, checked against torch."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from capsexp.errors import ConfigError
+
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+INSTALL = "needs the extra onnx: pip install 'capsexp[onnx]' (in a checkout: pip install -e '.[onnx]')"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 2 for what the user can mend, 1 if there is no file that is right."""
+    given = _parser().parse_args(arguments)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return _end(2, f"{INSTALL}; {', '.join(missing)} not found")
+    from capsexp.export.cell import export_cell  # takes seconds, which --help need not
+    from capsexp.export.file import ExportError
+
+    try:
+        exported, way = export_cell(given.directory, given.inference, given.out, batch=given.batch, opset=given.opset)
+    except (ConfigError, OSError) as error:
+        return _end(2, str(error))
+    except ExportError as error:
+        return _end(1, str(error))
+    facts = f"{exported.parameters:,} parameters, {exported.size / 1e6:.2f} MB, opset {exported.opset}"
+    same = f"scores differ from torch's by at most {exported.difference:.1e}"
+    sys.stdout.write(f"{f'{way} inference, ' if way else ''}{facts}; {same}\n{exported.path}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m capsexp.export",
+        description="Write a finished cell's network as an ONNX file, checked against torch on its test images.",
+    )
+    parser.add_argument("directory", metavar="RUN_DIR", type=Path, help="directory of a finished cell")
+    parser.add_argument(
+        "--inference",
+        choices=("dynamic", "fast", "folded"),
+        help="capsule networks: with the routing loop, with votes and master coefficients, or with the masters folded "
+        "into the weights (default: as the cell was kept)",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN_DIR/model-<inference>.onnx")
+    parser.add_argument("--opset", metavar="N", type=int, help="of ONNX, 18 or later (default: torch's)")
+    parser.add_argument("--batch", metavar="N", type=_batch, help="images in a batch, or dynamic for any (the default)")
+    return parser
+
+
+def _batch(word: str) -> int | None:
+    return None if word == "dynamic" else int(word)
+
+
+_batch.__name__ = "size of batch"  # as argparse names it in its error
+
+
+def _end(code: int, why: str) -> int:
+    sys.stderr.write(f"capsexp.export: error: {' '.join(why.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

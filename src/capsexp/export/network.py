@@ -1,0 +1,48 @@
+"""A network made ready for tracing: in float32, and whatever the size of a batch."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from capsexp.nn.capsules import CapsuleLayer, capsule_layers
+from capsexp.nn.votes import GivenVotes, LinearVotes, fold
+from capsexp.routing.fixed import Fixed
+from capsexp.types import RoutingOutput
+
+
+def single(module: nn.Module) -> nn.Module:
+    """A copy on the CPU in float32 and evaluation mode."""
+    with torch.inference_mode(False):
+        return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+
+
+def traceable(module: nn.Module) -> nn.Module:
+    """A copy whose capsule layers work on votes for tracing, and whose weights hold the couplings that images share."""
+    module = copy.deepcopy(module)
+    for layer in capsule_layers(module).values():
+        shared_JI = _shared(layer)
+        if shared_JI is not None:
+            layer.weight.data = fold(layer.weight, shared_JI).view_as(layer.weight)
+        layer.route = functools.partial(_route, layer, shared_JI is not None)  # type: ignore[method-assign]
+    return module
+
+
+def _shared(layer: CapsuleLayer) -> Tensor | None:
+    """The coupling (J, I) that a layer folds into its weight, if it has one."""
+    if layer.inference == "routing":
+        return layer.routing.coupling_JI if type(layer.routing) is Fixed else None
+    return layer.master_JI if layer.inference == "folded" else None
+
+
+def _route(layer: CapsuleLayer, folded: bool, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
+    """What ``CapsuleLayer.route`` does, in plain operations that do not depend on the size of the batch."""
+    votes = LinearVotes(poses_BID, layer.weight, mask_BI, form="materialised")
+    weigh = cast("Callable[..., RoutingOutput]", layer.routing.weigh)
+    if folded:
+        return weigh(votes, 1.0)
+    built = GivenVotes(votes.materialise(), mask_BI)
+    return weigh(built, layer.master_JI) if layer.inference == "votes" else cast("RoutingOutput", layer.routing(built))
