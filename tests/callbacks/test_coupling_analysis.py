@@ -215,5 +215,5 @@ def test_what_it_holds_does_not_grow_with_the_images(setting: Any) -> None:
 @pytest.mark.parametrize("options", [{"correlated": 0}, {"shown": 0}, {"shown": 2.5}])
 def test_counts_are_checked(options: dict[str, Any]) -> None:
     (name,) = options
-    with pytest.raises(ConfigError, match=f"^{name} must be a whole number >= 1, got"):
+    with pytest.raises(ConfigError, match=f"^{name} must be a whole number >= [12], got"):
         CouplingAnalysis(**options)

@@ -15,8 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from capsexp.metrics.coupling import (
-    ClassCouplings,
-    ClassResponses,
+    ClassMean,
     ColumnCorrelation,
     FirstColumns,
     MeanCoupling,
@@ -74,7 +73,7 @@ Case = tuple[Callable[[], Metric], Callable[[Any, Images], None], Callable[[Imag
 
 CASES: dict[str, Case] = {
     "class couplings": (
-        lambda: ClassCouplings(K, K, I),
+        lambda: ClassMean(K, K, I),
         lambda metric, each: metric.update(each.couplings_NJI, each.labels_N),
         lambda each: reference.containers(numpy64(each.couplings_NJI), each.labels_N.numpy(), K),
     ),
@@ -94,7 +93,7 @@ CASES: dict[str, Case] = {
         lambda each: reference.class_correlation(numpy64(each.columns), each.labels_N.numpy(), K),
     ),
     "responses": (
-        lambda: ClassResponses(K),
+        lambda: ClassMean(K, K),
         lambda metric, each: metric.update(each.lengths_NK, each.labels_N),
         lambda each: reference.class_responses(numpy64(each.lengths_NK), each.labels_N.numpy()),
     ),

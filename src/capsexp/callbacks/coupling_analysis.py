@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.routed import ClassReader, class_layer
 from capsexp.errors import require_int
-from capsexp.metrics.coupling import (
-    ClassResponses,
-    ColumnCorrelation,
-    FirstColumns,
-    ground_truth_columns,
-    intra_inter,
-)
+from capsexp.metrics.coupling import ClassMean, ColumnCorrelation, FirstColumns, ground_truth_columns, intra_inter
 from capsexp.types import Batch
 
 
@@ -37,7 +31,7 @@ class CouplingAnalysis(ResultCallback):
         self.shown = require_int("shown", shown, 1)
         self.source = "dynamic"
         self._classes: ColumnCorrelation | None = None
-        self._responses: dict[str, ClassResponses] = {}
+        self._responses: dict[str, ClassMean] = {}
         self._lengths: dict[str, Tensor] = {}
         self._labels = self._pixels = torch.empty(0)
         self._reader = ClassReader()
@@ -79,7 +73,7 @@ class CouplingAnalysis(ResultCallback):
         """Begin a new table of answers."""
         model = cast("nn.Module", pl_module.model)
         classes = len(class_layer(model)[1].weight)
-        self._responses[self.source] = ClassResponses(classes).to(pl_module.device)
+        self._responses[self.source] = ClassMean(classes, classes).to(pl_module.device)
         self._lengths.pop(self.source, None)
         self._labels = self._pixels = torch.empty(0)
         self._reader.listen(model)

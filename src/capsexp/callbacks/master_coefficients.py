@@ -13,7 +13,7 @@ from capsexp.callbacks.routed import RoutingReader, class_layer
 from capsexp.errors import require, require_choice
 from capsexp.filters.base import Filter
 from capsexp.filters.everything import Everything
-from capsexp.metrics.coupling import ClassCouplings, MeanCoupling, ground_truth_columns
+from capsexp.metrics.coupling import ClassMean, MeanCoupling, ground_truth_columns
 from capsexp.metrics.running import RunningMean
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
 from capsexp.routing.base import Routing
@@ -107,7 +107,7 @@ class MasterCoefficients(ResultCallback):
         parents, _, _, children = layer.weight.shape
         self.filter.reset(parents, children)
         self._kept = RunningMean().to(device)
-        self._containers = ClassCouplings(parents, parents, children).to(device)
+        self._containers = ClassMean(parents, parents, children).to(device)
         others = {name: each for name, each in capsule_layers(model).items() if each is not layer}
         sizes = {name: (each.weight.shape[0], each.weight.shape[3]) for name, each in others.items()}
         self._means = {name: MeanCoupling(*size).to(device) for name, size in sizes.items()}

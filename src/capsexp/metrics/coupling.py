@@ -41,31 +41,33 @@ class _Sums(Metric):
         self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
 
-class ClassCouplings(_Sums):
-    """Mean coupling matrix of each class: Zhao et al. (2019), section 5, the containers divided by class frequency.
+class ClassMean(_Sums):
+    """Mean of something over the images of each class.
+
+    Zhao et al. (2019): of coupling matrices (J, I) these are the containers of section 5, divided by class frequency;
+    of the class capsules' lengths (K,) the curves of figure 7.
 
     Args:
         classes: K.
-        parents: J.
-        children: I.
+        *shape: of what an image gives.
     """
 
-    sums_KJI: Tensor
+    sums: Tensor
     counts_K: Tensor
 
-    def __init__(self, classes: int, parents: int, children: int) -> None:
+    def __init__(self, classes: int, *shape: int) -> None:
         super().__init__()
-        self._add_sum("sums_KJI", classes, parents, children)
+        self._add_sum("sums", classes, *shape)
         self._add_sum("counts_K", classes)
 
-    def update(self, coupling_BJI: Tensor, labels_B: Tensor) -> None:
-        """Add a batch of couplings (B, J, I) of images of these classes."""
-        self.sums_KJI.index_add_(0, labels_B, coupling_BJI.double())
+    def update(self, values: Tensor, labels_B: Tensor) -> None:
+        """Add what a batch gives, (B, ...), of images of these classes."""
+        self.sums.index_add_(0, labels_B, values.double())
         self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
 
     def compute(self) -> Tensor:
-        """The means (K, J, I), float64; not a number for a class without images."""
-        return self.sums_KJI / self.counts_K[:, None, None]
+        """The means (K, ...), float64; not a number for a class without images."""
+        return self.sums / self.counts_K.view(-1, *[1] * (self.sums.dim() - 1))
 
 
 class MeanCoupling(_Sums):
@@ -172,31 +174,6 @@ class FirstColumns(_Sums):
         """Correlations (n, n) and labels (n,) of the images seen, at most N."""
         unit_NI = standardised(self.columns_NI[: self._seen])
         return unit_NI @ unit_NI.T, self.labels_N[: self._seen].long()
-
-
-class ClassResponses(_Sums):
-    """Mean length of every class capsule over the images of each class: Zhao et al. (2019), figure 7.
-
-    Args:
-        classes: K.
-    """
-
-    sums_KK: Tensor
-    counts_K: Tensor
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self._add_sum("sums_KK", classes, classes)
-        self._add_sum("counts_K", classes)
-
-    def update(self, lengths_BK: Tensor, labels_B: Tensor) -> None:
-        """Add the capsule lengths (B, K) of images of these classes."""
-        self.sums_KK.index_add_(0, labels_B, lengths_BK.double())
-        self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
-
-    def compute(self) -> Tensor:
-        """Means (K, K): row = true class, column = capsule; not a number for a class without images."""
-        return self.sums_KK / self.counts_K[:, None]
 
 
 class IntraInter(NamedTuple):
