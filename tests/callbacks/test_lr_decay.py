@@ -35,6 +35,11 @@ def test_a_floor_above_the_first_rate_does_not_raise_it() -> None:
     assert rates(LearningRateDecay(0.5, 1, floor=1e-2), [0, 5]) == [1e-3, 1e-3]
 
 
+def test_rises_at_first() -> None:
+    found = rates(LearningRateDecay(0.5, 3, floor=1e-4, warmup=4), [0, 1, 2, 3, 4, 6, 99])
+    assert found == pytest.approx([1e-3 / 4, 1e-3 / 2, 3e-3 / 4, 0.5e-3, 0.5e-3, 0.25e-3, 1e-4])
+
+
 def test_depends_on_the_step_alone() -> None:
     """So it goes on the same behind a checkpoint, whose optimizer holds a rate that has fallen."""
     whole = rates(LearningRateDecay(0.9, 3), list(range(12)))
@@ -43,7 +48,7 @@ def test_depends_on_the_step_alone() -> None:
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"rate": 0}, "rate"), ({"rate": 1.1}, "rate"), ({"steps": 0}, "steps"), ({"floor": -1}, "floor")],
+    [({"rate": 0}, "rate"), ({"rate": 1.1}, "rate"), ({"steps": 0}, "steps"), ({"floor": -1}, "floor"), ({"warmup": -1}, "warmup")],
 )
 def test_bad_options_are_named(options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:

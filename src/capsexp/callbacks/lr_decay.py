@@ -1,4 +1,4 @@
-"""A learning rate that falls step by step."""
+"""A learning rate that rises at first, and then falls step by step."""
 
 import lightning as L
 
@@ -8,7 +8,8 @@ from capsexp.errors import require_int, require_number
 class LearningRateDecay(L.Callback):
     """Before each step the rate is what the optimizer began with, times ``rate`` for every ``steps`` done.
 
-    It depends on nothing but the number of the step, so a resumed fit goes on with the same rate.
+    In the first ``warmup`` steps it rises to that in a straight line.  It depends on nothing but the number of the step,
+    so a resumed fit goes on with the same rate.
 
     Source: the schedule of Zhao et al. (2019) is settled in docs/decisions.md.
 
@@ -16,11 +17,13 @@ class LearningRateDecay(L.Callback):
         rate: factor, above 0 and at most 1.
         steps: optimizer steps between two falls.
         floor: the rate does not fall below this; where the optimizer began below it, it stays there.
+        warmup: optimizer steps until the rate is reached; 0 begins with it.
     """
 
-    def __init__(self, rate: float = 0.96, steps: int = 2000, floor: float = 1e-6) -> None:
+    def __init__(self, rate: float = 0.96, steps: int = 2000, floor: float = 1e-6, warmup: int = 0) -> None:
         self.rate = require_number("rate", rate, 0, 1, open_ends="<")
         self.steps, self.floor = require_int("steps", steps, 1), require_number("floor", floor, 0)
+        self.warmup = require_int("warmup", warmup, 0)
         self._first: list[float] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -33,6 +36,7 @@ class LearningRateDecay(L.Callback):
     ) -> None:
         """Set the rate of the coming step."""
         factor = self.rate ** (trainer.global_step // self.steps)
+        risen = min(1.0, (trainer.global_step + 1) / self.warmup) if self.warmup else 1.0
         (optimizer,) = trainer.optimizers
         for group, first in zip(optimizer.param_groups, self._first, strict=True):
-            group["lr"] = max(first * factor, min(self.floor, first))
+            group["lr"] = risen * max(first * factor, min(self.floor, first))
