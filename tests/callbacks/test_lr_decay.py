@@ -48,7 +48,13 @@ def test_depends_on_the_step_alone() -> None:
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"rate": 0}, "rate"), ({"rate": 1.1}, "rate"), ({"steps": 0}, "steps"), ({"floor": -1}, "floor"), ({"warmup": -1}, "warmup")],
+    [
+        ({"rate": 0}, "rate"),
+        ({"rate": 1.1}, "rate"),
+        ({"steps": 0}, "steps"),
+        ({"floor": -1}, "floor"),
+        ({"warmup": -1}, "warmup"),
+    ],
 )
 def test_bad_options_are_named(options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -8,8 +8,8 @@ from capsexp.errors import require_int, require_number
 class LearningRateDecay(L.Callback):
     """Before each step the rate is what the optimizer began with, times ``rate`` for every ``steps`` done.
 
-    In the first ``warmup`` steps it rises to that in a straight line.  It depends on nothing but the number of the step,
-    so a resumed fit goes on with the same rate.
+    In the first ``warmup`` steps it rises to that in a straight line.  It depends on nothing but the number of the
+    step, so a resumed fit goes on with the same rate.
 
     Source: the schedule of Zhao et al. (2019) is settled in docs/decisions.md.
 
