@@ -1,5 +1,6 @@
 """Cells that accumulate couplings and train again: shared stages, interruptions, what is loaded."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from filelock import FileLock
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
 from capsexp import build, cli, records
 from capsexp.build import LoadedRun, load_run
@@ -191,9 +194,9 @@ def test_a_loaded_cell_gives_both_accuracies_again(quiet: Path) -> None:
         metrics, arrays = loaded.result["metrics"], arrays_of(cell)
         model: Any = loaded.module.model
         (batch,) = loaded.data().test_dataloader()
-        assert {layer.inference for layer in capsule_layers(model).values()} == {"routing"}
+        assert {layer.inference for layer in capsule_layers(model).values()} == {"dynamic"}
         assert np.array_equal(model.class_capsules.master_JI, arrays["master/class_capsules"])
-        for inference, source in (("routing", "dynamic"), ("folded", "fast"), ("votes", "fast")):
+        for inference, source in (("dynamic", "dynamic"), ("folded", "fast"), ("fast", "fast")):
             set_inference(model, inference)  # type: ignore[arg-type]
             assert accuracy(loaded) == pytest.approx(metrics[f"{source}/acc"], abs=1e-12)
             with torch.inference_mode():
@@ -215,12 +218,12 @@ def test_half_precision_accumulates_too(run: Run, small: list[str], in_tmp: Path
 
 def test_cells_that_differ_later_share_one_training(quiet: Path) -> None:
     assert stages(quiet) == ["retrain", "train"]
-    assert "stage train: computed in train-" in log_of(quiet_cell(quiet))
+    assert "stage train: being computed in train-" in log_of(quiet_cell(quiet))
     for word in (GROUND_TRUTH, RETRAIN):
         assert "stage train: taken from train-" in log_of(quiet_cell(quiet, word))
-        assert "stage train: computed" not in log_of(quiet_cell(quiet, word))
+        assert "stage train: being computed" not in log_of(quiet_cell(quiet, word))
     bodies = [body_of(cell)["metrics"] for cell in cells(quiet)]
-    for name in ("dynamic/acc", "correlation/classes/intra", "filter/kept"):
+    for name in ("dynamic/acc", "filter/kept"):
         assert len({metrics[name] for metrics in bodies}) == 1
     assert len({metrics["fast/loss"] for metrics in bodies}) == 2
 
@@ -228,7 +231,7 @@ def test_cells_that_differ_later_share_one_training(quiet: Path) -> None:
 def test_computed_or_taken_the_numbers_are_the_same(run: Run, small: list[str], in_tmp: Path, quiet: Path) -> None:
     torch.manual_seed(99)
     assert run(*small, GROUND_TRUTH) == 0
-    assert "stage train: computed" in log_of(the_cell(in_tmp))
+    assert "stage train: being computed" in log_of(the_cell(in_tmp))
     assert_equal(the_cell(in_tmp), quiet_cell(quiet, GROUND_TRUTH))
 
 
@@ -298,7 +301,7 @@ def test_a_sweep_whose_cells_wait_for_a_stage_ends_well(run: Run, small: list[st
         thread.join()
     assert waited == [f"waits for a stage: train ({stage.name}) is being computed by another cell"] * 2
     logs = [log_of(cell) for cell in cells(in_tmp)]
-    assert sorted("computed in" in log for log in logs) == [False, True]
+    assert sorted("being computed in" in log for log in logs) == [False, True]
     assert sorted("taken from" in log for log in logs) == [False, True]
     assert {status.state for cell in cells(in_tmp) if (status := records.read_status(cell))} == {"done"}
     for cell, word in zip(cells(in_tmp), (GROUND_TRUTH, ""), strict=True):  # by their directories' names
@@ -348,7 +351,7 @@ def test_a_network_trained_again_is_loaded_with_its_masters(
 
     def watched(factories: Any, module: Any, data: Any, directory: Path, stage: str = "train", **options: Any) -> Any:
         inference = {layer.inference for layer in capsule_layers(module.model).values()}
-        assert inference == {"folded" if stage == "retrain" else "routing"}
+        assert inference == {"folded" if stage == "retrain" else "dynamic"}
         begun[stage] = [value.clone() for value in module.parameters()]
         return real(factories, module, data, directory, stage, **options)
 
@@ -377,6 +380,54 @@ def test_a_network_trained_again_is_loaded_with_its_masters(
     assert not torch.equal(weights_of(first)["model.class_capsules.weight"], saved["model.class_capsules.weight"])
     before = begun["train"] if restart == "true" else list(weights_of(first).values())
     assert all(torch.equal(one, other) for one, other in zip(before, begun["retrain"], strict=True))
+
+
+@pytest.mark.parametrize("second", ["master", "routing"])
+def test_what_a_second_training_leaves_is_its_own(run: Run, small: list[str], in_tmp: Path, second: str) -> None:
+    assert run(*small, "recipe=retrain", f"recipe.second={second}", "recipe.columns=ground_truth") == 0
+    cell = the_cell(in_tmp)
+    loaded = load_run(cell)
+    layers = capsule_layers(cast("nn.Module", loaded.module.model)).values()
+    assert {layer.inference for layer in layers} == {"folded" if second == "master" else "dynamic"}
+    assert accuracy(loaded) == pytest.approx(loaded.result["metrics"]["test/acc"], abs=1e-12)
+    kept = arrays_of(cell)
+    now = loaded.examine()
+    assert {name for name in now if name.startswith(("correlation/", "tuning/"))} <= kept.keys()
+    for name, values in now.items():
+        np.testing.assert_allclose(kept[name], values, atol=1e-6, err_msg=name)
+    own = np.eye(len(now["correlation/classes"]), dtype=bool)
+    intra = loaded.result["metrics"]["correlation/classes/intra"]
+    assert intra == pytest.approx(np.nanmean(now["correlation/classes"][own]), abs=1e-6)
+
+
+def test_curves_of_a_second_training_have_its_name_in_front(
+    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: dict[str, list[dict[str, float]]] = {}
+
+    class Seen(CSVLogger):
+        def __init__(self, stage: str = "") -> None:
+            super().__init__(in_tmp / "seen")
+            self.stage = stage
+
+        def of_stage(self, stage: str) -> "Seen":
+            return Seen(stage)
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.setdefault(self.stage, []).append(metrics)
+
+    @contextlib.contextmanager
+    def wandb_run(about: Any) -> Iterator[Any]:
+        yield Seen()
+
+    monkeypatch.setattr(build.tracking, "wandb_run", wandb_run)
+    monkeypatch.setattr(build.tracking, "summarise", lambda *_: None)
+    assert run(*small, "recipe=retrain") == 0
+    assert {stage: sum("val/acc" in row for row in rows) for stage, rows in logged.items()} == {
+        "": EPOCHS,
+        "retrain": EPOCHS,
+    }
+    assert not any("test/acc" in row for rows in logged.values() for row in rows)  # the summary has them
 
 
 def test_a_warm_start_sees_a_share_of_the_images_for_a_few_epochs(
@@ -495,6 +546,8 @@ def test_interrupted_behind_the_training_equals_uninterrupted(
     [
         (["recipe.columns=half"], "recipe.columns must be one of whole, ground_truth, got 'half'"),
         (["filter=kmeans", "filter.clusters=0"], "filter.clusters must be a whole number >= 1, got 0"),
+        (["recipe=train", "+filter=kmeans"], "filter must come with recipe=accumulate, retrain or warm_start, got"),
+        (["recipe=retrain", "recipe.second=both"], "recipe.second must be one of master, routing, got 'both'"),
         (["recipe=retrain", "recipe.first_epochs=0"], "recipe.first_epochs must be a whole number >= 1, got 0"),
         (["recipe=retrain", "recipe.first_share=0"], "recipe.first_share must be a number in (0, 1], got 0"),
         (["recipe=retrain", "recipe.restart=1"], "recipe.restart must be true or false, got 1"),
@@ -516,7 +569,9 @@ def test_a_network_without_capsules_is_refused_before_it_is_trained(
     assert run(*quick, f"recipe={recipe}") == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
-    assert told[0].startswith("capsexp: error: recipe must suit the model (this one needs capsule layers), got")
+    assert told[0].startswith(
+        "capsexp: error: recipe must be train for a network without capsule layers (model=capsnet has some), got"
+    )
     status = records.read_status(the_cell(in_tmp))
     assert status is not None
     assert (status.state, status.kind) == ("failed", "config")

@@ -83,6 +83,27 @@ def test_a_decoder_adds_a_picture_for_each_class(run: Run, words: list[str], in_
         assert arrays["correlation/images"].shape == (72, 72)  # there are no 100 training images
 
 
+def test_what_was_kept_is_drawn_where_the_data_is_gone(
+    run: Run, words: list[str], in_tmp: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "recipe=accumulate") == 0
+    cell = the_cell(in_tmp)
+    tiny_npz.rename(in_tmp / "elsewhere.npz")
+    assert analyse.main([str(cell)]) == 0
+    assert written(cell / "analysis") == FIGURES
+    assert "no reconstructions: data.path must name a .npz file that exists" in capsys.readouterr().out
+    (cell / records.ARRAYS).write_bytes(b"junk")  # now there is nothing to draw
+    assert analyse.main([str(cell)]) == 2
+    assert capsys.readouterr().err.startswith("capsexp.analyse: error: data.path must name a .npz file that exists")
+
+
+def test_damaged_arrays_are_found_again(run: Run, words: list[str], in_tmp: Path) -> None:
+    assert run(*words, "recipe=accumulate", "model.decoder=null") == 0
+    (the_cell(in_tmp) / records.ARRAYS).write_bytes(b"junk")
+    assert analyse.main([str(the_cell(in_tmp))]) == 0
+    assert written(the_cell(in_tmp) / "analysis") == FIGURES
+
+
 def test_the_network_stays_as_it_was(run: Run, words: list[str], in_tmp: Path) -> None:
     assert run(*words) == 0
     loaded = load_run(the_cell(in_tmp))
@@ -93,7 +114,7 @@ def test_the_network_stays_as_it_was(run: Run, words: list[str], in_tmp: Path) -
     assert after.keys() - before.keys() == {"model.class_capsules.master_JI"}
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert torch.equal(torch.get_rng_state(), state)
-    assert loaded.module.model.class_capsules.inference == "routing"  # type: ignore[union-attr]
+    assert loaded.module.model.class_capsules.inference == "dynamic"  # type: ignore[union-attr]
 
 
 def test_the_pictures_go_into_the_cells_run(

@@ -17,7 +17,6 @@ from capsexp.models.base import Classifier, count_parameters
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.nn.capsules import capsule_layers, set_inference
-from capsexp.recipes.latency import WAYS
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
@@ -42,7 +41,7 @@ def capsnet(routing: Any, way: str) -> CapsNet:
         layer.set_master(torch.rand(3, layer.weight.shape[3]))
         if isinstance(layer.routing, Fixed):
             layer.routing.set_coupling(torch.rand(3, layer.weight.shape[3]))
-    set_inference(model, WAYS[way])
+    set_inference(model, way)
     return model.eval()
 
 
@@ -84,7 +83,7 @@ def test_capsule_networks(tmp_path: Path, routing: Any, way: str) -> None:
     assert exported.parameters == count_parameters(model) - decoder + master
     assert exported.size == path.stat().st_size
     assert exported.difference < 1e-5
-    assert layer.inference == WAYS[way]
+    assert layer.inference == way
     assert "route" not in vars(layer)
 
 

@@ -63,6 +63,7 @@ BLOCK: list[dict[str, Any]] = [
 ]
 """The paper's figures, by its numbers, as an experiment's ``report:`` block would ask for them."""
 
+OURS = ("correlation/", "probabilities/", "tuning/", "decoded/")
 DECODED = "decoded/class"
 
 
@@ -95,26 +96,34 @@ def _analyse(directory: Path, out: Path, wandb: str | None) -> None:
     from capsexp.build import load_run
 
     run = load_run(directory)
-    arrays = _arrays(directory, run)
+    arrays, missing = _arrays(directory, run)
     pictures, problems = draw_all(arrays, directory.resolve().name, run.result)
+    problems = [*missing, *problems]
     written = write(out, pictures, arrays)
     shown = _show(directory, run, wandb, written)
     counted = f"{len(written)} figures{', also in the Weights & Biases run' if shown else ''}"
     sys.stdout.write("\n".join([*problems, *_means(arrays), counted, str(out)]) + "\n")
 
 
-def _arrays(directory: Path, run: "LoadedRun") -> dict[str, "Array"]:
-    """What the cell has kept; where that is not all, what its network says now."""
-    import numpy as np
+def _arrays(directory: Path, run: "LoadedRun") -> tuple[dict[str, "Array"], list[str]]:
+    """What the cell has kept; where that is not all, what its network says now, or a line on why it cannot be asked."""
+    from capsexp.errors import ConfigError
+    from capsexp.report.arrays import ArrayError, read_all
 
-    from capsexp import records
-
-    with np.load(directory / records.ARRAYS, allow_pickle=False) as kept:
-        ours = ("correlation/", "probabilities/", "tuning/", "decoded/")
-        arrays = {name: kept[name] for name in kept.files if name.startswith(ours)}
+    try:
+        kept = read_all(directory)
+    except ArrayError:
+        kept = {}
+    arrays = {name: values for name, values in kept.items() if name.startswith(OURS)}
     decodes = getattr(run.module.model, "decoder", None) is not None
-    whole = needed() <= arrays.keys() and (not decodes or any(name.startswith(DECODED) for name in arrays))
-    return arrays if whole else run.examine()
+    if needed() <= arrays.keys() and (not decodes or any(name.startswith(DECODED) for name in arrays)):
+        return arrays, []
+    try:
+        return run.examine(), []
+    except ConfigError as error:
+        if not needed() <= arrays.keys():
+            raise
+        return arrays, [f"no reconstructions: {error}"]
 
 
 def needed() -> set[str]:
@@ -148,18 +157,14 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
 
 def _decoded(arrays: Mapping[str, "Array"]) -> list[dict[str, Any]]:
     """One figure for each class of which there are reconstructions."""
-    classes = [name for name in arrays if name.startswith(DECODED) and not name.endswith("/original")]
-    title = "each component of the pose changed, and drawn"
-    return [
-        {
-            "kind": "images",
-            "name": f"activity_class{name.removeprefix(DECODED)}",
-            "title": f"Class {name.removeprefix(DECODED)}: {title}",
-            "array": name,
-            "steps": "decoded/steps",
-        }
-        for name in classes
-    ]
+    figures = []
+    for name in (name for name in arrays if name.startswith(DECODED) and name.count("/") == 1):
+        label, known = name.removeprefix(DECODED), bool(arrays[f"{name}/recognised"])
+        title = (
+            f"Class {label}{'' if known else ' (an image that is not recognised)'}: each component changed, and drawn"
+        )
+        figures.append({"kind": "images", "name": f"activity_class{label}", "title": title, "array": name})
+    return [{**figure, "steps": "decoded/steps"} for figure in figures]
 
 
 def write(out: Path, pictures: Sequence["Drawn"], arrays: Mapping[str, "Array"]) -> dict[str, Path]:

@@ -30,7 +30,7 @@ from capsexp.errors import ConfigError, require, require_int
 from capsexp.lightning_modules.base import BaseModule
 from capsexp.models.base import Classifier
 from capsexp.nn.capsules import capsule_layers, set_inference
-from capsexp.recipes.base import Factories, Outcome
+from capsexp.recipes.base import Factories, Outcome, Recipe
 from capsexp.recipes.examine import examine
 from capsexp.recipes.stages import StageMemo
 
@@ -60,8 +60,7 @@ def run(
     """
     threads = _set_threads(config["threads"])
     about = tracking.About(config, directory, cell_id, axes or {})
-    filters = {"filter": _make(config, "filter")} if "filter" in config else {}  # so that an error names this group
-    recipe = _make(config, "recipe", without=tuple(filters), **filters)
+    recipe = _make_recipe(config)
     recipe.check(factories(config, directory))  # before a run is opened that would only wait
     with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
         outcome = recipe.run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
@@ -81,6 +80,20 @@ def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep:
         make_trainer=functools.partial(make_trainer, config, directory, logger, in_sweep),
         stages=StageMemo(Path(config["paths"]["stages"]), functools.partial(_work_key, config)),
     )
+
+
+def _make_recipe(config: Config) -> Recipe:
+    """The recipe, with its filter where it has one; made apart, so that an error names the filter's own group."""
+    if "filter" not in config:
+        return cast("Recipe", _make(config, "recipe"))
+    chosen = _make(config, "filter")
+    try:
+        return cast("Recipe", _make(config, "recipe", filter=chosen))
+    except ConfigError as error:
+        foreign = error.key == "recipe" and "takes no arguments" in error.rule
+        rule = "come with recipe=accumulate, retrain or warm_start"
+        require(not foreign, "filter", rule, config["recipe"]["_target_"])
+        raise
 
 
 def make_data(config: Config) -> ImageDataModule:
@@ -116,6 +129,7 @@ def make_trainer(
     *,
     directory: Path | None = None,
     callbacks: Sequence[L.Callback] = (),
+    in_run: bool = True,
     **given: Any,
 ) -> L.Trainer:
     """A trainer with the callbacks of the config; see :class:`~capsexp.recipes.base.MakeTrainer`."""
@@ -132,7 +146,7 @@ def make_trainer(
     own = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]
     fixed: dict[str, Any] = {
         "callbacks": [*own, *callbacks, *([RichProgressBar()] if shown else [])],
-        "logger": logger or False,
+        "logger": _logger_of(logger, stage) if in_run else False,
         "default_root_dir": directory or home,
         "enable_checkpointing": True,
         "enable_progress_bar": shown,
@@ -147,6 +161,11 @@ def make_trainer(
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         line = " ".join(str(error).split())
         raise ConfigError("trainer", f"be arguments that lightning.Trainer takes ({line})", options) from error
+
+
+def _logger_of(logger: Any, stage: str) -> Any:
+    """The cell's logger; what a second training logs has its stage's name in front, so that curves are not mixed."""
+    return logger.of_stage(stage) if logger and stage == "retrain" else logger or False
 
 
 # -- finished cells ---------------------------------------------------------------------------------------------------
@@ -190,9 +209,12 @@ class LoadedRun:
             ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False
         )
         with _quiet_lightning():
-            return examine(
-                self.module, self.data(), lambda added: L.Trainer(callbacks=added, plugins=[_ALONE], **options)
-            )
+            arrays, _ = examine(self.module, self.data(), functools.partial(_examining, options))
+        return arrays
+
+
+def _examining(options: Config, callbacks: list[L.Callback]) -> L.Trainer:
+    return L.Trainer(callbacks=callbacks, plugins=[_ALONE], **options)
 
 
 def load_run(directory: str | Path) -> LoadedRun:
@@ -217,7 +239,7 @@ def load_run(directory: str | Path) -> LoadedRun:
     with torch.random.fork_rng():  # torch's random numbers stay the caller's
         module = make_module(config, make_model(config, **sizes), sizes)
     module.load_state_dict(saved["state_dict"])
-    set_inference(module.model, saved["hyper_parameters"].get("inference", "routing"))
+    set_inference(module.model, saved["hyper_parameters"].get("inference", "dynamic"))
     return LoadedRun(config, result, module.eval())
 
 

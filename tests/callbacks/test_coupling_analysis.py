@@ -58,9 +58,9 @@ class Setting:
 
     def test(self, source: str) -> None:
         self.callback.source = source
-        set_inference(self.module.model, "routing" if source == "dynamic" else "folded")  # type: ignore[arg-type]
+        set_inference(self.module.model, "dynamic" if source == "dynamic" else "folded")  # type: ignore[arg-type]
         self.trainer.test(self.module, datamodule=self.data, verbose=False)
-        set_inference(self.module.model, "routing")  # type: ignore[arg-type]
+        set_inference(self.module.model, "dynamic")  # type: ignore[arg-type]
 
     @torch.no_grad()
     def stored(self, part: str) -> tuple[Any, Any]:
@@ -125,7 +125,7 @@ def test_answers_of_both_ways_are_kept_apart(setting: Any) -> None:
     one.test("fast")
     arrays = one.callback.result_arrays(one.module)
     for source in ("dynamic", "fast"):
-        set_inference(one.module.model, "routing" if source == "dynamic" else "votes")
+        set_inference(one.module.model, "dynamic" if source == "dynamic" else "fast")
         output, batch = one.stored("test")
         lengths_NK, labels_N = output.activations_BJ.double().numpy(), batch.labels_B.numpy()
         expected_KK = reference.class_responses(lengths_NK, labels_N)

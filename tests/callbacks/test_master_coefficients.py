@@ -388,7 +388,7 @@ def test_the_network_is_left_as_it_was() -> None:
         assert torch.equal(old, new)
     assert random.getstate() == python
     assert hooks(module) == 0
-    assert [layer.inference for layer in capsule_layers(module.model).values()] == ["routing"]  # type: ignore[arg-type]
+    assert [layer.inference for layer in capsule_layers(module.model).values()] == ["dynamic"]  # type: ignore[arg-type]
 
 
 class Breaks(Recording):

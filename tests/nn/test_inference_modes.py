@@ -23,7 +23,7 @@ from capsexp.routing.uniform import Uniform
 
 B, I, J, D, E = 3, 7, 4, 5, 6  # noqa: E741 - the legend's letter for children
 ROUTINGS = (Dynamic, MaxMin, Uniform, Fixed)
-SHARED = ("votes", "folded")
+SHARED = ("fast", "folded")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -76,7 +76,7 @@ def test_both_forms_are_votes_weighed_by_the_master(
         torch.testing.assert_close(lengths_BJ, expected_BJE.norm(dim=2), rtol=0, atol=tolerance)
         assert torch.equal(coupling_BJI, normal(J, I, seed=2).to(dtype).expand(B, J, I))
         assert not torch.allclose(routed.poses_BJE, poses_BJE, atol=1e-2)
-    set_inference(layer, "routing")
+    set_inference(layer, "dynamic")
     assert torch.equal(layer(poses_BID).poses_BJE, routed.poses_BJE)
 
 
@@ -103,7 +103,7 @@ def test_each_form_does_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> N
     real = capsules.LinearVotes.materialise
     monkeypatch.setattr(capsules.LinearVotes, "materialise", lambda self: (built.append(1), real(self))[1])
     layer.routing.register_forward_hook(lambda *_: routed.append(1))
-    for inference, expected in (("folded", 0), ("votes", 1)):
+    for inference, expected in (("folded", 0), ("fast", 1)):
         set_inference(layer, inference)  # type: ignore[arg-type]
         layer(normal(B, I, D))
         assert len(built) == expected
@@ -206,13 +206,13 @@ def test_without_a_master_there_is_only_routing(inference: Any) -> None:
     model.first.set_master(normal(J, I))
     with pytest.raises(ConfigError, match="second has no master"):
         set_inference(model, inference)
-    assert [layer.inference for layer in capsule_layers(model).values()] == ["routing", "routing"]
-    set_inference(model, "routing")
+    assert [layer.inference for layer in capsule_layers(model).values()] == ["dynamic", "dynamic"]
+    set_inference(model, "dynamic")
 
 
 def test_an_inference_that_does_not_exist_is_refused() -> None:
     model = Two(masters=True)
-    with pytest.raises(ConfigError, match=r"^inference must be one of routing, votes, folded, got 'fold'$"):
+    with pytest.raises(ConfigError, match=r"^inference must be one of dynamic, fast, folded, got 'fold'$"):
         set_inference(model, "fold")  # type: ignore[arg-type]
 
 

@@ -52,7 +52,7 @@ def test_every_way_is_timed_in_its_own_form() -> None:
     assert found.keys() == names
     assert all(0 < milliseconds < 5000 for milliseconds in found.values())
     forms = {(inference, size) for inference, size, _, _ in module.model.seen}
-    assert forms == {(form, size) for form in ("routing", "votes", "folded") for size in (1, 128)}
+    assert forms == {(form, size) for form in ("dynamic", "fast", "folded") for size in (1, 128)}
     assert not any(training for *_, training, _ in module.model.seen)
     assert all(inferring for *_, inferring in module.model.seen)
 
@@ -73,7 +73,7 @@ def test_a_slow_network_is_not_timed_ten_times(monkeypatch: pytest.MonkeyPatch) 
     assert len(module.model.seen) == 6 * 2  # the first pass of each is not timed
 
 
-@pytest.mark.parametrize("inference", ["routing", "votes", "folded"])
+@pytest.mark.parametrize("inference", ["dynamic", "fast", "folded"])
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_network_is_left_as_it_was(inference: Any, mode: bool) -> None:
     module = Module().train(mode)

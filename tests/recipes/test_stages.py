@@ -50,7 +50,7 @@ def test_a_stage_is_computed_once_and_then_taken(tmp_path: Path, caplog: pytest.
     caplog.set_level(logging.INFO)
     work = Work()
     first = memo(tmp_path).get(STAGE, work)
-    assert f"stage train: computed in {first.directory.name}" in caplog.text
+    assert f"stage train: being computed in {first.directory.name}" in caplog.text
     assert "taken" not in caplog.text
     second = memo(tmp_path).get(STAGE, work)  # another cell has a memo of its own
     assert work.done == 1

@@ -172,3 +172,44 @@ def test_markdown_keeps_every_row_on_its_line():
 def test_csv_is_rfc_4180_with_bare_newlines():
     text = formats.to_csv(Table("t", "", [], [], ["x", "y,z"], [['q"', None], [0.1 + 0.2, 3]], []))
     assert text == 'x,"y,z"\n"q""",\n0.30000000000000004,3\n'
+
+
+EACH = {
+    "compare": [
+        {"what": "best", "metric": "test/acc", "at": {"routing": "a"}, "paper": {"mnist": 0.99, "rmnist": 0.95}}
+    ],
+    "figures": [],
+}
+
+
+def test_a_row_may_have_a_number_for_each_data_set(tmp_path):
+    """One row for each data set that has finished cells; a point that has none is of no data set."""
+    axes = {"data": ["mnist", "rmnist", "digits"], "routing": ["a", "b"]}
+    for cell in sweep(tmp_path, axes, EACH):
+        if cell.axes != {"data": "rmnist", "routing": "a"}:
+            finish(tmp_path, cell, 0.5, data=cell.axes["data"])
+    found = rows(report(tmp_path), "comparison")
+    assert {(row["data"], row["ours"], row["paper"], row["difference"]) for row in found} == {
+        ("mnist", "0.5", "0.99", "-0.49"),
+        ("digits", "0.5", "none for digits", ""),
+    }
+    (digits,) = (row for row in found if row["data"] == "digits")
+    assert "other data: digits, the paper's is mnist or rmnist" in digits["flags"]
+
+
+def test_a_row_without_any_number_has_none_of_the_papers(tmp_path):
+    cells = sweep(tmp_path, {"data": ["mnist"], "routing": ["a", "b"]}, EACH)
+    finish(tmp_path, cells[1], 0.5, data="mnist")
+    (row,) = rows(report(tmp_path), "comparison")
+    assert (row["ours"], row["paper"], row["difference"], row["data"]) == ("", "", "", "")
+
+
+def test_a_clock_has_its_own_unit(tmp_path):
+    (cell,) = sweep(tmp_path, {"model.c2": [2]})
+    finish(tmp_path, cell, 0.9)
+    result = records.read_result(tmp_path / cell.name)
+    assert result is not None
+    result["clocks"] |= {"folded_batch1_ms": 1.25}
+    records.write_result(tmp_path / cell.name, result)
+    header = (report(tmp_path) / "timings.md").read_text().splitlines()[2]
+    assert "| epoch (s) | folded batch1 (ms) | total (s) |" in header

@@ -29,8 +29,8 @@ class ActivityVectors(ResultCallback):
     """For one test image of every class: the reconstructions of its pose, with one component changed at a time.
 
     Sabour et al. (2017), figure 4, and Ou's slides.  The image is the first of its class that is recognised, or simply
-    the first where none is.  The result has ``decoded/class<k>`` (E, S, C, H, W), ``decoded/steps`` (S,) and the images
-    themselves, ``decoded/class<k>/original`` (C, H, W), all of 0..255.
+    the first where none is (``decoded/class<k>/recognised`` says so).  The result has ``decoded/class<k>``
+    (E, S, C, H, W) and the image, ``decoded/class<k>/original`` (C, H, W), of 0..255, and ``decoded/steps`` (S,).
 
     Args:
         reach: the largest change of a component.
@@ -98,6 +98,7 @@ class ActivityVectors(ResultCallback):
             grid = perturbed(decoder, example.pose_E.to(module.device), label, offsets_S.to(module.device))
             arrays[f"decoded/class{label}"] = _bytes(grid * 255)
             arrays[f"decoded/class{label}/original"] = _bytes(example.image_CHW)
+            arrays[f"decoded/class{label}/recognised"] = np.array(example.recognised)
         return arrays
 
 

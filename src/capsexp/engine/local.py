@@ -83,6 +83,7 @@ class LocalEngine:
         self._tally = Tally()
         self._signals, self._given_up = Signals(), False
         self._looked, self._lost = time.monotonic(), set[Future[Report]]()
+        self._waits: set[str] = set()
 
     def run(self, cells: Sequence[Cell], watcher: Watcher) -> Tally:
         """Run the cells; see :class:`~capsexp.engine.base.Engine`."""
@@ -231,7 +232,8 @@ class LocalEngine:
             self._give_up_if_others_would_fail(ended)
 
     def _later(self, entry: _Entry, ended: Ended) -> None:
-        if not entry.pause_s:
+        if not entry.pause_s and ended.words not in self._waits:  # many cells may wait for one stage
+            self._waits.add(ended.words)
             self._watcher.put_back(entry.cell, ended.words)
         entry.pause_s = min(max(BUSY_S[0], 2 * entry.pause_s), BUSY_S[1])
         entry.not_before = time.monotonic() + entry.pause_s

@@ -3,6 +3,7 @@
 import json
 import pydoc
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from capsexp.build import LoadedRun, load_run
 from capsexp.data.augment import Augment
 from capsexp.errors import require
 from capsexp.export.file import Exported, export
-from capsexp.nn.capsules import WAYS, capsule_layers, set_inference
+from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 
 
 def export_cell(
@@ -57,12 +58,11 @@ def _set_way(model: nn.Module, asked: str | None) -> str:
         require(asked in (None, "dynamic"), "--inference", rule, asked)
         return ""
     if asked is None:
-        now = next(iter(layers.values())).inference
-        return next(way for way, inference in WAYS.items() if inference == now)
+        return next(iter(layers.values())).inference
     bare = [name for name, layer in layers.items() if layer.master_JI is None]
     rule = f"be dynamic, as {', '.join(bare)} has no master coefficients (recipe=accumulate makes them)"
     require(asked == "dynamic" or not bare, "--inference", rule, asked)
-    set_inference(model, WAYS[asked])
+    set_inference(model, cast("Inference", asked))
     return asked
 
 

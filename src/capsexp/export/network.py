@@ -33,7 +33,7 @@ def traceable(module: nn.Module) -> nn.Module:
 
 def _shared(layer: CapsuleLayer) -> Tensor | None:
     """The coupling (J, I) that a layer folds into its weight, if it has one."""
-    if layer.inference == "routing":
+    if layer.inference == "dynamic":
         return layer.routing.coupling_JI if type(layer.routing) is Fixed else None
     return layer.master_JI if layer.inference == "folded" else None
 
@@ -45,4 +45,4 @@ def _route(layer: CapsuleLayer, folded: bool, poses_BID: Tensor, mask_BI: Tensor
     if folded:
         return weigh(votes, 1.0)
     built = GivenVotes(votes.materialise(), mask_BI)
-    return weigh(built, layer.master_JI) if layer.inference == "votes" else cast("RoutingOutput", layer.routing(built))
+    return weigh(built, layer.master_JI) if layer.inference == "fast" else cast("RoutingOutput", layer.routing(built))

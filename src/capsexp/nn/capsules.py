@@ -15,15 +15,12 @@ from capsexp.types import RoutingOutput
 MakeRouting = Callable[..., nn.Module]
 """Makes a layer's routing from ``children``, ``parents``, ``dim_in`` and ``dim_out``; see ``routing/base.py``."""
 
-Inference = Literal["routing", "votes", "folded"]
-"""Where a layer's coupling comes from: ``routing`` finds it image by image, the others take the layer's master.
+Inference = Literal["dynamic", "fast", "folded"]
+"""Where a layer's coupling comes from: ``dynamic`` finds it image by image, by routing; the others take the master.
 
-``votes`` builds the votes and weighs them, as Zhao et al. (2019) write fast inference; ``folded`` has the master
+``fast`` builds the votes and weighs them, as Zhao et al. (2019) write fast inference; ``folded`` has the master
 multiplied into the transformation matrices, which is one matrix product.  Both give the same poses.
 """
-
-WAYS: dict[str, Inference] = {"dynamic": "routing", "fast": "votes", "folded": "folded"}
-"""The same as users call them."""
 
 
 class PrimaryCapsules(nn.Module):
@@ -110,7 +107,7 @@ class CapsuleLayer(nn.Module):
             raise error.within("routing", outermost=True) from error
         std = cast("float", self.routing.weight_std) if weight_std is None else weight_std
         self.weight = nn.Parameter(torch.randn(parents, dim_out, dim_in, children) * std)
-        self.inference: Inference = "routing"
+        self.inference: Inference = "dynamic"
         self.register_buffer("master_JI", None)
         self._folds = FoldCache()
 
@@ -135,7 +132,7 @@ class CapsuleLayer(nn.Module):
         """The children's votes, routed."""
         folds = None if self.training else self._folds
         votes = LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)
-        if self.inference == "routing":
+        if self.inference == "dynamic":
             return cast("RoutingOutput", self.routing(votes))
         given = votes if self.inference == "folded" else GivenVotes(votes.materialise(), mask_BI)
         weigh = cast("Callable[..., RoutingOutput]", self.routing.weigh)
@@ -147,7 +144,7 @@ class CapsuleLayer(nn.Module):
         parents, _, _, children = self.weight.shape
         self.master_JI = self.weight.new_empty(parents, children) if there else None
         if not there:
-            self.inference = "routing"
+            self.inference = "dynamic"
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -165,7 +162,7 @@ def set_inference(model: nn.Module, inference: Inference) -> None:
     require_choice("inference", inference, get_args(Inference))
     layers = capsule_layers(model)
     for name, layer in layers.items():
-        known = inference == "routing" or layer.master_JI is not None
+        known = inference == "dynamic" or layer.master_JI is not None
         require(known, "inference", f"be routing: {name} has no master coefficients", inference)
     for layer in layers.values():
         layer.inference = inference

@@ -16,6 +16,7 @@ from capsexp.filters.base import Filter
 from capsexp.models.base import count_parameters
 from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 from capsexp.recipes.base import Factories, Outcome, Recipe, collect
+from capsexp.recipes.examine import TESTS
 from capsexp.recipes.fit import fit
 from capsexp.recipes.latency import latencies
 from capsexp.recipes.stages import Finished, Stage
@@ -59,10 +60,11 @@ class Accumulate(Recipe):
     def _accumulate(self, factories: Factories) -> tuple[L.LightningModule, Outcome]:
         data = factories.make_data()
         module, model = factories.make_untrained(data)
-        require(bool(capsule_layers(model)), "recipe", "suit the model (this one needs capsule layers)", _name(self))
+        rule = "be train for a network without capsule layers (model=capsnet has some)"
+        require(bool(capsule_layers(model)), "recipe", rule, type(self).__name__.lower())
         trained = factories.stages.get(self.first, lambda directory: self._train(factories, directory))
         load_best(module, trained)
-        trainer = factories.make_trainer("accumulate", callbacks=[self._masters, self._analysis])
+        trainer = factories.make_trainer("accumulate", callbacks=[self._masters, self._analysis], in_run=False)
         for _ in range(self._masters.passes):
             trainer.predict(module, datamodule=data, return_predictions=False)
         metrics = {**trained.facts["metrics"], **self._test_both(trainer, module, data)}
@@ -88,9 +90,8 @@ class Accumulate(Recipe):
 
     def _test_both(self, trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) -> dict[str, float]:
         """Metrics on the test part with routing and with the masters, which are on the layers by now."""
-        dynamic = self._test(trainer, module, data, "routing")
-        fast = self._test(trainer, module, data, "folded")
-        set_inference(module.model, "routing")  # type: ignore[arg-type]
+        dynamic, fast = (self._test(trainer, module, data, *test) for test in TESTS)
+        set_inference(module.model, "dynamic")  # type: ignore[arg-type]
         return {
             **dynamic,
             "dynamic/acc": dynamic["test/acc"],
@@ -99,10 +100,10 @@ class Accumulate(Recipe):
         }
 
     def _test(
-        self, trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule, inference: Inference
+        self, trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule, source: str, inference: Inference
     ) -> dict[str, float]:
         set_inference(module.model, inference)  # type: ignore[arg-type]
-        self._analysis.source = "dynamic" if inference == "routing" else "fast"
+        self._analysis.source = source
         (tested,) = trainer.test(module, data, verbose=False)
         return dict(tested)
 
@@ -131,7 +132,3 @@ def load_best(module: L.LightningModule, stage: Finished) -> None:
 def keep_history(stage: Finished, directory: Path) -> None:
     """A copy of a stage's epochs for the cell's own folder."""
     records.write_text(directory / records.METRICS, (stage.directory / records.METRICS).read_text(encoding="utf-8"))
-
-
-def _name(recipe: Recipe) -> str:
-    return type(recipe).__name__

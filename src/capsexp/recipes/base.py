@@ -20,7 +20,13 @@ class MakeTrainer(Protocol):
     """Makes a trainer with the callbacks and loggers of the config."""
 
     def __call__(
-        self, stage: str, *, directory: Path | None = None, callbacks: Sequence[L.Callback] = (), **options: Any
+        self,
+        stage: str,
+        *,
+        directory: Path | None = None,
+        callbacks: Sequence[L.Callback] = (),
+        in_run: bool = True,
+        **options: Any,
     ) -> L.Trainer:
         """A trainer for a stage.
 
@@ -28,6 +34,7 @@ class MakeTrainer(Protocol):
             stage: its name.
             directory: where the fit writes; None for the cell's own.
             callbacks: further ones, behind those of the config.
+            in_run: whether what it logs goes into the cell's Weights & Biases run.
             **options: arguments of ``lightning.Trainer`` that take the place of the config's.
         """
 

@@ -4,14 +4,14 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import cast, get_args
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from capsexp.data.base import ImageDataModule
-from capsexp.nn.capsules import WAYS, capsule_layers, set_inference
+from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 
 BATCHES = (1, 128)
 ROUNDS, SECONDS = 10, 0.5
@@ -19,7 +19,7 @@ ROUNDS, SECONDS = 10, 0.5
 
 
 def latencies(module: L.LightningModule, data: ImageDataModule, trainer: L.Trainer | None = None) -> dict[str, float]:
-    """Median milliseconds of a forward pass for each way and size of batch, ``<way>_batch<n>_ms``.
+    """Median milliseconds of a forward pass for each inference and size of batch, ``<inference>_batch<n>_ms``.
 
     Args:
         module: around a network that has its masters.
@@ -31,10 +31,10 @@ def latencies(module: L.LightningModule, data: ImageDataModule, trainer: L.Train
     with _as_it_was(model), _place(module, trainer) as prepare, torch.inference_mode():
         images_BCHW = prepare(_images(data, max(BATCHES)))
         model.eval()
-        for way, inference in WAYS.items():
+        for inference in get_args(Inference):
             set_inference(model, inference)
             for size in BATCHES:
-                found[f"{way}_batch{size}_ms"] = 1e3 * statistics.median(_seconds(model, images_BCHW[:size]))
+                found[f"{inference}_batch{size}_ms"] = 1e3 * statistics.median(_seconds(model, images_BCHW[:size]))
     return found
 
 
@@ -48,6 +48,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, source in sources:
             layer.inference = source
+        model.train(model.training)  # layers forget what they folded here
         for each, training in modes:
             each.training = training
 

@@ -7,11 +7,15 @@ from typing import Any
 import lightning as L
 
 from capsexp.callbacks.peak import save_best
-from capsexp.errors import require, require_int, require_number
-from capsexp.nn.capsules import capsule_layers, set_inference
+from capsexp.errors import require, require_choice, require_int, require_number
+from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 from capsexp.recipes.accumulate import LATER, Accumulate, keep_history, load_best, train
 from capsexp.recipes.base import Factories, Outcome, collect
+from capsexp.recipes.examine import examine
 from capsexp.recipes.stages import Stage
+
+SECOND = Stage("retrain")
+"""The second training; it depends on everything."""
 
 
 class Retrain(Accumulate):
@@ -20,25 +24,34 @@ class Retrain(Accumulate):
     All of :class:`Accumulate`, on a first training that may be shortened (``warm start``: few epochs, or a share of the
     data); then the network is trained to its peak with the master coefficients fixed and folded into its matrices.
 
-    In the result ``dynamic/acc`` and ``fast/*`` are the first training's, ``test/*``, ``train/*`` and ``val/*`` the
-    second's.  The checkpoint holds the second's weights, and runs with the masters.
+    In the result ``dynamic/acc``, ``fast/*`` and ``filter/kept`` are the first training's, all else (``test/*``,
+    ``correlation/*``, the arrays) the second's.  The checkpoint holds the second's weights, and runs as it was trained.
 
     Args:
         first_epochs: at most so many epochs with routing; None for as many as the second training may take.
         first_share: of the training images, class by class, in the first training.
         restart: whether the second training begins with the weights that the first began with, or goes on from its
             best ones.
+        second: ``master``, or ``routing`` for a second training like the first: what as many epochs more would give.
         **options: what :class:`Accumulate` takes.
     """
 
     def __init__(
-        self, *, first_epochs: int | None = None, first_share: float = 1.0, restart: bool = False, **options: Any
+        self,
+        *,
+        first_epochs: int | None = None,
+        first_share: float = 1.0,
+        restart: bool = False,
+        second: str = "master",
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._first_epochs = None if first_epochs is None else require_int("first_epochs", first_epochs, 1)
         self._first_share = require_number("first_share", first_share, 0, 1, open_ends="<")
         require(isinstance(restart, bool), "restart", "be true or false", restart)
         self._restart = restart
+        master = require_choice("second", second, ("master", "routing")) == "master"
+        self._inference: Inference = "folded" if master else "dynamic"
 
     @property
     def first(self) -> Stage:
@@ -47,21 +60,30 @@ class Retrain(Accumulate):
             return super().first
         return Stage("warm", LATER, (("epochs", self._first_epochs), ("share", self._first_share)))
 
+    def check(self, factories: Factories) -> None:
+        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes either training."""
+        super().check(factories)
+        factories.stages.check(SECOND)
+
     def run(self, factories: Factories) -> Outcome:
         """The first training and what it gives, then the second."""
         module, outcome = self._accumulate(factories)
-        second = factories.stages.get(Stage("retrain"), lambda directory: self._again(factories, module, directory))
+        second = factories.stages.get(SECOND, lambda directory: self._again(factories, module, directory))
         load_best(module, second)
-        set_inference(module.model, "folded")  # type: ignore[arg-type]
-        module.save_hyperparameters({"inference": "folded"}, logger=False)  # load_run asks for it
-        trainer = factories.make_trainer("test")
-        (tested,) = trainer.test(module, factories.make_data(), verbose=False)
+        set_inference(module.model, self._inference)  # type: ignore[arg-type]
+        module.save_hyperparameters({"inference": self._inference}, logger=False)  # load_run asks for it
+        data, trainer = factories.make_data(), factories.make_trainer("test", in_run=False)
+        (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
-        outcome.metrics |= {**second.facts["metrics"], **tested, "retrained/change": _change(tested, outcome)}
+        arrays, found = examine(
+            module, data, lambda added: factories.make_trainer("test", callbacks=added, in_run=False)
+        )
+        outcome.metrics |= {**second.facts["metrics"], **tested, **found, "retrained/change": _change(tested, outcome)}
         outcome.training = {**second.facts["training"], "first_epochs": outcome.training["epochs"]}
         outcome.memory = {name: max(size, outcome.memory[name]) for name, size in second.facts["memory"].items()}
         outcome.clocks |= {f"retrain_{name}": seconds for name, seconds in second.facts["clocks"].items()}
         collect(trainer, module, outcome)
+        outcome.arrays |= arrays
         keep_history(second, factories.directory)
         return outcome
 
@@ -83,7 +105,7 @@ class Retrain(Accumulate):
             master_JI = masters[name]
             assert master_JI is not None
             layer.set_master(master_JI)
-        set_inference(model, "folded")
+        set_inference(model, self._inference)
         return train(factories, module, data, directory, "retrain")
 
 

@@ -97,7 +97,7 @@ class StageMemo:
             lock.release()
 
     def _compute(self, stage: Stage, directory: Path, work: Callable[[Path], dict[str, Any]]) -> Finished:
-        log.info("stage %s: computed in %s", stage.name, directory.name)
+        log.info("stage %s: being computed in %s", stage.name, directory.name)
         for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
             leftover.unlink(missing_ok=True)
         records.write_result(directory, work(directory), records.STAGE)

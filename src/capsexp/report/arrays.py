@@ -89,6 +89,19 @@ def read(directory: Path, name: str) -> Array:
         raise ArrayError(f"{name} in {records.ARRAYS} cannot be read") from error
 
 
+def read_all(directory: Path) -> dict[str, Array]:
+    """All arrays in a cell's directory, by name.
+
+    Raises:
+        ArrayError: there is no ``arrays.npz``, or it is damaged.
+    """
+    try:
+        with np.load(directory / records.ARRAYS, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name]) for name in arrays.files}
+    except Exception as error:  # what numpy and zipfile make of damaged bytes has no common class
+        raise ArrayError(f"{records.ARRAYS} cannot be read") from error
+
+
 def _refuse(message: str) -> Array:
     raise ArrayError(message)
 

@@ -56,13 +56,13 @@ def _rows(row: Comparison, spec: Spec, results: Results) -> list[Compared]:
 
 
 def _row(row: Comparison, spec: Spec, everything: list[Point], protocol: Protocol | None) -> Compared:
-    points = select(everything, row.where)
+    points, asked = select(everything, row.where), row
     if isinstance(row.paper, dict):  # what is not finished may be of any data set
         points = [point for point in points if point.protocol] or points
         row = row.on(protocol.data if protocol else None)
     chosen, problem = _choose(row, points)
     if chosen is None:
-        return Compared(row, Stat({}), "", problem, None, [])
+        return Compared(asked.on(None), Stat({}), "", problem, None, [])
     stat = chosen.stat(row.metric)
     if row.minus:
         base = extreme(everything, row.metric, row.minus)

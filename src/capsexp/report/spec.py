@@ -69,8 +69,9 @@ class Comparison:
         """The row for one data set, where the paper has a number for each of several."""
         if not isinstance(self.paper, dict):
             return self
-        known = self.paper.get(data or "")
-        return replace(self, paper=known, paper_data=data if known is not None else " or ".join(self.paper))
+        if data in self.paper:
+            return replace(self, paper=self.paper[data], paper_data=data)
+        return replace(self, paper=f"none for {data}" if data else None, paper_data=" or ".join(self.paper))
 
 
 @dataclass(frozen=True)

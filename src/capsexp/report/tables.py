@@ -83,14 +83,16 @@ def timings_table(spec: Spec, results: Results) -> Table:
     """Everything measured with a clock; it depends on the machine and its load, and differs from run to run."""
     done = [cell.result or {} for cell in results.cells if cell.done]
     clocks = sorted({f"clocks.{key}" for body in done for key in (body.get("clocks") or {})})
-    measures = [spec.metrics.get(key) or Measure(key, _clock_label(key), "s", 2) for key in clocks]
+    measures = [spec.metrics.get(key) or _clock(key) for key in clocks]
     measures += [spec.measure(metric) for metric in spec.timings if metric not in clocks]
     caption = _caption(spec, results, "Clocks, which depend on the machine and its load")
     return _points_table("timings", caption, measures, spec, results)
 
 
-def _clock_label(key: str) -> str:
-    return key.removeprefix("clocks.").removesuffix("_s").replace("_", " ")
+def _clock(key: str) -> Measure:
+    """A clock is named as its key, whose end is its unit: ``clocks.epoch_s``, ``clocks.fast_batch1_ms``."""
+    name, _, unit = key.removeprefix("clocks.").rpartition("_")
+    return Measure(key, name.replace("_", " "), unit, 2)
 
 
 def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, results: Results) -> Table:

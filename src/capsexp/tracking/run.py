@@ -80,6 +80,10 @@ def _logger(run: GuardedRun) -> Any:
 
         guarded = run
 
+        def of_stage(self, stage: str) -> "Guarded":
+            """A logger into the same run that puts the name of a stage before what it logs."""
+            return Guarded(experiment=self.guarded.run, log_model=False, prefix=stage)
+
         def log_metrics(self, metrics: Any, step: int | None = None) -> None:
             self.guarded.do("log", lambda: super(Guarded, self).log_metrics(metrics, step))
 
