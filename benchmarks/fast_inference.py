@@ -104,7 +104,7 @@ def ways() -> dict[str, CapsNet]:
     network.class_capsules.set_master(torch.rand(PARENTS, network.class_capsules.weight.shape[3]).softmax(0))
     return {
         "plain dynamic": with_plain(network, loop=True),
-        "our dynamic": with_inference(network, "routing"),
+        "our dynamic": with_inference(network, "dynamic"),
         "plain fast": with_plain(network, loop=False),
         "folded": with_inference(network, "folded"),
     }

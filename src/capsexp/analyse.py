@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from capsexp.report.arrays import Array
     from capsexp.report.canvas import Drawn
 
+SCALE = {"range": [-1, 1], "value_label": "Pearson correlation"}
+"""One for all matrices, so that they can be compared."""
+
 BLOCK: list[dict[str, Any]] = [
     {
         "kind": "matrix",
         "name": "fig02_images",
         "title": "Correlations between the ground-truth columns of the first training images",
         "array": "correlation/images",
+        **SCALE,
         "labels": "correlation/images/labels",
         "triangle": True,
         "sort": True,
@@ -34,6 +38,7 @@ BLOCK: list[dict[str, Any]] = [
         "name": "fig03_classes",
         "title": "Mean correlation between the ground-truth columns of two classes",
         "array": "correlation/classes",
+        **SCALE,
         "triangle": True,
         "x_label": "class",
         "y_label": "class",
@@ -43,6 +48,7 @@ BLOCK: list[dict[str, Any]] = [
         "name": "fig05_master",
         "title": "The master's columns and the images' ground-truth columns",
         "array": "correlation/master",
+        **SCALE,
         "x_label": "class of the images",
         "y_label": "column of the master",
     },
