@@ -124,6 +124,7 @@ def _short(value: float, digits: int, sign: str) -> str:
     if not np.isfinite(value):
         return ""
     text = f"{value:.{digits}f}"
+    text = text if float(text) else text.removeprefix("-")
     if digits and abs(float(text)) < 1:
         text = text.replace("0.", ".", 1)
     return text + sign
