@@ -30,7 +30,7 @@ class Toy(nn.Module):
             optimizer,
         )
 
-    def shared_step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
         loss = self.after(self.linear(batch.images_BCHW.flatten(1))).sum()
         return StepOutput(loss, loss)
 

@@ -83,9 +83,10 @@ def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep:
 
 
 def _make_recipe(config: Config) -> Recipe:
-    """The recipe, with its filter where it has one; made apart, so that an error names the filter's own group."""
+    """The recipe, with the parts that are groups of their own; made apart, so that an error names the part's group."""
+    parts = _pruning_parts(config) if "ratio" in config["pruning"] else {}
     if "filter" not in config:
-        return cast("Recipe", _make(config, "recipe"))
+        return cast("Recipe", _make(config, "recipe", **parts))
     chosen = _make(config, "filter")
     try:
         return cast("Recipe", _make(config, "recipe", filter=chosen))
@@ -94,6 +95,16 @@ def _make_recipe(config: Config) -> Recipe:
         rule = "come with recipe=accumulate, retrain or warm_start"
         require(not foreign, "filter", rule, config["recipe"]["_target_"])
         raise
+
+
+SELECTION = ("ratio", "granularity", "rounding")
+"""Keys of the pruning group that say how many channels go; all others are the criterion's."""
+
+
+def _pruning_parts(config: Config) -> Config:
+    amounts = {key: config["pruning"][key] for key in SELECTION if key in config["pruning"]}
+    node = {"_target_": "capsexp.pruning.selection.Selection", **amounts}
+    return {"criterion": _make(config, "pruning", SELECTION), "selection": _instantiate(node, "pruning", {})}
 
 
 def make_data(config: Config) -> ImageDataModule:
@@ -141,7 +152,7 @@ def make_trainer(
     require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
     shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
-    _make(config, "pruning")  # before a callback holds it, so that an error names this group
+    _make(config, "pruning", SELECTION)  # before a callback holds it, so that an error names this group
     names = [name for name, entry in config["callbacks"].items() if entry]
     own = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]
     fixed: dict[str, Any] = {
@@ -164,8 +175,12 @@ def make_trainer(
 
 
 def _logger_of(logger: Any, stage: str) -> Any:
-    """The cell's logger; what a second training logs has its stage's name in front, so that curves are not mixed."""
-    return logger.of_stage(stage) if logger and stage == "retrain" else logger or False
+    """The cell's logger; what a later training logs has its stage's name in front, so that curves are not mixed."""
+    return logger.of_stage(stage) if logger and stage in LATER_FITS else logger or False
+
+
+LATER_FITS = ("retrain", "ccm", "pruned", "deep")
+"""Stages that train a network which another stage has trained before."""
 
 
 # -- finished cells ---------------------------------------------------------------------------------------------------
@@ -280,10 +295,12 @@ def _seed(config: Config) -> int:
 
 
 def _work_key(config: Config, without: Collection[str]) -> str:
-    """The digest of a cell's work without some groups of its config: equal ones give equal numbers."""
+    """The digest of a cell's work without some (dotted) keys of its config: equal ones give equal numbers."""
     kept = records.digested(config, _digest)
-    for group in without:
-        kept.pop(group, None)
+    for dotted in without:
+        *groups, key = dotted.split(".")
+        node = functools.reduce(lambda inner, group: inner.get(group, {}), groups, kept)
+        node.pop(key, None)
     return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"
 
 

@@ -1,9 +1,9 @@
 """How much memory a training step takes, told without taking it.
 
-A copy of the module whose parameters have sizes but no content goes through one step: its own ``shared_step``,
-backward and its own optimizer.  Every storage that is made and freed on the way is followed, so custom autograd
-functions, views, operations in place and autocast count as what they are.  The copy's tensors are torch's fake ones, on
-the ``meta`` device but with the real device's name, since autocast and fused optimizers ask for that.
+A copy of the module whose parameters have sizes but no content goes through one step: its own ``step``, backward and
+its own optimizer.  Every storage that is made and freed on the way is followed, so custom autograd functions, views,
+operations in place and autocast count as what they are.  The copy's tensors are torch's fake ones, on the ``meta``
+device but with the real device's name, since autocast and fused optimizers ask for that.
 """
 
 import copy
@@ -51,7 +51,7 @@ def training_step_bytes(module: nn.Module, batch: Batch, context: AbstractContex
     CUDA's caching allocator, and the CUDA context.
 
     Args:
-        module: one with ``shared_step`` and ``configure_optimizers``; it is left as it is.
+        module: one with ``step`` and ``configure_optimizers``; it is left as it is.
         batch: only its shapes and types count, so it may lie on ``meta``.
         context: what the forward pass runs in (autocast), to be entered once.
     """
@@ -88,7 +88,7 @@ def _step(module: Any, batch: Batch, context: AbstractContextManager[Any]) -> No
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
     with context:
-        loss = module.shared_step(batch).loss
+        loss = module.step(batch).loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from capsexp.losses.ccm import channel_correlation
 from capsexp.metrics.running import RunningMean
+from capsexp.nn.channels import FeatureMaps, Prunable
 from capsexp.types import Batch, StepOutput
 
 SPLITS = ("train", "val", "test")
@@ -28,13 +30,32 @@ class BaseModule(L.LightningModule, ABC):
         sizes: what the architecture was told about the data, in plain types; travels with the checkpoint.
     """
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, sizes: dict[str, Any]) -> None:
+    def __init__(self, model: Prunable, make_optimizer: MakeOptimizer, sizes: dict[str, Any]) -> None:
         super().__init__()
-        self.model = _channels_last(model)
+        self._correlation_weight = 0.0
         self._make_optimizer = make_optimizer
-        self.save_hyperparameters({"sizes": sizes}, logger=False)
+        self.set_model(model, sizes)
         names = ("loss", "acc", *self.terms)
         self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in names})
+
+    def set_model(self, model: Prunable, sizes: dict[str, Any]) -> None:
+        """Take another model in place of the present one; both counts and optimizer begin with a fit anyway.
+
+        Args:
+            model: of the same architecture, perhaps with other widths.
+            sizes: with which it was made.
+        """
+        self.model = _channels_last(model)
+        self.save_hyperparameters({"sizes": sizes}, logger=False)
+
+    def reward_correlation(self, weight: float) -> None:
+        """From now on, lower every loss by ``weight`` times the correlation between the channels of a layer.
+
+        Sahu and Altahhan (2024), equation (5): the sum over the model's channel layers of
+        :func:`~capsexp.losses.ccm.channel_correlation`.  It is logged as ``<split>/correlation``.
+        """
+        self._correlation_weight = weight
+        self.running.update({f"{split}_correlation": RunningMean() for split in SPLITS})
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -44,6 +65,17 @@ class BaseModule(L.LightningModule, ABC):
     @abstractmethod
     def shared_step(self, batch: Batch) -> StepOutput:
         """Loss and class scores of a batch."""
+
+    def step(self, batch: Batch) -> StepOutput:
+        """The shared step, and the reward for correlated channels where there is one."""
+        if not self._correlation_weight:
+            return self.shared_step(batch)
+        with FeatureMaps(self.model) as maps:
+            loss, scores_BK, terms = self.shared_step(batch)
+            correlation = torch.stack([channel_correlation(each) for each in maps.last.values()]).sum()
+        return StepOutput(
+            loss - self._correlation_weight * correlation, scores_BK, {**terms, "correlation": correlation}
+        )
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Class scores (B, K) of normalised images."""
@@ -68,12 +100,12 @@ class BaseModule(L.LightningModule, ABC):
         return scores
 
     def _step(self, batch: Batch, split: str) -> Tensor:
-        output = self.shared_step(batch)
+        output = self.step(batch)
         count = len(batch.labels_B)
         hits = (output.scores_BK.detach().argmax(1) == batch.labels_B).sum()
         self._mean(split, "loss").update(output.loss.detach() * count, count)
         self._mean(split, "acc").update(hits, count)
-        for name in self.terms:
+        for name in self._all_terms:
             self._mean(split, name).update(output.terms[name].detach() * count, count)
         return output.loss
 
@@ -89,11 +121,15 @@ class BaseModule(L.LightningModule, ABC):
         """Log the test means."""
         self._log_means("test")
 
+    @property
+    def _all_terms(self) -> tuple[str, ...]:
+        return (*self.terms, "correlation") if self._correlation_weight else self.terms
+
     def _mean(self, split: str, name: str) -> RunningMean:
         return cast("RunningMean", self.running[f"{split}_{name}"])
 
     def _log_means(self, split: str) -> None:
-        for name in ("loss", "acc", *self.terms):
+        for name in ("loss", "acc", *self._all_terms):
             mean = self._mean(split, name)
             self.log(f"{split}/{name}", mean.compute())
             mean.reset()
@@ -109,7 +145,7 @@ class BaseModule(L.LightningModule, ABC):
         return self(images_BCHW.to(self.device)).argmax(1)  # type: ignore[no-any-return]
 
 
-def _channels_last(model: nn.Module) -> nn.Module:
+def _channels_last(model: Prunable) -> Prunable:
     """Convolutions, and poolings above all, are faster with the channels of a pixel side by side."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):

@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from capsexp.errors import require
+from capsexp.nn.channels import Prunable
 
 
-class Classifier(nn.Module, ABC):
+class Classifier(Prunable, ABC):
     """An architecture that gives one score a class."""
 
     @abstractmethod

@@ -1,12 +1,14 @@
 """The capsule network of Sabour, Frosst and Hinton (2017), sized by its arguments."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from capsexp.errors import require, require_int
 from capsexp.models.base import Classifier, check_image_shape
 from capsexp.nn.capsules import ClassCapsules, MakeRouting, PrimaryCapsules, as_children
+from capsexp.nn.channels import ChannelLayer, Reader
 from capsexp.nn.decoder import Decoder
 from capsexp.types import RoutingOutput
 
@@ -50,14 +52,16 @@ class CapsNet(Classifier):
         require(c2 % dim == 0, "c2", f"be a multiple of dim ({dim}), so that its channels make whole capsules", c2)
         channels, height, width = check_image_shape(image_shape, smallest=2 * kernel - 1)
         self.conv1 = nn.Conv2d(channels, c1, kernel)
+        self.relu1 = nn.ReLU(inplace=True)
         self.primary = PrimaryCapsules(c1, c2, dim, kernel=kernel, stride=2, squash=squash)
         places = ((height - 2 * kernel + 1) // 2 + 1) * ((width - 2 * kernel + 1) // 2 + 1)
         self.class_capsules = ClassCapsules(c2 // dim * places, classes, dim, dim_class, routing)
+        self._places = places
         self.decoder = None if decoder is None else _decoder(classes, dim_class, image_shape, decoder)
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
         """Poses (B, K, E), lengths (B, K) and coupling (B, K, I) of the class capsules."""
-        output: RoutingOutput = self.class_capsules(as_children(self.primary(self.conv1(images_BCHW).relu_())))
+        output: RoutingOutput = self.class_capsules(as_children(self.primary(self.relu1(self.conv1(images_BCHW)))))
         return output
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -71,6 +75,19 @@ class CapsNet(Classifier):
         """
         second = self.primary.conv.weight
         return self.conv1.weight.numel() + second[:, 0].numel() + self.class_capsules.weight.numel()
+
+    def channel_layers(self) -> dict[str, ChannelLayer]:
+        """The first convolution and that of the primary capsules, whose channels go in multiples of D."""
+        dim, classes = self.primary.dim, Reader("class_capsules", self._places)
+        return {
+            "conv1": ChannelLayer("conv1", "relu1", (Reader("primary.conv"),)),
+            "primary": ChannelLayer("primary.conv", "primary.conv", (classes,), step=dim, dim=dim),
+        }
+
+    def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
+        """c1 and c2."""
+        now = {**self.widths(), **widths}
+        return {"c1": now["conv1"], "c2": now["primary"]}
 
 
 def _decoder(classes: int, dim: int, image_shape: tuple[int, int, int], hidden: Sequence[int]) -> Decoder:

@@ -1,12 +1,14 @@
 """The convolutional network of Wang (2019) whose channels are pruned, section 3.1."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from capsexp.errors import require, require_int, require_number
 from capsexp.models.base import Classifier, check_image_shape, count_weights
+from capsexp.nn.channels import ChannelLayer, Reader
 
 
 class CNN(Classifier):
@@ -48,8 +50,10 @@ class CNN(Classifier):
             layers[f"relu{number}"] = nn.ReLU()
             layers[f"dropout{number}"] = nn.Dropout(dropout)
         layers["flatten"] = nn.Flatten()
-        layers["linear"] = nn.Linear(c3 * (height // 8) * (width // 8), classes)
+        places = (height // 8) * (width // 8)
+        layers["linear"] = nn.Linear(c3 * places, classes)
         self.layers = nn.Sequential(layers)
+        self._readers = (Reader("layers.conv2"), Reader("layers.conv3"), Reader("layers.linear", places))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Class scores of shape (B, K), before any softmax."""
@@ -59,6 +63,17 @@ class CNN(Classifier):
     def params_paper(self) -> int:
         """49*c1 + 25*c1*c2 + 9*c2*c3 + 9*c3*46 on 28x28 gray images of 46 classes: the weights without biases."""
         return count_weights(self)
+
+    def channel_layers(self) -> dict[str, ChannelLayer]:
+        """The three convolutions; their maps are those behind pooling and ReLU."""
+        return {
+            f"conv{number}": ChannelLayer(f"layers.conv{number}", f"layers.relu{number}", (reader,))
+            for number, reader in enumerate(self._readers, 1)
+        }
+
+    def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
+        """c1, c2 and c3."""
+        return {name.replace("conv", "c"): width for name, width in {**self.widths(), **widths}.items()}
 
 
 def _check_kernel(kernel: int) -> None:

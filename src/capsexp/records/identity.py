@@ -15,6 +15,7 @@ VOLATILE = (
     "hydra",
     "launcher",
     "logger",
+    "model.recompute",
     "paths",
     "report",
     "sweep",

@@ -1,0 +1,81 @@
+"""The moment when channels go: at the start of the fit that trains what is left."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from capsexp.callbacks.resume import resumable
+from capsexp.nn.channels import Prunable
+from capsexp.pruning.selection import Selection
+from capsexp.pruning.surgery import shrink
+
+log = logging.getLogger(__name__)
+
+
+class HoldsModel(Protocol):
+    """What a module must offer; see ``lightning_modules/base.py``."""
+
+    model: Prunable
+    hparams: Mapping[str, Any]
+
+    def set_model(self, model: Prunable, sizes: dict[str, Any]) -> None:
+        """Take another model in place of the present one."""
+
+
+class ChannelPruning(L.Callback):
+    """Prunes a module's model when a fit begins, before there is an optimizer; a resumed fit takes the same channels.
+
+    Args:
+        selection: how many channels go, and in what units.
+        scores: (O,) of every layer that is cut, higher = keep.
+        make_model: makes the architecture for the sizes given.
+        renew: whether capsule layers begin with new matrices, as Sahu and Altahhan (2024) have it; otherwise they keep
+            those of the capsules that stay whole.
+
+    Attributes:
+        kept: the indices of every layer's channels that stayed.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        scores: Mapping[str, Tensor],
+        make_model: Callable[..., Prunable],
+        *,
+        renew: bool = True,
+    ) -> None:
+        self.selection, self.scores, self.renew = selection, scores, renew
+        self._make_model = make_model
+        self.kept: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose the channels, or take those that were chosen before a fit was interrupted, and cut."""
+        if stage != "fit":
+            return
+        module = cast("HoldsModel", pl_module)
+        self.kept = _kept_before(trainer, self.state_key) or self._choose(module.model)
+        before = module.model.widths()
+        smaller = shrink(module.model, self.kept, self._make_model, renew=self.renew)
+        module.set_model(smaller, module.hparams["sizes"] | smaller.sized({}))
+        log.info("pruned: %s", ", ".join(f"{name} {before[name]} to {w}" for name, w in smaller.widths().items()))
+
+    def _choose(self, model: Prunable) -> dict[str, Tensor]:
+        layers = model.channel_layers()
+        return {name: self.selection.keep(layers[name], scores) for name, scores in self.scores.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was kept: a fit that goes on does not choose again."""
+        return {"kept": self.kept}
+
+
+def _kept_before(trainer: L.Trainer, key: str) -> dict[str, Tensor]:
+    """The channels that an interrupted fit had kept; none where there was no such fit."""
+    path = resumable(trainer)
+    if path is None:
+        return {}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    return cast("dict[str, Tensor]", saved["callbacks"][key]["kept"])

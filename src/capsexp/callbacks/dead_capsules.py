@@ -1,0 +1,139 @@
+"""How many capsules of every layer have died, epoch by epoch, and which ones at the end."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from capsexp.callbacks.base import ResultCallback
+from capsexp.errors import require_number
+from capsexp.metrics.dead_capsules import Activity, DeadCapsules, shares
+from capsexp.nn.capsules import ConvCapsules, PrimaryCapsules
+from capsexp.types import RoutingOutput
+
+
+class DeadCapsuleLogger(ResultCallback):
+    """Logs ``capsules/<layer>/dead_share`` and ``silent_share`` of every layer whose capsules lie on a grid.
+
+    These are the primary capsules and the convolutional ones.  All convolutional layers together are
+    ``capsules/dead_share`` and ``capsules/silent_share``; a network without any does not have these two.
+
+    In a fit the shares are those of the whole selection split after each epoch.  The result holds those of the test
+    part in the last test, and ``activity/<layer>`` (T, H, W), the length of each capsule's mean pose.
+
+    Layers are looked up whenever a pass begins, so a model may be replaced between two.  Nothing is listened to in
+    training, and no batch waits for the device.
+
+    Source: Sahu and Altahhan (2024), section 3.5, figures 2 to 5; both rules are those of
+    :class:`~capsexp.metrics.dead_capsules.DeadCapsules`.
+
+    Args:
+        threshold: length up to which a capsule is dead.
+    """
+
+    def __init__(self, threshold: float = 0.01) -> None:
+        self.threshold = require_number("threshold", threshold, 0, open_ends="<")
+        self._metrics: dict[str, DeadCapsules] = {}
+        self._hooks: list[Any] = []
+        self._shares: dict[str, float] = {}
+        self._arrays: dict[str, NDArray[np.generic]] = {}
+
+    # -- the selection split ------------------------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen."""
+        if not trainer.sanity_checking:
+            self._listen(pl_module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log this epoch's shares."""
+        for name, value in capsule_shares(self._activities(), _intermediate(pl_module)).items():
+            pl_module.log(name, value)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop listening."""
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._stop()
+
+    # -- the test part ------------------------------------------------------------------------------------------------
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the test before this one, and listen."""
+        self._shares, self._arrays = {}, {}
+        self._listen(pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what was found, and stop listening."""
+        activities = self._activities()
+        self._shares = capsule_shares(activities, _intermediate(pl_module))
+        self._arrays = {f"activity/{name}": _grid(each.length_of_mean) for name, each in activities.items()}
+        self._stop()
+
+    def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
+        """The shares in the last test, by the names that epochs have."""
+        return dict(self._shares)
+
+    def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
+        """``activity/<layer>`` (T, H, W) of the last test, float32."""
+        return dict(self._arrays)
+
+    # -- listening ----------------------------------------------------------------------------------------------------
+
+    def _listen(self, module: L.LightningModule) -> None:
+        self._stop()
+        for name, layer in grid_layers(cast("nn.Module", module.model)).items():
+            metric = self._metrics[name] = DeadCapsules(self.threshold).to(module.device)
+            self._hooks.append(layer.register_forward_hook(_adder(metric)))
+
+    def _activities(self) -> dict[str, Activity]:
+        return {name: metric.compute() for name, metric in self._metrics.items()}
+
+    def _stop(self) -> None:
+        """Leave the model as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._metrics = [], {}
+
+
+def grid_layers(model: nn.Module) -> dict[str, PrimaryCapsules | ConvCapsules]:
+    """Layers whose capsules lie on a grid, in the model's order, by the last part of their name where it is unique."""
+    named = model.named_modules()
+    found = {name: layer for name, layer in named if isinstance(layer, PrimaryCapsules | ConvCapsules)}
+    short = [name.rpartition(".")[2] for name in found]
+    return {(tail if short.count(tail) == 1 else name): found[name] for name, tail in zip(found, short, strict=True)}
+
+
+def capsule_shares(activities: Mapping[str, Activity], intermediate: set[str]) -> dict[str, float]:
+    """Shares of every layer and of the intermediate ones together, by the names under which they are logged."""
+    groups = {f"capsules/{name}": [activity] for name, activity in activities.items()}
+    together = [activity for name, activity in activities.items() if name in intermediate]
+    if together:
+        groups["capsules"] = together
+    return {
+        f"{name}/{rule}_share": value
+        for name, group in groups.items()
+        for rule, value in shares(group)._asdict().items()
+    }
+
+
+def _intermediate(module: L.LightningModule) -> set[str]:
+    layers = grid_layers(cast("nn.Module", module.model))
+    return {name for name, layer in layers.items() if isinstance(layer, ConvCapsules)}
+
+
+def _adder(metric: DeadCapsules) -> Any:
+    def add(_: nn.Module, arguments: tuple[Any, ...], output: Tensor | RoutingOutput) -> None:
+        metric.update(output if isinstance(output, Tensor) else output.poses_BJE)
+
+    return add
+
+
+def _grid(activity_THW: Tensor) -> NDArray[np.generic]:
+    """As numpy's, with the dimensions that torchmetrics takes off a single capsule."""
+    return np.atleast_3d(activity_THW.float().cpu().numpy())

@@ -1,0 +1,44 @@
+"""How correlated a layer's channels are: what training raises before channels are pruned."""
+
+import torch
+from torch import Tensor
+
+from capsexp.nn.functional import at_least_single
+
+ROUNDINGS = 16
+"""Up to how many rounding errors of its largest value a channel may deviate from its mean and still be constant."""
+
+
+def channel_correlation(maps_BCHW: Tensor) -> Tensor:
+    r"""Mean absolute correlation of a layer's channels: Sahu and Altahhan (2024), equation (7).
+
+    .. math:: \frac{1}{C^2} \sum_i \sum_j |\mathrm{corr}(f_i, f_j)|
+
+    with f_i the mean map of channel i over the batch and Pearson's correlation over its H * W places; i = j counts too.
+    Its gradient is finite everywhere.  A constant channel correlates with none, not even with itself: it adds 0 and
+    gets no gradient.  (Constant is what rounding cannot be told from: the mean of many 0.1 is not 0.1.)
+
+    Args:
+        maps_BCHW: a layer's maps (B, C, H, W); half precision is computed in float32.
+
+    Returns:
+        A scalar from 0 to 1, at least 1 / C where no channel is constant.  Not a number if a map holds one that is not
+        finite.
+    """
+    maps_BCHW = at_least_single(maps_BCHW)
+    with torch.autocast(maps_BCHW.device.type, enabled=False):
+        units_CL = _standardised(maps_BCHW)
+        return (units_CL @ units_CL.T).abs().mean()
+
+
+def _standardised(maps_BCHW: Tensor) -> Tensor:
+    """Mean maps over the batch less their mean over the L = H * W places, at length 1; constant ones are zero."""
+    precision = torch.finfo(maps_BCHW.dtype)
+    sizes_C: Tensor = torch.linalg.vector_norm(maps_BCHW.detach(), torch.inf, dim=(0, 2, 3))
+    # Correlations do not depend on sizes: divided by them, no square overflows or vanishes, and rounding is an epsilon.
+    means_CL = maps_BCHW.mean(0).flatten(1) / sizes_C.clamp_min(precision.tiny**0.5)[:, None]
+    centred_CL = means_CL - means_CL.mean(1, keepdim=True)
+    squares_C1 = centred_CL.square().sum(1, keepdim=True)
+    constant_C1 = squares_C1 <= (ROUNDINGS * precision.eps) ** 2 * centred_CL.shape[1]
+    # Left out before the root and the division, whose gradients at zero are not finite.
+    return centred_CL.masked_fill(constant_C1, 0) / squares_C1.masked_fill(constant_C1, 1).sqrt()

@@ -1,0 +1,229 @@
+"""The deep capsule network of Sahu and Altahhan (2024), sized by its arguments."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from capsexp.errors import require, require_int, require_number
+from capsexp.models.base import Classifier, count_parameters
+from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, PrimaryCapsules, as_children
+from capsexp.nn.channels import ChannelLayer, Reader
+from capsexp.types import RoutingOutput
+
+GAIN = 2.0
+"""By how much a layer with ``intermediate_std=preserving`` stretches poses before it squashes them, see there."""
+
+
+class DeepCapsNet(Classifier):
+    """Convolutions with batch normalisation, primary capsules, any number of capsule layers, class capsules.
+
+    Source: Sahu and Altahhan (2024), section 3.1.  With 32x32 images: maps of 32x32, 16x16 and 16x16, then C types of
+    capsules of D components on a grid of 7x7, which every intermediate layer keeps.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        classes: number of classes K.
+        routing: makes each capsule layer's routing from children, parents, dim_in and dim_out.
+        capsules: C, types of primary and intermediate capsules.
+        dim: D, components of these capsules.
+        depth: I, number of intermediate layers.
+        dim_class: E, components of a class capsule.
+        kernels: kernel sizes of the backbone's convolutions, one each.
+        strides: of the same.
+        paddings: of the same.
+        primary_kernel: of the primary capsules' convolution.
+        primary_stride: of the same.
+        primary_padding: of the same.
+        intermediate_kernel: side of an intermediate capsule's window, odd; its padding keeps the grid.
+        intermediate_std: standard deviation of the intermediate layers' matrices at the start, or ``preserving``: see
+            :func:`preserving_std`.
+        squash: of the primary capsules (the routing has its own).
+        recompute: do an intermediate layer's forward pass again in the backward pass, rather than keep what it needs:
+            less memory, more time, the same numbers.
+        backbone: channels of the convolutions; None for C*D/4, C*D/2 and C*D (a pruned network has its own).
+        primary: channels of the primary capsules' convolution, a multiple of D; None for C*D.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        routing: MakeRouting,
+        capsules: int = 20,
+        dim: int = 8,
+        depth: int = 0,
+        dim_class: int = 16,
+        kernels: Sequence[int] = (3, 3, 3),
+        strides: Sequence[int] = (1, 2, 1),
+        paddings: Sequence[int] = (1, 1, 1),
+        primary_kernel: int = 3,
+        primary_stride: int = 2,
+        primary_padding: int = 0,
+        intermediate_kernel: int = 3,
+        intermediate_std: float | str = 0.5,
+        squash: str = "classic",
+        recompute: bool = False,
+        backbone: Sequence[int] | None = None,
+        primary: int | None = None,
+    ) -> None:
+        super().__init__()
+        for key, value in (("capsules", capsules), ("dim", dim), ("dim_class", dim_class)):
+            require_int(key, value, 1)
+        self.depth, self.dim = require_int("depth", depth, 0), dim
+        self.recompute = recompute
+        require(isinstance(recompute, bool), "recompute", "be true or false", recompute)
+        shapes = _convolutions(kernels, strides, paddings)
+        shapes.append(_convolution("primary", primary_kernel, primary_stride, primary_padding))
+        self.grid = _grid(image_shape, shapes)
+        widths = _widths(backbone, capsules * dim, len(shapes) - 1)
+        channels = capsules * dim if primary is None else require_int("primary", primary, 1)
+        require(channels % dim == 0, "primary", f"be a multiple of dim ({dim})", primary)
+        types = channels // dim
+        self.backbone = _backbone([image_shape[0], *widths], shapes)
+        kernel, stride, padding = shapes[-1]
+        options = {"kernel": kernel, "stride": stride, "padding": padding, "squash": squash}
+        self.primary = PrimaryCapsules(widths[-1], channels, dim, **options)  # type: ignore[arg-type]
+        rule = "be odd, so that a padding keeps the grid"
+        require(
+            require_int("intermediate_kernel", intermediate_kernel, 1) % 2 == 1, "intermediate_kernel", rule, kernel
+        )
+        window = {"kernel": intermediate_kernel, "padding": intermediate_kernel // 2}
+        std = _std(intermediate_std, types * intermediate_kernel**2, types, dim)
+        layers = {
+            f"layer{number}": ConvCapsules(types, types, dim, dim, routing, weight_std=std, **window)
+            for number in range(1, depth + 1)
+        }
+        self.intermediate = nn.ModuleDict(layers)
+        self.class_capsules = ClassCapsules(types * self.grid[0] * self.grid[1], classes, dim, dim_class, routing)
+        self.decoder = None  # what trains capsule networks asks for one
+
+    def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
+        """Poses (B, K, E), lengths (B, K) and coupling (B, K, I) of the class capsules."""
+        poses_BTDHW = self.primary(self.backbone(images_BCHW))
+        again = self.recompute and torch.is_grad_enabled()
+        for layer in self.intermediate.values():
+            poses_BTDHW = (
+                checkpoint(_poses, layer, poses_BTDHW, use_reentrant=False) if again else _poses(layer, poses_BTDHW)
+            )
+        output: RoutingOutput = self.class_capsules(as_children(poses_BTDHW))
+        return output
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Class scores (B, K): the lengths of the class capsules."""
+        return self.capsules(images_BCHW).activations_BJ
+
+    def params_paper(self) -> int:
+        """The true number: the paper gives no formula."""
+        return count_parameters(self)
+
+    # -- pruning ------------------------------------------------------------------------------------------------------
+
+    def channel_layers(self) -> dict[str, ChannelLayer]:
+        """The backbone's convolutions and the primary capsules', each cut in multiples of D."""
+        names = [f"conv{number}" for number in range(1, len(self.backbone) // 3 + 1)]
+        readers = [*(f"backbone.{name}" for name in names[1:]), "primary.conv"]
+        found = {
+            name: ChannelLayer(
+                f"backbone.{name}",
+                f"backbone.relu{number}",
+                (Reader(reader),),
+                norm=f"backbone.norm{number}",
+                step=self.dim,
+            )
+            for number, (name, reader) in enumerate(zip(names, readers, strict=True), 1)
+        }
+        behind = self._behind_primary()
+        return found | {"primary": ChannelLayer("primary.conv", "primary.conv", (behind,), step=self.dim, dim=self.dim)}
+
+    def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
+        """The arguments of a network like this one with so many channels in these layers."""
+        found = {**self.widths(), **widths}
+        return {"primary": found.pop("primary"), "backbone": list(found.values()), "depth": self.depth}
+
+    def _behind_primary(self) -> Reader:
+        if not self.depth:
+            return Reader("class_capsules", self.grid[0] * self.grid[1])
+        return Reader("intermediate.layer1", cast("ConvCapsules", self.intermediate["layer1"]).kernel ** 2)
+
+
+def preserving_std(children: int, parents: int, dim: int) -> float:
+    """The scale of matrices at which routing layers neither fade nor need luck, however many follow one another.
+
+    Before anything is learnt a parent is the mean of its children's votes over J: its length is g |u| for children of
+    length |u|, g = std * sqrt(D * I) / J.  Squashed that is (g|u|)^2 / (1 + (g|u|)^2), with a fixed point above zero
+    only for g >= 2; below, each further layer squares what is left.  ``preserving`` starts with g = 2.  (A place on
+    the rim of the grid has fewer children, and its g is smaller.)
+
+    Args:
+        children: I, of a window.
+        parents: J.
+        dim: D = E, components of both.
+    """
+    return GAIN * parents / math.sqrt(dim * children)
+
+
+def _poses(layer: nn.Module, poses_BTDHW: Tensor) -> Tensor:
+    return cast("RoutingOutput", layer(poses_BTDHW)).poses_BJE
+
+
+def _std(given: float | str, children: int, parents: int, dim: int) -> float:
+    if given == "preserving":
+        return preserving_std(children, parents, dim)
+    rule = "be a number above 0, or preserving"
+    require(not isinstance(given, str), "intermediate_std", rule, given)
+    return require_number("intermediate_std", given, 0, open_ends="<")
+
+
+Shape = tuple[int, int, int]
+"""Kernel, stride and padding of a convolution."""
+
+
+def _convolution(key: str, kernel: int, stride: int, padding: int) -> Shape:
+    return (
+        require_int(f"{key}_kernel", kernel, 1),
+        require_int(f"{key}_stride", stride, 1),
+        require_int(f"{key}_padding", padding, 0),
+    )
+
+
+def _convolutions(kernels: Sequence[int], strides: Sequence[int], paddings: Sequence[int]) -> list[Shape]:
+    """One shape a convolution of the backbone."""
+    require(len(kernels) > 0, "kernels", "hold one size a convolution", list(kernels))
+    for key, values, least in (("kernels", kernels, 1), ("strides", strides, 1), ("paddings", paddings, 0)):
+        require(len(values) == len(kernels), key, f"hold {len(kernels)} numbers, as many as kernels", list(values))
+        for value in values:
+            require_int(key, value, least)
+    return list(zip(kernels, strides, paddings, strict=True))
+
+
+def _grid(image_shape: tuple[int, int, int], shapes: Sequence[Shape]) -> tuple[int, int]:
+    """Height and width of the capsules' grid."""
+    sides = list(image_shape[1:])
+    for kernel, stride, padding in shapes:
+        sides = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
+        require(min(sides) > 0, "image_shape", "be large enough for this model's convolutions", tuple(image_shape))
+    return sides[0], sides[1]
+
+
+def _widths(given: Sequence[int] | None, last: int, count: int) -> list[int]:
+    """Channels of the backbone's convolutions: as given, or doubling up to the last."""
+    if given is None:
+        return [max(1, last // 2 ** (count - number)) for number in range(1, count + 1)]
+    require(len(given) == count, "backbone", f"hold {count} numbers, as many as kernels", list(given))
+    return [require_int("backbone", width, 1) for width in given]
+
+
+def _backbone(widths: Sequence[int], shapes: Sequence[Shape]) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (kernel, stride, padding) in enumerate(shapes[: len(widths) - 1], 1):
+        before, after = widths[number - 1], widths[number]
+        layers[f"conv{number}"] = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
+        layers[f"norm{number}"] = nn.BatchNorm2d(after)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)

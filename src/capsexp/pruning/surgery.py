@@ -1,0 +1,121 @@
+"""A model and a selection of its channels, made into a smaller model."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from capsexp.errors import require
+from capsexp.nn.capsules import CapsuleLayer
+from capsexp.nn.channels import ChannelLayer, Prunable, Reader
+
+log = logging.getLogger(__name__)
+
+
+M = TypeVar("M", bound=Prunable)
+
+
+def shrink(model: M, kept: Mapping[str, Tensor], make: Callable[..., M], *, renew: bool = False) -> M:
+    """A smaller model with the kept channels' weights, batch normalisation and its statistics included.
+
+    It gives the scores of the whole model with the other channels' maps set to zero.  The exception are capsule layers
+    whose children are no longer the same capsules, since channels were cut one by one and the survivors grouped anew:
+    nothing can be carried over to them, and they keep the weights that ``make`` drew.
+
+    Args:
+        model: is left as it is.
+        kept: for each layer that is cut, the indices of the channels that stay, in the order that they will have.
+        make: makes the architecture, given what ``sized`` returns; its other arguments must be those of ``model``.
+        renew: let all capsule layers keep the weights that ``make`` drew, also those that could carry theirs over.
+
+    Raises:
+        ConfigError: a layer cannot be cut in this way.
+    """
+    layers = model.channel_layers()
+    for name, index in kept.items():
+        _check(name, layers, model, index)
+    smaller = make(**model.sized({name: len(index) for name, index in kept.items()}))
+    smaller.load_state_dict(_carried(model, smaller, layers, kept, renew))
+    return smaller
+
+
+def transplant(model: Prunable, other: nn.Module) -> None:
+    """Give another model this one's convolutions, with their batch normalisation; all else there stays as it is.
+
+    Args:
+        model: is left as it is.
+        other: one whose convolutions have the same sizes.
+    """
+    layers = model.channel_layers()
+    state = model.state_dict()
+    prefixes = [f"{name}." for layer in layers.values() for name in (layer.conv, layer.norm) if name]
+    carried = {name: value for name, value in state.items() if name.startswith(tuple(prefixes))}
+    missing = other.load_state_dict(carried, strict=False)
+    assert not missing.unexpected_keys, "the other model has no such convolutions"
+
+
+def _check(name: str, layers: Mapping[str, ChannelLayer], model: Prunable, index: Tensor) -> None:
+    require(name in layers, f"kept.{name}", f"name one of the layers {', '.join(layers)}", name)
+    channels = model.convolution(name).out_channels
+    inside = len(index) > 0 and bool(((index >= 0) & (index < channels)).all())
+    require(inside, f"kept.{name}", f"hold indices from 0 to {channels - 1}, at least one", index.tolist())
+    require(len(set(index.tolist())) == len(index), f"kept.{name}", "name each channel once", index.tolist())
+    rule = f"be a multiple of {layers[name].dim} channels, so that they make whole capsules"
+    require(len(index) % layers[name].dim == 0, f"kept.{name}", rule, len(index))
+
+
+def _carried(
+    model: nn.Module, smaller: nn.Module, layers: Mapping[str, ChannelLayer], kept: Mapping[str, Tensor], renew: bool
+) -> dict[str, Tensor]:
+    """The state of the smaller model: the whole one's, cut, and what cannot be carried over as it is there."""
+    state, fresh = model.state_dict(), smaller.state_dict()
+    regrouped = {reader.name for name, index in kept.items() for reader in _lost(layers[name], index)}
+    for name, index in kept.items():
+        for parameter, dimension, entries in _entries(model, layers[name], index):
+            if parameter in state:
+                state[parameter] = state[parameter].index_select(dimension, entries.to(state[parameter].device))
+    for layer in (name for name, module in model.named_modules() if isinstance(module, CapsuleLayer)):
+        if renew or layer in regrouped or _other_sizes(layer, state, fresh):
+            log.info("%s begins with new matrices", layer)
+            state = {name: value for name, value in state.items() if not name.startswith(f"{layer}.")}
+            state |= {name: value for name, value in fresh.items() if name.startswith(f"{layer}.")}
+    return state
+
+
+def _other_sizes(layer: str, state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> bool:
+    """Whether a layer of the smaller model has weights of other sizes than those that could be carried over."""
+    return any(state[name].shape != value.shape for name, value in fresh.items() if name.startswith(f"{layer}."))
+
+
+def _lost(layer: ChannelLayer, index: Tensor) -> tuple[Reader, ...]:
+    """Who of a layer's readers finds other capsules than before."""
+    return () if _units(layer, index) is not None else layer.readers
+
+
+def _units(layer: ChannelLayer, index: Tensor) -> Tensor | None:
+    """The kept units (capsule types, or single channels), or None where they are not whole and in order."""
+    groups = index.view(-1, layer.dim)
+    units = groups[:, 0] // layer.dim
+    whole = torch.equal(groups, units[:, None] * layer.dim + torch.arange(layer.dim))
+    return units if whole else None
+
+
+def _entries(model: nn.Module, layer: ChannelLayer, index: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+    """Which entries of which parameter stay, along which dimension."""
+    for name in ("weight", "bias"):
+        yield f"{layer.conv}.{name}", 0, index
+    if layer.norm is not None:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            yield f"{layer.norm}.{name}", 0, index
+    units = _units(layer, index)
+    if units is None:
+        return
+    for reader in layer.readers:
+        inputs = (units[:, None] * reader.places + torch.arange(reader.places)).flatten()
+        if isinstance(model.get_submodule(reader.name), CapsuleLayer):
+            yield f"{reader.name}.weight", 3, inputs
+            yield f"{reader.name}.master_JI", 1, inputs
+        else:
+            yield f"{reader.name}.weight", 1, inputs
