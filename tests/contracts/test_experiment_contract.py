@@ -18,8 +18,14 @@ from tests.conftest import results
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("experiment/*.yaml"))
 
-SMALL = {"capsexp.models.capsnet.CapsNet": ["model.c1=16", "model.c2=16"]}
+SMALL = {
+    "capsexp.models.capsnet.CapsNet": ["model.c1=16", "model.c2=16"],
+    "capsexp.models.deep_capsnet.DeepCapsNet": ["model.capsules=3", "model.dim=4"],
+}
 """Overrides that make a large architecture small enough for tests."""
+
+SHORT = {"max_depth": ["recipe.limit=1"]}
+"""The same for an experiment."""
 
 one_by_one = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
@@ -69,7 +75,7 @@ def test_every_experiment_file_is_covered() -> None:
 def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tiny_npz: Path) -> None:
     short = ["trainer.max_epochs=1", "data.batch_size=72", "threads=1", "logger.wandb.mode=disabled"]
     small = SMALL.get(composed(file).model._target_, [])
-    assert run(f"+experiment={file.stem}", "data=dhcd", f"data.path={tiny_npz}", *short, *small) == 0
+    assert run(f"+experiment={file.stem}", "data=dhcd", f"data.path={tiny_npz}", *short, *small, *SHORT.get(file.stem, [])) == 0
     ((name, body),) = results(in_tmp).items()
     cell = in_tmp / "multirun" / composed(file).sweep.name / name
     status = records.read_status(cell)

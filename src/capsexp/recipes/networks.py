@@ -24,6 +24,7 @@ class Networks:
 
     Attributes:
         depth: I, the intermediate capsule layers that the config asks for; 0 for an architecture that knows none.
+        knows_depth: whether the architecture can have any.
 
     Args:
         factories: the cell's.
@@ -34,11 +35,11 @@ class Networks:
         self._data = factories.make_data()
         configured = self.model()
         self.depth = int(getattr(configured, "depth", 0))
-        self._knows_depth = hasattr(configured, "depth")
+        self.knows_depth = hasattr(configured, "depth")
 
     def deep(self, depth: int) -> dict[str, int]:
         """The size that says how many intermediate capsule layers there are; none where there can be none."""
-        return {"depth": depth} if self._knows_depth else {}
+        return {"depth": depth} if self.knows_depth else {}
 
     def model(self, **sizes: Any) -> Classifier:
         """An architecture with the weights that training begins with; ``sizes`` take the place of the config's."""

@@ -1,0 +1,94 @@
+"""How deep a capsule network can be before it breaks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from capsexp.errors import require, require_int
+from capsexp.recipes.base import Factories, Outcome
+from capsexp.recipes.networks import Networks
+from capsexp.recipes.prune_and_retrain import Done, PruneAndRetrain, summary
+
+
+class MaxDepth(PruneAndRetrain):
+    """The largest number of intermediate layers whose network is not broken: Sahu and Altahhan (2024), table 5.
+
+    Each trial is a network of :class:`PruneAndRetrain` at another depth, so it is a stage that cells and experiments
+    share; with a pruning ratio the trials are the pruned network's, made deeper.  Depths are doubled until a network
+    breaks, then the gap is halved.  That supposes that every network deeper than a broken one is broken too.
+
+    In the result ``depth/largest`` is the depth that was found (0 if one layer breaks the network), ``depth/bounded``
+    is 1 where a deeper network broke and 0 where the limit did not suffice; ``trials/depth``, ``trials/broken`` and
+    ``trials/acc`` are arrays over the trials in order of their depth.  All else is that of the deepest network that
+    works.
+
+    Args:
+        limit: the largest depth that is tried.
+        **options: what :class:`PruneAndRetrain` takes.
+    """
+
+    def __init__(self, *, limit: int = 30, **options: Any) -> None:
+        super().__init__(**options)
+        self._limit = require_int("limit", limit, 1)
+
+    def check(self, factories: Factories) -> None:
+        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes a stage of the first trial."""
+        for step in self.steps(Networks(factories), 1):
+            factories.stages.check(step.stage)
+
+    def run(self, factories: Factories) -> Outcome:
+        """Try depths, and say what the deepest working network found."""
+        networks = Networks(factories)
+        rule = "be a network of which layers can be stacked (deep_capsnet)"
+        require(networks.knows_depth, "model", rule, type(networks.model()).__name__)
+        trials: dict[int, Done] = {}
+
+        def breaks(depth: int) -> bool:
+            trials[depth] = self.done(networks, depth)
+            return _broken(trials[depth])
+
+        largest = deepest_working(breaks, self._limit)
+        if largest not in trials:
+            trials[largest] = self.done(networks, largest)
+        outcome = summary(networks, trials[largest])
+        outcome.metrics |= {"depth/largest": largest, "depth/bounded": float(largest < self._limit)}
+        outcome.metrics["depth/trials"] = len(trials)
+        tried = sorted(trials.items())
+        outcome.arrays["trials/depth"] = np.array([depth for depth, _ in tried])
+        outcome.arrays["trials/broken"] = np.array([_broken(done) for _, done in tried])
+        outcome.arrays["trials/acc"] = np.array([_last(done)["tested"]["test/acc"] for _, done in tried])
+        return outcome
+
+
+def deepest_working(breaks: Callable[[int], bool], limit: int) -> int:
+    """The largest depth from 0 to ``limit`` that does not break, by doubling and then halving the gap.
+
+    Args:
+        breaks: whether a depth breaks; asked once a depth, never for 0, and true for all depths beyond a broken one.
+        limit: at least 1.
+    """
+    works, broken = 0, None
+    while broken is None and works < limit:
+        depth = min(max(1, 2 * works), limit)
+        if breaks(depth):
+            broken = depth
+        else:
+            works = depth
+    while broken is not None and broken - works > 1:
+        middle = (works + broken) // 2
+        if breaks(middle):
+            broken = middle
+        else:
+            works = middle
+    return works
+
+
+def _last(done: Done) -> dict[str, Any]:
+    return list(done.values())[-1].facts
+
+
+def _broken(done: Done) -> bool:
+    training = _last(done)["training"]
+    require("broken" in training, "callbacks.broken", "be there: it says which networks are broken", None)
+    return bool(training["broken"])
