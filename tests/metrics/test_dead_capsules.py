@@ -70,9 +70,9 @@ def test_bounds() -> None:
     found = streamed([length, length], threshold=0.25)
     assert found.dead.flatten().tolist() == [True, False, True, True]
     assert found.silent.flatten().tolist() == [False, False, True, True]
-    mean = 0.125  # lengths 0 and 0.25 have the standard deviation 0.125
-    found = streamed([torch.zeros(1, 1, 1), torch.full((1, 1, 1), 0.25)], threshold=0.125)
-    assert (float(found.mean_length), float(found.std_length), bool(found.silent)) == (mean, 0.125, False)
+    lengths = torch.tensor([3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).view(8, 1, 1)
+    found = streamed([lengths], threshold=1)
+    assert (float(found.mean_length), float(found.std_length), bool(found.silent)) == (0.5, 1.0, False)
 
 
 def test_a_spread_above_the_threshold_alone_keeps_a_capsule_from_being_silent() -> None:

@@ -34,7 +34,8 @@ def channel_correlation(maps_BCHW: Tensor) -> Tensor:
 def _standardised(maps_BCHW: Tensor) -> Tensor:
     """Mean maps over the batch less their mean over the L = H * W places, at length 1; constant ones are zero."""
     precision = torch.finfo(maps_BCHW.dtype)
-    sizes_C: Tensor = torch.linalg.vector_norm(maps_BCHW.detach(), torch.inf, dim=(0, 2, 3))
+    values_BCHW = maps_BCHW.detach()
+    sizes_C = torch.maximum(values_BCHW.amax((0, 2, 3)), -values_BCHW.amin((0, 2, 3)))
     # Correlations do not depend on sizes: divided by them, no square overflows or vanishes, and rounding is an epsilon.
     means_CL = maps_BCHW.mean(0).flatten(1) / sizes_C.clamp_min(precision.tiny**0.5)[:, None]
     centred_CL = means_CL - means_CL.mean(1, keepdim=True)
