@@ -16,7 +16,8 @@ I      capsules of the lower layer (children)
 J      capsules of the higher layer (parents); in the class layer J = K
 D      components of a child's pose
 E      components of a parent's pose
-L      places at which a window lies
+L      places at which a window lies, or of a map
+T      capsule types on a grid
 ====== =============================================================================
 """
 

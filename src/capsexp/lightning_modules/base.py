@@ -39,7 +39,7 @@ class BaseModule(L.LightningModule, ABC):
         self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in names})
 
     def set_model(self, model: Prunable, sizes: dict[str, Any]) -> None:
-        """Take another model in place of the present one; both counts and optimizer begin with a fit anyway.
+        """Take another model in place of the present one, before a fit has made its optimizer.
 
         Args:
             model: of the same architecture, perhaps with other widths.
