@@ -62,6 +62,8 @@ bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/epoch_time.py
 	@$(RUN) benchmarks/capsule_layer.py
 	@$(RUN) benchmarks/fast_inference.py
+	@$(RUN) benchmarks/chip_scores.py
+	@$(RUN) benchmarks/deep_capsnet.py
 	@$(RUN) benchmarks/cell_overhead.py
 	@$(RUN) benchmarks/sweep_speed.py
 	@$(RUN) benchmarks/memory_estimate.py

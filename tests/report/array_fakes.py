@@ -37,6 +37,16 @@ def arrays(classes: int = 10, channels: int = 1, seed: int = 0, components: int 
     }
 
 
+def activities(depth: int, seed: int = 0, types: int = 5, side: int = 3) -> Arrays:
+    """Activities of the primary capsules and of as many layers, which become weaker from layer to layer."""
+    random = np.random.default_rng(seed)
+    names = ["primary", *(f"layer{1 + place}" for place in range(depth))]
+    return {
+        f"activity/{name}": np.clip(10 ** random.normal(-0.3 - 0.4 * place, 0.5, (types, side, side)), 0, 1)
+        for place, name in enumerate(names)
+    }
+
+
 def lengths(random: np.random.Generator, truths: NDArray, classes: int, noise: float) -> NDArray:
     """Lengths of class capsules: long for the true class, short and noisy for the others."""
     found = np.abs(noise * random.normal(size=(len(truths), classes)) + 0.06)

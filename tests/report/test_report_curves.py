@@ -6,7 +6,7 @@ import pytest
 from report_fakes import BLOCK, accuracy, finish, sweep
 
 from capsexp import records
-from capsexp.report import curves, figures, panels, results, schema
+from capsexp.report import curves, figures, history, panels, results, schema
 from capsexp.report.arrays import ArrayError
 from capsexp.report.captions import Words
 from capsexp.report.spec import Spec, usual
@@ -80,27 +80,47 @@ def test_cells_without_curves_are_said_and_the_others_drawn(tmp_path):
     written(tmp_path, {"routing": ["dynamic", "max_min"], "seed": [0, 1, 2]})
     first, second, *others = sorted(tmp_path.glob(f"*/{records.METRICS}"))
     first.unlink()
-    second.write_text("epoch,val/acc\n1,0.5\n")
+    second.write_text("epoch,val/loss\n1,0.5\n")
     (picture,), (problem,) = drawn(tmp_path)
     assert picture.name == "epo"
     assert problem == f"epo: {first.parent.name}: no readable metrics.csv (and 1 more)"
     for file in others:
-        file.write_text("epoch,train/acc,val/acc\n1,0.5,\n")
+        file.write_text("epoch,train/acc,val/acc\n1,,\n")
     pictures, (problem,) = drawn(tmp_path)
     assert pictures == []
     assert "\n" not in problem
+
+
+def test_a_metric_that_a_training_did_not_record_is_a_hole(tmp_path, monkeypatch):
+    """A network without intermediate layers has no share of dead capsules."""
+    figure = {"kind": "epochs", "name": "epo", "metrics": ["val/acc", "capsules/dead_share"], "by": "depth"}
+    for cell in sweep(tmp_path, {"depth": [0, 1], "seed": [0, 1]}, {**BLOCK, "figures": [figure]}):
+        dead = {"capsules/dead_share": [0.1, 0.2]} if cell.axes["depth"] and cell.axes["seed"] else {}
+        array_fakes.history(finish(tmp_path, cell, 0.5), {"val/acc": [0.5, 0.6], **dead})
+    seen = []
+    monkeypatch.setattr(curves, "draw_curves", lambda *given, **texts: seen.append((*given, texts)))
+    assert drawn(tmp_path)[1] == []
+    ((groups, words, texts),) = seen
+    found = {head: {name: len(each) for name, each in group.items()} for head, group in groups.items()}
+    assert found == {
+        "depth = 0": {"validation accuracy": 2, "dead capsules": 0},
+        "depth = 1": {"validation accuracy": 2, "dead capsules": 1},
+    }
+    assert groups["depth = 1"]["dead capsules"][0].tolist() == [0.1, 0.2]
+    assert words.note == "Not recorded in 3 of 4 trainings: dead capsules."
+    assert texts["y_label"] == "share"
 
 
 @pytest.mark.parametrize("content", [b"", b"epoch\n", b"\xff\xfe\x00", b"epoch,val/acc\n1,\n", b'"epoch\n\x00'])
 def test_damaged_histories(tmp_path, content):
     (tmp_path / records.METRICS).write_bytes(content)
     with pytest.raises(ArrayError):
-        curves.read_history(tmp_path, ["val/acc"])
+        history.read_history(tmp_path, ["val/acc"])
 
 
 def test_numbers_that_are_not_finite_become_gaps(tmp_path):
     (tmp_path / records.METRICS).write_text("epoch,val/acc\n1,0.5\n2,nan\n3,inf\n4,word\n5\n6,0.7\n")
-    found = curves.read_history(tmp_path, ["val/acc"])["val/acc"]
+    found = history.read_history(tmp_path, ["val/acc"])["val/acc"]
     np.testing.assert_array_equal(found, [0.5, np.nan, np.nan, np.nan, np.nan, 0.7])
 
 
@@ -110,6 +130,7 @@ def test_numbers_that_are_not_finite_become_gaps(tmp_path):
         (["train/acc", "val/acc"], "accuracy (share)"),
         (["val/acc"], "validation accuracy (share)"),
         (["train/loss", "val/loss"], "loss"),
+        (["val/acc", "capsules/layer3/dead_share"], "share"),
         (["train/loss", "val/acc"], ""),
         (["a/b", "c/d"], ""),
     ],

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from report_fakes import BLOCK, TIMINGS, accuracy, contents, finish, finished, plan, report, sweep
 from scipy.ndimage import gaussian_filter
 
-from capsexp.report import arrays, figures, kernels, panels, results, schema
+from capsexp.report import arrays, figures, kernels, lines, panels, results, schema
 from capsexp.report.canvas import compact, ink_on
 from capsexp.report.figures import smooth
 
@@ -133,6 +133,27 @@ def test_lines_and_heat_maps(tmp_path):
     heat = {key: SURFACE[key] for key in ("name", "x", "y", "metric")} | {"kind": "heatmap"}
     (picture,), _ = drawn(tmp_path / "heat", heat, {**GRID, "seed": [0, 1]}, hole={"a": 1, "b": 1, "seed": 0})
     assert picture.note == "* mean of fewer trainings than planned."
+
+
+def test_lines_break_at_holes_and_say_in_which_lines_they_are(tmp_path, monkeypatch):
+    """A network without intermediate layers has no share of dead capsules; another one has not finished."""
+    line = {"kind": "line", "name": "line", "x": "depth", "by": "ratio", "metric": "capsules/dead_share"}
+    for cell in sweep(tmp_path, {"depth": [0, 1, 3, 6], "ratio": [0, 0.25]}, {**BLOCK, "figures": [line]}):
+        depth, ratio = cell.axes.values()
+        if (depth, ratio) != (3, 0.25):
+            finish(tmp_path, cell, 0.5, metrics={"capsules/dead_share": depth / 10 + ratio} if depth else {})
+    kept = []
+    monkeypatch.setattr(lines, "save", lambda canvas, words, note: kept.append((canvas.axes[0], note)))
+    read = results.read(tmp_path)
+    figures.draw_all(schema.parse(read.sweep.report), read)
+    ((axes, note),) = kept
+    assert note == "Dotted: no value at 0 (no value), 3 (ratio = 0.25: missing)."
+    assert axes.get_ylabel() == "dead capsules (share)"
+    nan = math.nan
+    drawn_lines = [container.lines[0].get_ydata().tolist() for container in axes.containers]
+    np.testing.assert_allclose(drawn_lines, [[nan, 0.1, 0.3, 0.6], [nan, 0.35, nan, 0.85]])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0", "0.25"]
+    assert axes.get_xlim()[0] < 0 < 6 < axes.get_xlim()[1]
 
 
 def test_kernels_are_those_of_the_extreme_cell(tmp_path):

@@ -9,6 +9,7 @@ file                        content
 ``index.html``              the whole report on one page, figures embedded, readable without any other file
 ``results.csv .md .tex``    one row for each point of the sweep: n, mean and sample standard deviation over seeds
 ``comparison.csv .md .tex`` our numbers beside the paper's, with the difference and what limits the comparison
+``<grid>.csv .md .tex``     a table of the paper beside ours, for each item under ``grids``
 ``cells.csv .md .tex``      one row for each cell: its state and its values, nothing averaged
 ``timings.csv .md .tex``    everything measured with a clock, and only that
 ``<figure>.png .pdf``       the figures that the ``report:`` block asks for, or the default one
@@ -18,14 +19,15 @@ The same results give the same bytes in every file but ``timings.*``.  What a re
 experiment's ``report:`` block, described in :mod:`capsexp.report.schema`; of what it does not name, the axes, the
 standard metrics and a figure over the axes are shown (:mod:`capsexp.report.defaults`).
 
-The rooms: ``schema`` checks the block (with ``figure_schema`` and ``checks``) and makes a ``spec`` of it, which
-``defaults`` fills; ``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``, ``tables``
-and ``notes`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX), ``panels`` and ``figures`` into
-pictures, ``page`` puts all on one page, and ``write`` runs the lot.
+The rooms: ``schema`` checks the block (with ``figure_schema``, ``grid_schema`` and ``checks``) and makes a ``spec`` of
+it, which ``defaults`` fills; ``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``,
+``tables``, ``grids`` and ``notes`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX),
+``panels`` and ``figures`` into pictures, ``page`` (with ``page_tables``) puts all on one page, and ``write`` runs the
+lot.
 
 Pictures over a sweep's axes are drawn by ``figures`` (surfaces), ``heatmaps`` and ``lines``, with ``ticks``; ``curves``
-draws epochs.  Pictures of one cell's arrays come from ``kernels`` and ``onecell``: ``arrays`` chooses the cell, reads
-and checks; ``matrices`` (with ``marks``), ``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called
-``draw_*`` take plain arrays and the words around a picture (``captions``), so they draw for others too.  ``canvas`` is
-shared by all.
+draws epochs, which ``history`` reads.  Pictures of one cell's arrays come from ``kernels``, ``activity`` (one cell a
+row) and ``onecell``: ``arrays`` chooses the cell, reads and checks; ``activity_maps``, ``matrices`` (with ``marks``),
+``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called ``draw_*`` take plain arrays and the words around
+a picture (``captions``), so they draw for others too.  ``canvas`` is shared by all.
 """

@@ -47,14 +47,19 @@ def lacking(panel: Panel) -> str:
 
 def caption(panel: Panel, cell: Cell) -> str:
     """The chosen cell, why it was chosen, and how accurate it is."""
+    return "   ·   ".join([cell.name, *facts(panel, cell)])
+
+
+def facts(panel: Panel, cell: Cell) -> list[str]:
+    """Why a cell was chosen, and how accurate it is."""
     measure, accuracy = panel.measure, cell.value("test/acc")
-    words = [cell.name]
+    words = []
     if measure.key:
         which = "largest" if panel.figure.pick == "max" else "smallest"
         words.append(f"{measure.label} {number(cell.value(measure.key), measure.digits)} ({which})")
     if accuracy is not None and measure.key != "test/acc":
         words.append(f"test accuracy {number(accuracy, panel.spec.measure('test/acc').digits)}")
-    return "   ·   ".join(words)
+    return words
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -89,15 +94,17 @@ def read(directory: Path, name: str) -> Array:
         raise ArrayError(f"{name} in {records.ARRAYS} cannot be read") from error
 
 
-def read_all(directory: Path) -> dict[str, Array]:
-    """All arrays in a cell's directory, by name.
+def read_all(directory: Path, prefix: str = "") -> dict[str, Array]:
+    """All arrays in a cell's directory whose names begin with ``prefix``, by name.
 
     Raises:
         ArrayError: there is no ``arrays.npz``, or it is damaged.
     """
+    if not (directory / records.ARRAYS).is_file():
+        raise ArrayError(f"no {records.ARRAYS}")
     try:
         with np.load(directory / records.ARRAYS, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name]) for name in arrays.files}
+            return {name: np.asarray(arrays[name]) for name in arrays.files if name.startswith(prefix)}
     except Exception as error:  # what numpy and zipfile make of damaged bytes has no common class
         raise ArrayError(f"{records.ARRAYS} cannot be read") from error
 

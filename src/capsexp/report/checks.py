@@ -36,6 +36,14 @@ def text(key: str, value: object) -> str:
     return value
 
 
+def file_name(key: str, value: object) -> str:
+    """The stem of a file's name that every system allows."""
+    name = text(key, value)
+    plain = bool(name) and all(char.isascii() and (char.isalnum() or char in "_-") for char in name)
+    require(plain, key, "be a file name of letters, digits, - and _", name)
+    return name
+
+
 def texts(key: str, value: object) -> list[str]:
     """A list of texts."""
     return [text(item_key, item) for item_key, item in items(key, value)]

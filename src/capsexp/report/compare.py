@@ -85,19 +85,26 @@ def _choose(row: Comparison, points: list[Point]) -> tuple[Point | None, str]:
 
 
 def _flags(row: Comparison, protocol: Protocol | None, region: Sequence[Point], chosen: Point) -> list[str]:
+    lost = ["a seed's value is not finite"] if chosen.stat(row.metric).lost else []
+    return [*origin_flags(protocol, row.paper_data), *partial_flag(region), *lost]
+
+
+def origin_flags(protocol: Protocol | None, paper_data: str | None) -> list[str]:
+    """What must be known of a number's data and of how its model was chosen."""
     flags = []
-    if protocol and row.paper_data and protocol.data.lower() != row.paper_data.lower():
-        flags.append(f"other data: {protocol.data}, the paper's is {row.paper_data}")
+    if protocol and paper_data and protocol.data.lower() != paper_data.lower():
+        flags.append(f"other data: {protocol.data}, the paper's is {paper_data}")
     if protocol and protocol.generated:
         flags.append("generated data")
     if protocol and protocol.select_on == "test":
         flags.append("model chosen on the test set")
-    whole = sum(all(cell.done for cell in point.cells) for point in region)
-    if whole < len(region):
-        flags.append(f"partial: {whole} of {len(region)} points complete")
-    if chosen.stat(row.metric).lost:
-        flags.append("a seed's value is not finite")
     return flags
+
+
+def partial_flag(region: Sequence[Point]) -> list[str]:
+    """How many of some points have all their trainings, where not all have."""
+    whole = sum(all(cell.done for cell in point.cells) for point in region)
+    return [f"partial: {whole} of {len(region)} points complete"] if whole < len(region) else []
 
 
 def unswept(where: Mapping[str, Condition], results: Results) -> str:

@@ -1,10 +1,7 @@
 """Learning curves: metrics of every epoch, as mean and deviation over the trainings that differ in their seed."""
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from capsexp import records
 from capsexp.report import ticks
 from capsexp.report.arrays import ArrayError
 from capsexp.report.canvas import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
 from capsexp.report.captions import SPREAD, Words, counted
 from capsexp.report.cells import Cell, hashable
+from capsexp.report.history import read_history
 from capsexp.report.panels import Panel
 from capsexp.report.spec import Measure
 
@@ -33,8 +30,21 @@ Curves = Mapping[str, Sequence[Grid]]
 
 def draw(panel: Panel) -> tuple[Drawn | None, str]:
     """The learning curves of the sweep's cells, and what is to be said of cells that have none."""
-    figure, lost = panel.figure, []
+    figure = panel.figure
     measures = [panel.spec.measure(metric) for metric in figure.metrics]
+    groups, problem, read = _read(panel, measures)
+    if not groups:
+        return None, problem
+    n = counted(len(curves) for found in groups.values() for curves in found.values())
+    note = " ".join(text for text in (missing_note(groups, read), figure.note) if text)
+    words = replace(panel.around, parts=(*panel.around.parts, n), note=note)
+    texts = {"x_label": figure.x_label or "epoch", "y_label": figure.y_label or shared_label(measures)}
+    return draw_curves(groups, words, **texts), problem
+
+
+def _read(panel: Panel, measures: Sequence[Measure]) -> tuple[dict[str, dict[str, list[Grid]]], str, int]:
+    """The curves of each group, a line on cells that have none at all, and the number of those that have any."""
+    figure, lost, read = panel.figure, [], 0
     groups: dict[str, dict[str, list[Grid]]] = {}
     for head, cells in _groups(panel):
         found: dict[str, list[Grid]] = {measure.label: [] for measure in measures}
@@ -44,18 +54,13 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
             except ArrayError as error:
                 lost.append(f"{figure.name}: {cell.name}: {error}")
                 continue
+            read += 1
             for measure in measures:
-                found[measure.label].append(history[measure.key])
+                found[measure.label] += [history[measure.key]] if measure.key in history else []
         if any(found.values()):
             groups[head] = found
     more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-    problem = lost[0] + more if lost else ""
-    if not groups:
-        return None, problem
-    n = counted(len(curves) for found in groups.values() for curves in found.values())
-    words = replace(panel.around, parts=(*panel.around.parts, n))
-    texts = {"x_label": figure.x_label or "epoch", "y_label": figure.y_label or shared_label(measures)}
-    return draw_curves(groups, words, **texts), problem
+    return groups, lost[0] + more if lost else "", read
 
 
 def _groups(panel: Panel) -> list[tuple[str, list[Cell]]]:
@@ -82,31 +87,6 @@ def shared_label(measures: Sequence[Measure]) -> str:
 # -- the numbers ------------------------------------------------------------------------------------------------------
 
 
-def read_history(directory: Path | None, metrics: Sequence[str]) -> dict[str, Grid]:
-    """The metrics of every epoch of a cell, from its ``metrics.csv``; a missing number is NaN.
-
-    Raises:
-        ArrayError: there is no such file, or it has no such metric.
-    """
-    try:
-        with ((directory or Path()) / records.METRICS).open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ArrayError(f"no readable {records.METRICS}") from error
-    for metric in metrics:
-        if not any(row.get(metric) for row in rows):
-            raise ArrayError(f"no {metric} in {records.METRICS}")
-    return {metric: np.array([_number(row.get(metric)) for row in rows]) for metric in metrics}
-
-
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
-
-
 def mean_and_spread(curves: Sequence[Grid]) -> tuple[Grid, Grid]:
     """Mean and sample standard deviation at each epoch, over the curves that have a value there.
 
@@ -130,6 +110,16 @@ def lengths_note(curves: Sequence[Grid]) -> str:
     if shortest == longest:
         return ""
     return f"The trainings ended after {shortest} to {longest} epochs; each mean is of those that still ran."
+
+
+def missing_note(groups: Mapping[str, Curves], trainings: int) -> str:
+    """Which metrics some trainings do not have, as a network without a layer has nothing to say of it."""
+    counts: dict[str, int] = {}
+    for curves in groups.values():
+        for name, each in curves.items():
+            counts[name] = counts.get(name, 0) + len(each)
+    lacking = {name: trainings - count for name, count in counts.items() if count < trainings}
+    return " ".join(f"Not recorded in {lost} of {trainings} trainings: {name}." for name, lost in lacking.items())
 
 
 # -- drawing them -----------------------------------------------------------------------------------------------------

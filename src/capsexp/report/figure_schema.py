@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[set[str], set[str]]] = {
     "bars": (CELL | LABELS | {"arrays", "labels", "images"}, {"arrays", "labels", "images"}),
     "tuning": (CELL | LABELS | {"arrays"}, {"arrays"}),
     "images": (CELL | LABELS | {"array", "steps"}, {"array"}),
+    "activity": (CELL | {"by", "layers", "threshold"}, set()),
 }
 """For each kind of figure: the keys that it knows, and those among them that it needs."""
 
@@ -59,9 +60,7 @@ def _figure(key: str, value: object, number: int) -> Figure:
         for name in TEXTS
         if raw.get(name) is not None
     }
-    name = checks.text(f"{key}.name", raw.get("name", f"figure{number:02d}"))
-    plain = bool(name) and all(char.isascii() and (char.isalnum() or char in "_-") for char in name)
-    require(plain, f"{key}.name", "be a file name of letters, digits, - and _", name)
+    name = checks.file_name(f"{key}.name", raw.get("name", f"figure{number:02d}"))
     _pairs(key, raw)
     return Figure(
         **{"title": name, **texts},
@@ -75,6 +74,8 @@ def _figure(key: str, value: object, number: int) -> Figure:
         triangle=checks.switch(f"{key}.triangle", raw.get("triangle", False)),
         sort=checks.switch(f"{key}.sort", raw.get("sort", False)),
         range=checks.span(f"{key}.range", raw.get("range")),
+        layers=_layers(f"{key}.layers", raw.get("layers", "intermediate")),
+        threshold=require_number(f"{key}.threshold", raw.get("threshold", 0.01), 0, open_ends="<"),
         where=checks.conditions(key, raw),
     )
 
@@ -95,6 +96,11 @@ def _arrays(key: str, value: object) -> dict[str, str]:
     raw = checks.mapping(key, value)
     require(1 <= len(raw) <= MOST, key, f"name 1 to {MOST} arrays", value)
     return {name: checks.text(f"{key}.{name}", array) for name, array in raw.items()}
+
+
+def _layers(key: str, value: object) -> str:
+    require(value in ("intermediate", "all"), key, "be intermediate or all", value)
+    return checks.text(key, value)
 
 
 def _metrics(key: str, value: object) -> tuple[str, ...]:

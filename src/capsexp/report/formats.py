@@ -47,7 +47,7 @@ def to_markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_markdown(cell) for cell in cells) + " |"
 
-    lines = [_markdown(table.caption), "", line(table.header), line(["---"] * len(table.header))]
+    lines = [_markdown(table.words), "", line(table.header), line(["---"] * len(table.header))]
     return "\n".join([*lines, *(line(row) for row in table.rows)]) + "\n"
 
 
@@ -66,7 +66,7 @@ def to_latex(table: Table) -> str:
     """A ``table`` float, or a ``longtable`` where the rows do not fit on a page; needs the booktabs package."""
     long = len(table.rows) > ROWS_ON_A_PAGE
     head = _row(table.header)
-    body = [_row(row) for row in table.rows]
+    body = [line for place, row in enumerate(table.rows) for line in (*_apart(table, place), _row(row))]
     packages = "booktabs, longtable" if long else "booktabs"
     lines = [f"% needs \\usepackage{{{packages.replace(', ', ',')}}}", *(_long if long else _short)(table, head, body)]
     return "\n".join(lines) + "\n"
@@ -76,7 +76,7 @@ def _short(table: Table, head: str, body: list[str]) -> list[str]:
     return [
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{escape(table.caption)}}}",
+        rf"\caption{{{escape(table.words)}}}",
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{_columns(table)}}}",
         *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
@@ -89,12 +89,17 @@ def _long(table: Table, head: str, body: list[str]) -> list[str]:
     return [
         r"{\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\begin{{longtable}}{{{_columns(table)}}}",
-        rf"\caption{{{escape(table.caption)}}}\label{{tab:{table.name}}}\\",
+        rf"\caption{{{escape(table.words)}}}\label{{tab:{table.name}}}\\",
         *(r"\toprule", head, r"\midrule", r"\endfirsthead"),
         *(r"\toprule", head, r"\midrule", r"\endhead"),
         *(r"\bottomrule", r"\endfoot", *body),
         r"\end{longtable}}",
     ]
+
+
+def _apart(table: Table, place: int) -> list[str]:
+    """Some room above a row of several lines."""
+    return [r"\addlinespace"] if table.parts and place and table.rows[place][0] else []
 
 
 def _row(cells: list[str]) -> str:
@@ -107,6 +112,8 @@ def _columns(table: Table) -> str:
 
 
 def numeric_columns(table: Table) -> list[bool]:
-    """For each column whether most of its cells begin like a number."""
+    """For each column whether most of its cells begin like a number; behind the names of parts all do."""
+    if table.parts:
+        return [place > 1 for place in range(len(table.header))]
     counts = [sum(bool(re.match(r"[-+.\d]", row[i])) for row in table.rows) for i in range(len(table.header))]
     return [bool(table.rows) and count * 2 > len(table.rows) for count in counts]

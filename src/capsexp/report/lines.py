@@ -1,5 +1,6 @@
 """A metric along one axis: lines over numbers, points over words, with the deviation over seeds."""
 
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -51,8 +52,8 @@ def _series(
     axes: Axes, panel: Panel, found: dict[object, Point], values: list[Any], place: int, of: int, label: str
 ) -> None:
     stats = [found[hashable(v)].stat(panel.figure.metric) if hashable(v) in found else None for v in values]
-    drawn = [(x, s) for x, s in zip(ticks.places(values), stats, strict=True) if s and s.n]
-    means = [float(stat.mean or 0.0) for _, stat in drawn]
+    drawn = [(x, s) for x, s in zip(ticks.places(values), stats, strict=True) if s]
+    means = [math.nan if stat.mean is None else float(stat.mean) for _, stat in drawn]  # a line breaks at a hole
     spread = [float(stat.std or 0.0) for _, stat in drawn]
     words = not all(is_number(value) for value in values)
     aside = (place - (of - 1) / 2) * min(0.12, 0.6 / of) if words else 0.0
@@ -71,6 +72,9 @@ def _dress(axes: Axes, panel: Panel, x: str, values: list[Any], wide: float) -> 
     axes.set_xticks(at[:: shown.step], shown.texts, **shown.look)
     if not all(is_number(value) for value in values):
         axes.set_xlim(-0.5, len(values) - 0.5)  # words have no distances: half a step of room at both ends
+    elif ticks.scale(values) != "log":
+        margin = 0.05 * (at[-1] - at[0])  # holes at the ends too
+        axes.set_xlim(at[0] - margin, at[-1] + margin)
     axes.set_xlabel(panel.spec.axis(x).title)
     axes.set_ylabel(panel.measure.title)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
@@ -92,5 +96,18 @@ def _mark_holes(axes: Axes, panel: Panel, x: str, values: list[Any]) -> str:
     places = dict(zip(map(hashable, values), ticks.places(values), strict=True))
     for at in sorted({places[hashable(point.axes.get(x))] for point in holes}):
         axes.axvline(at, color=GREY, linestyle=":", linewidth=1)
-    names = ", ".join(f"{axis_text(point.axes.get(x))} ({hole(point, metric)})" for point in holes)
-    return f"Dotted: no value at {names}." if holes else ""
+    return f"Dotted: no value at {', '.join(_named(panel, x, holes))}." if holes else ""
+
+
+def _named(panel: Panel, x: str, holes: list[Point]) -> list[str]:
+    """Each place with a hole and why; also in which lines, where not all of them have one there."""
+    metric, by = panel.figure.metric, _axes(panel)[1]
+    named: dict[str, None] = {}
+    for point in holes:
+        place = hashable(point.axes.get(x))
+        points = [p for p in panel.points if hashable(p.axes.get(x)) == place]
+        every = {hole(p, metric) for p in points if not p.stat(metric).n}
+        alone = len(every) > 1 or any(p.stat(metric).n for p in points)
+        line = f"{panel.spec.axis(by).label} = {axis_text(point.axes.get(by))}: " if by and alone else ""
+        named[f"{axis_text(point.axes.get(x))} ({line}{hole(point, metric)})"] = None
+    return list(named)

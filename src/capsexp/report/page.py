@@ -15,10 +15,10 @@ from capsexp.report import notes
 from capsexp.report.canvas import Drawn
 from capsexp.report.cells import STATES
 from capsexp.report.compare import Compared
-from capsexp.report.formats import numeric_columns
+from capsexp.report.page_tables import grid, section, table
 from capsexp.report.results import Results
 from capsexp.report.spec import Spec
-from capsexp.report.tables import HOLE, Table
+from capsexp.report.tables import Table
 
 DATA = {
     **{"name": "data set", "source": "source", "sha256": "sha256", "generated": "generated", "classes": "classes"},
@@ -38,14 +38,16 @@ class Content:
         results: the sweep.
         compared: rows of the comparison.
         tables: by name; ``timings`` is only linked to, since its bytes differ from run to run.
+        grids: the paper's tables beside ours.
         figures: the pictures.
-        problems: one line for each figure that could not be drawn.
+        problems: one line for each table or figure that could not be made.
     """
 
     spec: Spec
     results: Results
     compared: Sequence[Compared]
     tables: dict[str, Table]
+    grids: Sequence[Table]
     figures: Sequence[Drawn]
     problems: Sequence[str]
 
@@ -60,8 +62,9 @@ def render(content: Content) -> str:
         _header(content, title),
         _data(content.results),
         _comparison(content),
+        _grids(content),
         _figures(content),
-        _table("Results", content.tables["results"], "scroll tall"),
+        table("Results", content.tables["results"], "scroll tall"),
         _holes(content.results),
         _reproduce(content.results),
         _environment(content.results),
@@ -92,12 +95,12 @@ def _header(content: Content, title: str) -> str:
 def _data(results: Results) -> str:
     described = Counter(_described(cell.result or {}) for cell in results.cells if cell.done)
     if not described:
-        return _section("Data and protocol", "<p>No cell has finished yet.</p>")
+        return section("Data and protocol", "<p>No cell has finished yet.</p>")
     parts = []
     for text, count in sorted(described.items()):
         rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in json.loads(text))
         parts.append(f'<p>{count} of {len(results.cells)} cells:</p>\n<table class="facts">{rows}</table>')
-    return _section("Data and protocol", "\n".join(parts))
+    return section("Data and protocol", "\n".join(parts))
 
 
 def _described(body: dict[str, Any]) -> str:
@@ -116,11 +119,15 @@ def _plain(value: object) -> str:
 
 
 def _comparison(content: Content) -> str:
-    return _table("Beside the paper", content.tables["comparison"]) if content.compared else ""
+    return table("Beside the paper", content.tables["comparison"]) if content.compared else ""
+
+
+def _grids(content: Content) -> str:
+    return section("Tables beside the paper's", "\n".join(map(grid, content.grids))) if content.grids else ""
 
 
 def _figures(content: Content) -> str:
-    return _section("Figures", "\n".join(map(_figure, content.figures))) if content.figures else ""
+    return section("Figures", "\n".join(map(_figure, content.figures))) if content.figures else ""
 
 
 def _figure(drawn: Drawn) -> str:
@@ -152,7 +159,7 @@ def _holes(results: Results) -> str:
     if results.orphans:
         names = "".join(f"<li><code>{escape(name)}</code></li>" for name in results.orphans)
         parts.append(f"<h3>Orphaned</h3><p>On disk but not in the plan; left alone, in no table:</p><ul>{names}</ul>")
-    return _section("Holes and leftovers", "\n".join(parts)) if parts else ""
+    return section("Holes and leftovers", "\n".join(parts)) if parts else ""
 
 
 def _times(count: int) -> str:
@@ -160,7 +167,7 @@ def _times(count: int) -> str:
 
 
 def _reproduce(results: Results) -> str:
-    return _section(
+    return section(
         "How to reproduce",
         f"<p>The same command again runs only the cells that are missing, and the second writes this page:</p>\n"
         f"<pre>{escape(command(results))}\n{escape(shlex.join([*REPORT, _folder(results)]))}</pre>\n"
@@ -187,38 +194,4 @@ def _environment(results: Results) -> str:
     rows = "".join(
         f"<tr><td>{escape(key)}</td><td>{escape(notes.described(notes.seen(results, key)))}</td></tr>" for key in keys
     )
-    return _section("Environment", f'<table class="facts">{rows}</table>') if rows else ""
-
-
-# -- pieces -----------------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
-
-
-def _table(title: str, table: Table, box: str = "scroll") -> str:
-    numeric = numeric_columns(table)
-    head = "".join(f"<th{_class(right)}>{escape(name)}</th>" for name, right in zip(table.header, numeric, strict=True))
-    rows = "\n".join(_row(row, numeric, table, hole) for row, hole in zip(table.rows, table.holes, strict=True))
-    links = " · ".join(f'<a href="{table.name}.{end}">{name}</a>' for end, name in FORMATS)
-    body = f'<div class="{box}"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
-    return _section(title, f'{body}\n<p class="small">{escape(table.caption)} {links}</p>')
-
-
-HOLE_ROW = '<tr class="hole">'
-FORMATS = (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))
-
-
-def _row(row: list[str], numeric: list[bool], table: Table, hole: bool) -> str:
-    classes = (
-        _class(right, name if text != HOLE else "")
-        for text, right, name in zip(row, numeric, table.header, strict=True)
-    )
-    cells = "".join(f"<td{each}>{escape(text)}</td>" for text, each in zip(row, classes, strict=True))
-    return f"{HOLE_ROW if hole else '<tr>'}{cells}</tr>"
-
-
-def _class(right: bool, column: str = "") -> str:
-    kind = {"caveats": "flag", "at": "whole"}.get(column, "num" if right else "")
-    return f' class="{kind}"' if kind else ""
+    return section("Environment", f'<table class="facts">{rows}</table>') if rows else ""

@@ -28,8 +28,9 @@ class Panel:
         results: the whole sweep.
         points: the points that are drawn.
         suffix: what is added to the figure's file name.
+        others: values of the axes that the figure does not name.
         limits: smallest and largest mean of this picture and of those that differ in the axes it does not name.
-        words: values of the axes that the figure does not name, the paper's word, and the data behind the numbers.
+        words: those values, the paper's word, and the data behind the numbers.
     """
 
     figure: Figure
@@ -38,6 +39,7 @@ class Panel:
     points: list[Point]
     suffix: str = ""
     words: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     limits: tuple[float, float] = (0.0, 1.0)
 
     @property
@@ -120,9 +122,10 @@ def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], s
         rest, apart = [], [points for _, points in results.by_protocol(chosen)]
     else:
         apart = results.apart(chosen)
-    groups = [
-        group for points in apart for group in _groups(points, rest) if any(count(figure, point) for point in group)
-    ]
+    every = [group for points in apart for group in _groups(points, rest)]
+    groups = [group for group in every if any(count(figure, point) for point in group)]
+    if figure.kind == "grid":
+        groups = groups or every[:1]  # the paper's numbers stand there before ours do
     made = [_panel(figure, spec, results, group, rest, len(groups) > 1) for group in groups]
     drawn = [panel for panel in made if shape(panel)]
     if not drawn:
@@ -131,7 +134,8 @@ def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], s
     if figure.over_axes:
         drawn = _on_one_scale(drawn, apart=bool(results.mixed()))
     left = len(drawn) - MOST
-    return drawn[:MOST], f"{figure.name}: {left} more pictures are not drawn; narrow it with where" if left > 0 else ""
+    more = "tables are not shown" if figure.kind == "grid" else "pictures are not drawn"
+    return drawn[:MOST], f"{figure.name}: {left} more {more}; narrow it with where" if left > 0 else ""
 
 
 def _on_one_scale(drawn: Sequence[Panel], *, apart: bool) -> list[Panel]:
@@ -164,7 +168,8 @@ def _panel(
     found = {point.protocol for point in group}
     protocols = [each for each in results.protocols if each in found]
     values = [axis_text(group[0].axes.get(axis)) for axis in rest]
-    words = [f"{spec.axis(axis).label} = {value}" for axis, value in zip(rest, values, strict=True)]
+    others = tuple(f"{spec.axis(axis).label} = {value}" for axis, value in zip(rest, values, strict=True))
+    words = [*others]
     if figure.paper:
         words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
     if protocols:
@@ -175,7 +180,7 @@ def _panel(
     suffix = "".join("_" + _file_name(value) for value in values) if several else ""
     panel = Panel(figure, spec, results, group, suffix)  # knows its n
     words += [panel.n] if figure.over_axes else []
-    return Panel(figure, spec, results, group, suffix, tuple(words))
+    return replace(panel, words=tuple(words), others=others)
 
 
 def _origin(protocols: Sequence[Protocol]) -> str:

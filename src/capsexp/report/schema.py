@@ -25,6 +25,22 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
                                  # for each data set, then the row is there once for each that has finished cells
           paper_data: mnist      # where this row's differs
           note: "..."
+      grids:                     # the paper's tables beside ours, one or more each
+        - name: table1           # file name
+          title: "..."           # default: the name
+          rows: study.net        # an axis
+          columns: pruning.ratio # another one
+          metric: test/acc
+          scale: 100             # ours times this is in the paper's unit (shares and per cent: 100); default: 1
+          unit: "%"              # the paper's; default: that of the metric, where there is no scale
+          digits: 2              # default: those of the metric
+          where: {...}           # as above, and `at`
+          paper_columns: [0, 0.125, 0.25, 0.375]    # values of the axis; equal numbers match however they are written
+          paper:                 # default: none, ours alone
+            C10D8: [73.92, 74.26, null, 74.53]      # a number for each of paper_columns, null where the paper has none
+            C16D6: {0: 75.40, 0.625: 73.02}         # or by column, also where it is none of paper_columns
+          paper_data: cifar10    # where this table's differs
+          note: "..."
       figures:                   # default: one figure over all axes, see capsexp.report.defaults
         - kind: surface          # smoothed 3-D surface beside a heat map of the raw values
           name: fig01_accuracy   # file name
@@ -55,18 +71,29 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
           labels: probabilities/labels        # true class of each image
           images: probabilities/images        # uint8 [image, channel, y, x]
         - {kind: tuning, name: ..., arrays: {dynamic: tuning/dynamic, fast: tuning/fast}}  # [true class, capsule]
+        - kind: activity         # how active capsules are: a row of panels a value of `by`, a panel a layer
+          by: pruning.ratio      # default: none, a single row
+          layers: intermediate   # layer1, layer2, ...; or `all` that the cell has kept, primary first
+          threshold: 0.01        # activity up to which a capsule is dead; marked beside the colours
         - {kind: images, name: ..., array: decoded/class3, steps: decoded/steps}  # uint8 [row, column, channel, y, x]
 
-Axes that a figure does not name (``seed`` apart, which is averaged over) give one picture for each of their values.
+Axes that a figure or grid does not name (``seed`` apart, which is averaged over) give one picture or table for each of
+their values.
+
+A row of a grid has three lines: ours (mean, deviation, and n where it is not that of the caption), the paper's number,
+and the difference.  A place without our number says why; rows and columns of the paper that were not run have the
+paper's number alone.
 
 ``epochs`` draws columns of ``metrics.csv`` (1 to 4 of them) as mean and deviation over the seeds, with a panel for each
-value of ``by``, side by side.  ``matrix``, ``bars``, ``tuning`` and ``images`` draw arrays of ``arrays.npz``, in each
-picture those of one cell: the one whose ``metric`` is largest or smallest (``metric`` and ``pick``, as ``kernels``), or
-without these the first finished one, which is that of the first seed.  All five know ``x_label`` and ``y_label``.
+value of ``by``, side by side; a metric that a training did not record is left out and said.  ``matrix``, ``bars``,
+``tuning`` and ``images`` draw arrays of ``arrays.npz``, in each picture those of one cell: the one whose ``metric`` is
+largest or smallest (``metric`` and ``pick``, as ``kernels``), or without these the first finished one, which is that of
+the first seed.  These five know ``x_label`` and ``y_label``.  ``activity`` chooses a cell in the same way for each of
+its rows, and draws ``activity/<layer>`` [type, y, x] on one logarithmic scale.
 """
 
 from capsexp.errors import require, require_int, require_number
-from capsexp.report import checks, figure_schema
+from capsexp.report import checks, figure_schema, grid_schema
 from capsexp.report.spec import Comparison, Measure, Spec, usual
 
 
@@ -80,6 +107,7 @@ def parse(block: object) -> Spec:
     timings = checks.texts("report.timings", raw.get("timings", []))
     columns = None if raw.get("columns") is None else checks.texts("report.columns", raw["columns"])
     paper_data = checks.optional_text("report.paper_data", raw.get("paper_data"))
+    metrics = _measures("report.metrics", raw.get("metrics"))
     spec = Spec(
         **{
             key: checks.text(f"report.{key}", raw[key])
@@ -88,12 +116,13 @@ def parse(block: object) -> Spec:
         },
         paper_data=paper_data,
         axes=_measures("report.axes", raw.get("axes")),
-        metrics=_measures("report.metrics", raw.get("metrics")),
+        metrics=metrics,
         columns=columns,
         timings=timings,
         compare=[
             _comparison(key, item, paper_data) for key, item in checks.items("report.compare", raw.get("compare"))
         ],
+        grids=grid_schema.grids(raw.get("grids"), metrics, paper_data),
         figures=figure_schema.figures(raw.get("figures")),
     )
     _refuse_clocks(spec)
@@ -104,6 +133,7 @@ def _refuse_clocks(spec: Spec) -> None:
     """Clocks differ from run to run; one outside ``timings.*`` would make two equal reports differ."""
     used = [(f"report.columns[{i}]", metric) for i, metric in enumerate(spec.columns or [])]
     used += [(f"report.compare[{i}].metric", row.metric) for i, row in enumerate(spec.compare)]
+    used += [(f"report.grids[{i}].metric", grid.figure.metric) for i, grid in enumerate(spec.grids)]
     used += [(f"report.figures[{i}].metric", figure.metric) for i, figure in enumerate(spec.figures or [])]
     for i, figure in enumerate(spec.figures or []):
         used += [(f"report.figures[{i}].metrics[{j}]", metric) for j, metric in enumerate(figure.metrics)]

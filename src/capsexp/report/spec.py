@@ -14,6 +14,8 @@ LABELS = {
     "params_paper": ("parameters, paper's formula", "", 0),
     "training.epochs": ("epochs", "", 1),
     "training.peak_epoch": ("peak epoch", "", 1),
+    "capsules/dead_share": ("dead capsules", "share", 4),
+    "capsules/silent_share": ("silent capsules", "share", 4),
 }
 STANDARD = ("test/acc", "test/loss", "val/acc", "val/loss", "params", "params_paper", "training.peak_epoch")
 """The columns of a report whose block names none."""
@@ -101,6 +103,8 @@ class Figure:
     x_label: str = ""
     y_label: str = ""
     value_label: str = ""
+    layers: str = "intermediate"
+    threshold: float = 0.01
     where: dict[str, Condition] = field(default_factory=dict)
     paper: str = ""
     note: str = ""
@@ -109,6 +113,29 @@ class Figure:
     def over_axes(self) -> bool:
         """Whether it shows a metric over the sweep's axes."""
         return self.kind in ("surface", "heatmap", "line")
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper beside ours, an item under ``grids``.
+
+    Attributes:
+        figure: which of our numbers are shown: ``x`` are its columns, ``y`` its rows.
+        scale: the paper's unit in ours: 100 where the paper prints per cent and our metric is a share.
+        unit: the paper's.
+        digits: decimals.
+        paper: the paper's numbers, by the texts of row and column.
+        paper_columns: texts of the paper's columns, in its order; those of the rows are the keys of ``paper``.
+        paper_data: the paper's data set.
+    """
+
+    figure: Figure
+    scale: float
+    unit: str
+    digits: int
+    paper: dict[str, dict[str, float]]
+    paper_columns: tuple[str, ...]
+    paper_data: str | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +151,7 @@ class Spec:
     columns: list[str] | None = None
     timings: list[str] = field(default_factory=list)
     compare: list[Comparison] = field(default_factory=list)
+    grids: list[PaperTable] = field(default_factory=list)
     figures: list[Figure] | None = None
 
     def measure(self, metric: str) -> Measure:
@@ -144,4 +172,6 @@ def usual(metric: str) -> Measure:
             return Measure(metric, f"minimum cosine distance, {layer}", "", 4)
         case ["similarity", layer, "max"]:
             return Measure(metric, f"maximum cosine similarity, {layer}", "", 4)
+        case ["capsules", layer, "dead_share" | "silent_share" as share]:
+            return Measure(metric, f"{share.removesuffix('_share')} capsules, {layer}", "share", 4)
     return Measure(metric, metric)

@@ -25,6 +25,9 @@ class Table:
         raw_header: heads of the columns of the CSV.
         raw_rows: full-precision values; None where there is none.
         holes: whether each row lacks its numbers.
+        title: a heading, where the caption does not serve as one.
+        parts: of a table in which several lines are one row: what each is; only the first has its first cell written.
+        flags: what a reader must know before comparing.
     """
 
     name: str
@@ -34,6 +37,14 @@ class Table:
     raw_header: list[str]
     raw_rows: list[list[Raw]]
     holes: list[bool]
+    title: str = ""
+    parts: Sequence[str] = ()
+    flags: Sequence[str] = ()
+
+    @property
+    def words(self) -> str:
+        """What stands with the table: its caption and the caveats."""
+        return f"{self.caption} Caveats: {'; '.join(self.flags)}." if self.flags else self.caption
 
 
 # -- numbers as text --------------------------------------------------------------------------------------------------
@@ -176,7 +187,7 @@ def _compared(spec: Spec, row: Compared) -> list[str]:
     digits, paper = spec.measure(row.row.metric).digits, row.paper
     ours = stat_text(row.stat, digits) if row.stat.n else row.problem
     theirs = number(paper, digits) if isinstance(paper, int | float) else paper or "not stated"
-    difference = HOLE if row.difference is None else _signed(row.difference, digits)
+    difference = HOLE if row.difference is None else signed(row.difference, digits)
     protocol = row.protocol
     facts = [protocol.data, protocol.select_on] if protocol else [HOLE, HOLE]
     flags = "; ".join(row.flags) or HOLE
@@ -193,7 +204,7 @@ def _compared(spec: Spec, row: Compared) -> list[str]:
     ]
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
     """A difference with its sign; one that rounds to nothing has none."""
     text = f"{value:+,.{digits}f}"
     return text[1:] if not text.strip("+-0.,") else text

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from capsexp import records
-from capsexp.report import defaults, figures, formats, page, results, schema, tables
+from capsexp.report import defaults, figures, formats, grids, page, results, schema, tables
 from capsexp.report.canvas import Drawn
 from capsexp.report.compare import compare
 
@@ -24,15 +24,18 @@ def write_report(directory: Path, out: Path) -> tuple[Path, str]:
     makers = (tables.results_table, tables.cells_table, tables.timings_table)
     made = {table.name: table for table in (make(spec, read) for make in makers)}
     made["comparison"] = tables.comparison_table(spec, read, compared)
+    crossed, lacking = grids.grid_tables(spec, read)
     drawn, problems = figures.draw_all(spec, read)
-    for table in made.values():
+    for table in (*made.values(), *crossed):
         _write_table(out, table)
     for picture in drawn:
         _write_picture(out, picture)
     index = out / "index.html"
-    records.write_text(index, page.render(page.Content(spec, read, compared, made, drawn, problems)))
+    records.write_text(
+        index, page.render(page.Content(spec, read, compared, made, crossed, drawn, [*lacking, *problems]))
+    )
     state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
-    return index, f"{read.sweep.name}: {state}; tables: {len(made)}, figures: {len(drawn)}"
+    return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(drawn)}"
 
 
 def _write_table(out: Path, table: tables.Table) -> None:

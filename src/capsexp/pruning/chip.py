@@ -1,0 +1,218 @@
+"""How much of a layer's feature maps is lost with a channel: CHIP's channel independence.
+
+References: Sui, Yin, Xie, Phan, Zonouz & Yuan 2021, *CHIP: CHannel Independence-based Pruning for Compact Neural
+Networks* (NeurIPS), section 3; Sahu & Altahhan 2024, *Mitigating Vanishing Activations in Deep CapsNets Using Channel
+Pruning*.  For the maps F (C, L) of one image, L = H x W, the score of channel c is
+
+    CI(c) = ||F||_* - ||F with row c set to zero||_*        (nuclear norms: sums of the singular values s_r).
+
+Without its row c, F^T F changes by a matrix of rank one.  So with the singular vectors U of F's rows
+
+    CI(c) = -1/pi * integral over t in (0, inf) of log w_c(t),   w_c(t) = 1 - sum_r U_cr^2 s_r^2 / (s_r^2 + t^2),
+
+and one eigendecomposition an image, of the smaller one of F F^T and F^T F, replaces C + 1 singular value
+decompositions.  Local letters: R, the singular values, min(C, L) of them; Q, the nodes of the quadrature.
+"""
+
+import math
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from capsexp.errors import ConfigError, require, require_choice, require_int
+from capsexp.pruning.base import Criterion, Layer
+
+Per = Literal["image", "batch_mean"]
+
+CHUNK = {"cpu": 2**20, "cuda": 2**25}
+"""How many float64 values may be in use at once, by device: 8 MB stay in a CPU's cache, a GPU wants many images.  An
+image that alone needs more is scored by itself."""
+
+DOUBTFUL = 1e-8
+"""An eigenvalue below this part of the largest is computed anew: all are off by about 1e-15 of the largest."""
+
+EPSILON = torch.finfo(torch.float64).eps
+
+
+class Quadrature(NamedTuple):
+    """How to integrate over t, in units of the largest singular value.
+
+    Attributes:
+        floor: what lies below it is not resolved: scores are off by up to three times the floor.
+        nodes_Q: float64, values of t.
+        weights_Q: float64, the factor 1/pi included.
+    """
+
+    floor: float
+    nodes_Q: Tensor
+    weights_Q: Tensor
+
+
+class Chip(Criterion):
+    """Score = channel independence, the mean over the images of a batch: low where other channels can stand in.
+
+    A channel that is zero on every image scores exactly 0; no channel scores more than the mean norm of its maps.  All
+    is computed in float64, on the maps' device if that has float64 and on the CPU if not, in chunks of images so that
+    memory stays bounded.
+
+    The scores of a data set are the mean of its batches' scores, weighted with their numbers of images (for
+    ``per="image"`` it does not matter how the images fall into batches).  Whoever goes through the batches does that;
+    here is one batch.
+
+    Example:
+        >>> maps = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 4.0]])[None, :, None, :]
+        >>> Chip().scores(Layer("conv1", torch.ones(3, 1, 1, 1), maps)).round(decimals=6)  # 4 (sqrt(2) - 1) for twins
+        tensor([3.0000, 1.6569, 1.6569], dtype=torch.float64)
+    """
+
+    needs: ClassVar[Literal["weights", "maps"]] = "maps"
+    redundancy: ClassVar[bool] = True
+
+    def __init__(self, per: Per = "image", nodes: int = 48) -> None:
+        """Choose what is scored, and how exactly.
+
+        Args:
+            per: "image" scores each image and takes the mean (CHIP's own code); "batch_mean" scores the mean of the
+                batch's maps (the code of Sahu & Altahhan).
+            nodes: nodes of the quadrature.  The error is up to 3 exp(-pi sqrt(nodes)) of an image's largest singular
+                value: 6e-8 with 32, 1e-9 with 48, 4e-11 with 64.  Rounding adds as much as 1e-8 where singular values
+                lie that far apart.
+
+        Raises:
+            ConfigError: ``per`` is neither of the two, or ``nodes`` no whole number from 8 to 128.
+        """
+        self.per = require_choice("per", per, get_args(Per))
+        self.nodes = require_int("nodes", nodes, minimum=8, maximum=128)
+        self._rule = quadrature(self.nodes)
+
+    def scores(self, layer: Layer) -> Tensor:
+        """The channel independence of each channel.
+
+        Args:
+            layer: its maps are read.
+
+        Returns:
+            (O,), float64, on the CPU, in the maps' own unit.
+
+        Raises:
+            ConfigError: the layer comes without maps, without an image, or with NaN or infinity in its maps.
+        """
+        maps_BCL = _maps(layer)
+        if self.per == "batch_mean":
+            maps_BCL = maps_BCL.mean(0, keepdim=True, dtype=torch.float64)
+        images, step = len(maps_BCL), _images_at_once(maps_BCL, self.nodes)
+        chunks = (maps_BCL[first : first + step] for first in range(0, images, step))
+        sums_C = [channel_independence(chunk_BCL, self._rule).sum(0) for chunk_BCL in chunks]
+        return torch.stack(sums_C).sum(0).cpu() / images
+
+
+def channel_independence(maps_BCL: Tensor, rule: Quadrature) -> Tensor:
+    """CI(c) of each image by itself, all images at once.
+
+    Args:
+        maps_BCL: floating point, of any scale, finite.
+        rule: see :func:`quadrature`.
+
+    Returns:
+        (B, C), float64, between 0 and the norm of the channel's map, on the device of ``maps_BCL``.
+    """
+    # Thus no square overflows or vanishes, and the largest singular value is at least 1 unless all are 0.
+    scale_B11 = maps_BCL.abs().amax((1, 2), keepdim=True).double()
+    unit_BCL = maps_BCL / torch.where(scale_B11 > 0, scale_B11, 1.0)
+    wide = maps_BCL.shape[1] <= maps_BCL.shape[2]
+    scores_BC = (_from_rows if wide else _from_columns)(unit_BCL, rule)
+    # Bounds that hold by definition, which rounding must not break.
+    return scores_BC.clamp_(min=0.0).minimum(torch.linalg.vector_norm(unit_BCL, dim=2)) * scale_B11[:, :, 0]
+
+
+def quadrature(nodes: int) -> Quadrature:
+    """The rule with the fewest nodes for an error that holds whatever the singular values are.
+
+    Hale, Higham & Trefethen 2008, *Computing A^alpha, log(A), and related matrix functions by contour integrals* (SIAM
+    J. Numer. Anal. 46), section 3.  The singularities of log w lie on the imaginary axis, from -i to i.  But for those
+    within floor of 0, which are left to the error, log w is periodic and analytic in u for t = floor * sc(u | 1 -
+    floor^2), a Jacobian elliptic function.  The midpoint rule then converges like exp(-2 pi^2 nodes / log(1 /
+    floor^2)), and both errors are of the same size for floor = exp(-pi sqrt(nodes)).
+
+    To a relative error of the floor's size, sc(u) is sinh(u) in the lower half of the quarter period
+    K = log(4 / floor), and 1 / (floor sinh(K - u)) in the upper half.
+
+    Args:
+        nodes: how many, at least 8.
+    """
+    floor = math.exp(-math.pi * math.sqrt(nodes))
+    period = math.log(4 / floor)
+    u_Q = (torch.arange(nodes, dtype=torch.float64) + 0.5) * (period / nodes)
+    upper_Q = u_Q > period / 2
+    lower_half_Q = torch.where(upper_Q, period - u_Q, u_Q)
+    t_Q, slope_Q = floor * lower_half_Q.sinh(), floor * lower_half_Q.cosh()
+    # t -> floor / t takes one half to the other.
+    nodes_Q = torch.where(upper_Q, floor / t_Q, t_Q)
+    slopes_Q = torch.where(upper_Q, floor * slope_Q / t_Q.square(), slope_Q)
+    return Quadrature(floor, nodes_Q, slopes_Q * (period / nodes / math.pi))
+
+
+def _maps(layer: Layer) -> Tensor:
+    """(B, C, L), the layer's maps, outside any gradient, on a device that has float64."""
+    key, maps_BCHW = f"{layer.name}.maps", layer.maps_BCHW
+    if maps_BCHW is None:
+        raise ConfigError(key, "be given to a criterion that needs them", None)
+    require(maps_BCHW.numel() > 0, key, "hold at least one image", tuple(maps_BCHW.shape))
+    maps_BCL = maps_BCHW.detach().flatten(start_dim=2)
+    # Extrema pass NaN on; isfinite() of all values takes a tenth of the scores' own time.
+    finite = bool(maps_BCL.amax().maximum(-maps_BCL.amin()).isfinite())
+    require(finite, key, "be finite", "NaN or infinity (did training diverge?)")
+    return maps_BCL.cpu() if maps_BCL.device.type == "mps" else maps_BCL
+
+
+def _images_at_once(maps_BCL: Tensor, nodes: int) -> int:
+    """How many images of these keep within CHUNK."""
+    budget = CHUNK.get(maps_BCL.device.type, CHUNK["cpu"])
+    _, channels, places = maps_BCL.shape
+    rank = min(channels, places)
+    return max(1, budget // (2 * channels * places + 4 * rank**2 + 2 * channels * (rank + nodes)))
+
+
+# -- one eigendecomposition -------------------------------------------------------------------------------------------
+
+
+def _from_rows(maps_BCL: Tensor, rule: Quadrature) -> Tensor:
+    """(B, C), scores by F F^T = U diag(s^2) U^T; for C <= L, where U is square."""
+    squares_BR, vectors_BCR = torch.linalg.eigh(maps_BCL @ maps_BCL.mT)
+    # What rounding hides in an eigenvalue is still there in the projection on its vector: s = |F^T u|.
+    doubtful = int((squares_BR < DOUBTFUL * squares_BR[:, -1:]).sum(1).max())
+    squares_BR[:, :doubtful] = (vectors_BCR[:, :, :doubtful].mT @ maps_BCL).square_().sum(2)
+    return _integral(vectors_BCR.square_(), squares_BR, None, rule)
+
+
+def _from_columns(maps_BCL: Tensor, rule: Quadrature) -> Tensor:
+    """(B, C), scores by F^T F = V diag(s^2) V^T, U = F V / s; for C > L, where U lacks columns."""
+    _, vectors_BLR = torch.linalg.eigh(maps_BCL.mT @ maps_BCL)
+    shares_BCR = (maps_BCL @ vectors_BLR).square_()
+    squares_BR = shares_BCR.sum(1)
+    # Where s is below the floor there is no u, only noise: it goes to the rest.
+    above_BR = squares_BR > rule.floor**2 * squares_BR.amax(1, keepdim=True)
+    shares_BCR *= torch.where(above_BR, 1.0 / squares_BR, 0.0)[:, None]
+    return _integral(shares_BCR, squares_BR, 1.0 - shares_BCR.sum(2, keepdim=True), rule)
+
+
+def _integral(shares_BCR: Tensor, squares_BR: Tensor, rest_BC1: Tensor | None, rule: Quadrature) -> Tensor:
+    """(B, C), the scores from U^2 and s^2.
+
+    w(t) is written as rest + sum_r U_r^2 t^2 / (s_r^2 + t^2), rest = 1 - sum_r U_r^2: sums of positive terms, so that
+    small values of w, which count most, are exact wherever U is square.
+
+    Args:
+        shares_BCR: U^2.
+        squares_BR: s^2, in any order, the largest at least 1 unless all are 0.
+        rest_BC1: None where U is square.
+        rule: see :func:`quadrature`.
+    """
+    t2_Q, weights_Q = rule.nodes_Q.to(squares_BR.device).square(), rule.weights_Q.to(squares_BR.device)
+    largest_B1 = squares_BR.amax(1, keepdim=True).clamp(min=1.0)
+    w_BCQ = shares_BCR @ (t2_Q / ((squares_BR / largest_B1)[:, :, None] + t2_Q))
+    if rest_BC1 is not None:
+        # The rest of a channel without which the rank is lower is 0, give or take the rounding.
+        w_BCQ = (w_BCQ + rest_BC1).clamp_(min=EPSILON)
+    return (w_BCQ.log_() @ -weights_Q) * largest_B1.sqrt()
