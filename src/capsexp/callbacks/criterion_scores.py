@@ -18,7 +18,8 @@ class CriterionScores(ResultCallback):
     """
 
     def __init__(self, criterion: Criterion) -> None:
-        require(criterion.needs == "weights", "criterion", "read weights", type(criterion).__name__)
+        rule = "read weights (one that reads feature maps needs recipe=prune_and_retrain)"
+        require(criterion.needs == "weights", "criterion", rule, type(criterion).__name__)
         self.criterion = criterion
 
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:

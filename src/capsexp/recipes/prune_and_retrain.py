@@ -111,8 +111,11 @@ class PruneAndRetrain(Recipe):
         """The steps to the network with so many intermediate layers, in order."""
         if self.selection.ratio == 0 and not self._retrain_unpruned:
             return [self._base(networks, depth)]
+        whole = networks.model()
+        rule = "be a network whose channels can be pruned (cnn, capsnet, deep_capsnet)"
+        require(bool(whole.channel_layers()), "model", rule, type(whole).__name__)
         if not self._inherit:
-            return [self._scratch(networks, depth)]
+            return [self._scratch(networks, whole, depth)]
         steps = [self._base(networks, 0)]
         known: Settings = (("correlation_weight", self._weight), ("ccm_epochs", self._ccm_epochs))
         if self._weight:
@@ -133,8 +136,7 @@ class PruneAndRetrain(Recipe):
 
         return Step(Stage("base", UNPRUNED, (("depth", depth),)), work)
 
-    def _scratch(self, networks: Networks, depth: int) -> Step:
-        whole = _prunable(networks.model())
+    def _scratch(self, networks: Networks, whole: Prunable, depth: int) -> Step:
         widths = self.selection.widths(whole.channel_layers(), whole.widths())
         sizes = whole.sized(widths) | networks.deep(depth)
 
@@ -154,7 +156,6 @@ class PruneAndRetrain(Recipe):
     def _scores(self, networks: Networks, known: Settings) -> Step:
         def work(done: Done, directory: Path) -> dict[str, Any]:
             module = networks.load(_trained(done))
-            _prunable(module.model)
             scores = networks.scores(module, self.criterion, self._batches, directory)
             return {"scores": {name: found.tolist() for name, found in scores.items()}}
 
@@ -218,12 +219,6 @@ def _trained(done: Done) -> Finished:
 def _scored(done: Done) -> dict[str, list[float]]:
     scores: dict[str, list[float]] = done["scores"].facts["scores"]
     return scores
-
-
-def _prunable(model: Prunable) -> Prunable:
-    rule = "be a network whose channels can be pruned (cnn, capsnet, deep_capsnet)"
-    require(bool(model.channel_layers()), "model", rule, type(model).__name__)
-    return model
 
 
 def _count(key: str, value: int | None) -> int | None:
