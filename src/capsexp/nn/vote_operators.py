@@ -95,6 +95,11 @@ def first_piece_alone() -> Iterator[None]:
         _first_alone = False
 
 
+def only_first_piece() -> bool:
+    """Whether the other pieces are left out, see :func:`first_piece_alone`."""
+    return _first_alone
+
+
 def _pieces(u_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Slices of images and of parents, and the memory for their piece (parents, images, D, I).
 
@@ -120,7 +125,7 @@ def _sum_votes(y_BJI: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch
     found_BJE = u_BDI.new_empty(len(u_BDI), *w_JEDI.shape[:2])
     for b, j, room in _pieces(u_BDI, len(w_JEDI)):
         weighted = _weigh(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], room)
-        found_BJE[b, j] = _bmm(weighted, w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
+        found_BJE[b, j] = bmm(weighted, w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
     return found_BJE
 
 
@@ -151,15 +156,15 @@ def _gradients(
         if "x" in wanted or "w" in wanted:
             weighted = _weigh(y, u_BDI[b], room)
             if "x" in wanted:
-                found["x"][b, j] = _bmm(weighted, w.mT, product_type).transpose(0, 1)
+                found["x"][b, j] = bmm(weighted, w.mT, product_type).transpose(0, 1)
             if "w" in wanted:
-                _add_bmm(found["w"][j].flatten(2), x.mT, weighted, product_type)
+                add_bmm(found["w"][j].flatten(2), x.mT, weighted, product_type)
     return found
 
 
 def materialised(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
     """(B, J, E, I) by one batched product over the children."""
-    votes_IBF = _bmm(u_BDI.permute(2, 0, 1), w_JEDI.permute(3, 2, 0, 1).flatten(2), product_type)
+    votes_IBF = bmm(u_BDI.permute(2, 0, 1), w_JEDI.permute(3, 2, 0, 1).flatten(2), product_type)
     votes_FI = votes_IBF.flatten(1).T.contiguous()  # as a matrix, which is transposed twice as fast
     return votes_FI.view(u_BDI.shape[0], *w_JEDI.shape[:2], w_JEDI.shape[3])  # an exporter's batch has no len
 
@@ -185,11 +190,11 @@ def _pull(x: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None, room: Ten
     """A piece of x W, the parents' poses brought back to the children's components: (parents, images, D, I)."""
     shape = len(x), x.shape[1], *w_JEDI.shape[2:]
     if room is None or product_type is not None:
-        return _bmm(x, w_JEDI.flatten(2), product_type).view(shape)
+        return bmm(x, w_JEDI.flatten(2), product_type).view(shape)
     return torch.bmm(x, w_JEDI.flatten(2), out=room.flatten(2)).view(shape)
 
 
-def _bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None) -> Tensor:
+def bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None) -> Tensor:
     """A batched product in float32 or better, its factors in ``product_type`` if there is one."""
     if product_type is None:
         return torch.bmm(left, right)
@@ -205,9 +210,9 @@ def _add_product(total_BDI: Tensor, y: Tensor, back: Tensor) -> None:
         total_BDI.addcmul_(y_BI, back_BDI)
 
 
-def _add_bmm(total: Tensor, left: Tensor, right: Tensor, product_type: torch.dtype | None) -> None:
+def add_bmm(total: Tensor, left: Tensor, right: Tensor, product_type: torch.dtype | None) -> None:
     """Adds a batched product to ``total``."""
     if product_type is None:
         total.baddbmm_(left, right)
     else:
-        total += _bmm(left, right, product_type)
+        total += bmm(left, right, product_type)

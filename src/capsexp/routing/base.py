@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from capsexp.errors import require_choice, require_int
 from capsexp.nn.functional import SQUASHES, lengths
+from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import Votes
 from capsexp.types import RoutingOutput
 
@@ -100,16 +101,18 @@ class AgreementRouting(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Sabour et al. (2017), procedure 1, with ``couple`` for its softmax."""
-        if self.gradient == "last":
-            with torch.no_grad():
-                coupling = self._agree(votes)
-        else:
+        if self.gradient == "full" and self.iterations > 1:
+            return RoutingOutput(*in_pieces(self._route, votes, self.parameters()))
+        with torch.no_grad():  # without a loop the coupling is a number
             coupling = self._agree(votes)
         return self.weigh(votes, coupling)
 
     def normalise(self, coupling_BJI: Tensor) -> Tensor:
         """The mean couplings, taken for logits: max-min again for max-min, a softmax again for softmax."""
         return self.couple(coupling_BJI)
+
+    def _route(self, votes: Votes) -> RoutingOutput:
+        return self.weigh(votes, self._agree(votes))
 
     def _agree(self, votes: Votes) -> Tensor | float:
         coupling: Tensor | float = self.first_coupling
