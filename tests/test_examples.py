@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import results
 
@@ -19,7 +20,11 @@ def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"load_and_predict.py", "own_routing.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "load_and_predict.py",
+        "own_criterion.py",
+        "own_routing.py",
+    }
 
 
 def test_a_finished_cell_predicts_what_its_result_says(run: Callable[..., int], in_tmp: Path) -> None:
@@ -60,3 +65,28 @@ def test_an_own_routing_trains_in_a_sweep(in_tmp: Path) -> None:
     ((name, body), *_) = results(in_tmp / "multirun" / "own").items()
     assert "iterations-" in name
     assert body["metrics"]["test/acc"] > 0
+
+
+def test_an_own_criterion_cuts_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process, which has torch already."""
+    script = EXAMPLES / "own_criterion.py"
+    with torch.random.fork_rng(), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("{'conv1': 16, 'conv2': 24, 'conv3': 32} -> {'conv1': 12, 'conv2': 18, 'conv3': 24}")
+    assert float(lines[1].split()[-1]) < 1e-5
+    before, behind, again = (float(line.split()[-1]) for line in lines[2:])
+    assert before > 0.8
+    assert behind < before
+    assert again > before - 0.05
+
+
+def test_an_own_criterion_is_named_in_a_command(
+    run: Callable[..., int], quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    own = ["pruning._target_=own_criterion.MeanActivation", "~pruning.norm", "recipe.correlation_weight=0"]
+    assert run(*quick, "recipe=prune_and_retrain", *own, "trainer.max_epochs=1") == 0
+    (body,) = results(in_tmp).values()
+    assert body["metrics"]["pruned/acc"] == body["metrics"]["test/acc"]

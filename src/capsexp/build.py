@@ -84,18 +84,25 @@ def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep:
 
 def _make_recipe(config: Config) -> Recipe:
     """The recipe, with the parts that are groups of their own; made apart, so that an error names the part's group."""
-    parts = _pruning_parts(config) if "ratio" in config["pruning"] else {}
-    if "filter" not in config:
-        return cast("Recipe", _make(config, "recipe", **parts))
-    chosen = _make(config, "filter")
+    parts: Config = {}
+    if "filter" in config:
+        parts["filter"] = _make(config, "filter")
+    if any(key in config["pruning"] for key in SELECTION):
+        parts |= _pruning_parts(config)
     try:
-        return cast("Recipe", _make(config, "recipe", filter=chosen))
+        return cast("Recipe", _make(config, "recipe", **parts))
     except ConfigError as error:
-        foreign = error.key == "recipe" and "takes no arguments" in error.rule
-        rule = "come with recipe=accumulate, retrain or warm_start"
-        require(not foreign, "filter", rule, config["recipe"]["_target_"])
+        for part, key, recipes in PARTS:
+            foreign = error.key == "recipe" and ("takes no arguments" in error.rule or f"'{part}'" in error.rule)
+            require(not (part in parts and foreign), key, f"come with recipe={recipes}", config["recipe"]["_target_"])
         raise
 
+
+PARTS = (
+    ("filter", "filter", "accumulate, retrain or warm_start"),
+    ("criterion", "pruning.ratio", "prune_and_retrain or max_depth"),
+)
+"""What a recipe may be made of: as it calls it, as the user does, and which recipes know it."""
 
 SELECTION = ("ratio", "granularity", "rounding")
 """Keys of the pruning group that say how many channels go; all others are the criterion's."""
@@ -298,9 +305,7 @@ def _work_key(config: Config, without: Collection[str]) -> str:
     """The digest of a cell's work without some (dotted) keys of its config: equal ones give equal numbers."""
     kept = records.digested(config, _digest)
     for dotted in without:
-        *groups, key = dotted.split(".")
-        node = functools.reduce(lambda inner, group: inner.get(group, {}), groups, kept)
-        node.pop(key, None)
+        records.drop(kept, dotted)
     return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"
 
 

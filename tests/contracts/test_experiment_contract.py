@@ -75,7 +75,10 @@ def test_every_experiment_file_is_covered() -> None:
 def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tiny_npz: Path) -> None:
     short = ["trainer.max_epochs=1", "data.batch_size=72", "threads=1", "logger.wandb.mode=disabled"]
     small = SMALL.get(composed(file).model._target_, [])
-    assert run(f"+experiment={file.stem}", "data=dhcd", f"data.path={tiny_npz}", *short, *small, *SHORT.get(file.stem, [])) == 0
+    assert (
+        run(f"+experiment={file.stem}", "data=dhcd", f"data.path={tiny_npz}", *short, *small, *SHORT.get(file.stem, []))
+        == 0
+    )
     ((name, body),) = results(in_tmp).items()
     cell = in_tmp / "multirun" / composed(file).sweep.name / name
     status = records.read_status(cell)

@@ -26,7 +26,8 @@ class ChannelCorrelation(ResultCallback):
         """Listen."""
         model = cast("Prunable", pl_module.model)
         self._means = {name: RunningMean().to(pl_module.device) for name in model.channel_layers()}
-        self._maps = FeatureMaps(model).__enter__()
+        self._maps = FeatureMaps(model)
+        self._maps.listen()
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -39,8 +40,7 @@ class ChannelCorrelation(ResultCallback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the model as it was."""
         if self._maps is not None:
-            self._maps.__exit__()
-        self._maps = None
+            self._maps.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the model as it was."""

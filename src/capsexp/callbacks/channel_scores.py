@@ -32,6 +32,7 @@ class ChannelScores(L.Callback):
         self.scores: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._images = 0
+        self._chosen: set[int] = set()
         self._maps: FeatureMaps | None = None
 
     def of_weights(self, model: Prunable) -> dict[str, Tensor]:
@@ -40,28 +41,32 @@ class ChannelScores(L.Callback):
         return {name: self.criterion.scores(Layer(name, weight)) for name, weight in weights.items()}
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
+        """Begin anew, and choose the batches that count."""
         self.scores, self._sums, self._images = {}, {}, 0
+        self._maps = FeatureMaps(cast("Prunable", pl_module.model))
+        (total,) = trainer.num_predict_batches
+        count = total if self.batches is None else min(self.batches, int(total))
+        self._chosen = set(torch.linspace(0, total - 1, int(count)).round().int().tolist())
 
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Listen to the batches that count."""
-        if batch_idx in self._chosen(trainer):
-            self._maps = FeatureMaps(cast("Prunable", pl_module.model)).__enter__()
+        if self._maps is not None and batch_idx in self._chosen:
+            self._maps.listen()
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Score what has been heard."""
-        if self._maps is None:
+        if self._maps is None or not self._maps.last:
             return
         model, images = cast("Prunable", pl_module.model), len(batch.labels_B)
         for name, maps_BCHW in self._maps.last.items():
             found = self.criterion.scores(Layer(name, model.convolution(name).weight, maps_BCHW)) * images
             self._sums[name] = self._sums[name] + found if name in self._sums else found
         self._images += images
-        self._stop()
+        self._maps.stop()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the means."""
@@ -69,14 +74,5 @@ class ChannelScores(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the model as it was."""
-        self._stop()
-
-    def _stop(self) -> None:
         if self._maps is not None:
-            self._maps.__exit__()
-        self._maps = None
-
-    def _chosen(self, trainer: L.Trainer) -> set[int]:
-        (total,) = trainer.num_predict_batches
-        count = total if self.batches is None else min(self.batches, int(total))
-        return set(torch.linspace(0, total - 1, int(count)).round().int().tolist())
+            self._maps.stop()

@@ -75,32 +75,22 @@ class DeepCapsNet(Classifier):
         super().__init__()
         for key, value in (("capsules", capsules), ("dim", dim), ("dim_class", dim_class)):
             require_int(key, value, 1)
-        self.depth, self.dim = require_int("depth", depth, 0), dim
-        self.recompute = recompute
         require(isinstance(recompute, bool), "recompute", "be true or false", recompute)
+        self.depth, self.dim, self.recompute = require_int("depth", depth, 0), dim, recompute
         shapes = _convolutions(kernels, strides, paddings)
-        shapes.append(_convolution("primary", primary_kernel, primary_stride, primary_padding))
-        self.grid = _grid(image_shape, shapes)
-        widths = _widths(backbone, capsules * dim, len(shapes) - 1)
+        last = _convolution("primary", primary_kernel, primary_stride, primary_padding)
+        self.grid = _grid(image_shape, [*shapes, last])
+        widths = _widths(backbone, capsules * dim, len(shapes))
         channels = capsules * dim if primary is None else require_int("primary", primary, 1)
         require(channels % dim == 0, "primary", f"be a multiple of dim ({dim})", primary)
-        types = channels // dim
         self.backbone = _backbone([image_shape[0], *widths], shapes)
-        kernel, stride, padding = shapes[-1]
-        options = {"kernel": kernel, "stride": stride, "padding": padding, "squash": squash}
-        self.primary = PrimaryCapsules(widths[-1], channels, dim, **options)  # type: ignore[arg-type]
-        rule = "be odd, so that a padding keeps the grid"
-        require(
-            require_int("intermediate_kernel", intermediate_kernel, 1) % 2 == 1, "intermediate_kernel", rule, kernel
+        kernel, stride, padding = last
+        self.primary = PrimaryCapsules(
+            widths[-1], channels, dim, kernel=kernel, stride=stride, padding=padding, squash=squash
         )
-        window = {"kernel": intermediate_kernel, "padding": intermediate_kernel // 2}
-        std = _std(intermediate_std, types * intermediate_kernel**2, types, dim)
-        layers = {
-            f"layer{number}": ConvCapsules(types, types, dim, dim, routing, weight_std=std, **window)
-            for number in range(1, depth + 1)
-        }
-        self.intermediate = nn.ModuleDict(layers)
-        self.class_capsules = ClassCapsules(types * self.grid[0] * self.grid[1], classes, dim, dim_class, routing)
+        self.intermediate = _intermediate(depth, channels // dim, dim, routing, intermediate_kernel, intermediate_std)
+        places = self.grid[0] * self.grid[1]
+        self.class_capsules = ClassCapsules(channels // dim * places, classes, dim, dim_class, routing)
         self.decoder = None  # what trains capsule networks asks for one
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
@@ -172,6 +162,19 @@ def _poses(layer: nn.Module, poses_BTDHW: Tensor) -> Tensor:
     return cast("RoutingOutput", layer(poses_BTDHW)).poses_BJE
 
 
+def _intermediate(
+    depth: int, types: int, dim: int, routing: MakeRouting, kernel: int, std: float | str
+) -> nn.ModuleDict:
+    rule = "be odd, so that a padding keeps the grid"
+    require(require_int("intermediate_kernel", kernel, 1) % 2 == 1, "intermediate_kernel", rule, kernel)
+    scale = _std(std, types * kernel**2, types, dim)
+
+    def layer() -> ConvCapsules:
+        return ConvCapsules(types, types, dim, dim, routing, kernel=kernel, padding=kernel // 2, weight_std=scale)
+
+    return nn.ModuleDict({f"layer{number}": layer() for number in range(1, depth + 1)})
+
+
 def _std(given: float | str, children: int, parents: int, dim: int) -> float:
     if given == "preserving":
         return preserving_std(children, parents, dim)
@@ -221,7 +224,7 @@ def _widths(given: Sequence[int] | None, last: int, count: int) -> list[int]:
 
 def _backbone(widths: Sequence[int], shapes: Sequence[Shape]) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (kernel, stride, padding) in enumerate(shapes[: len(widths) - 1], 1):
+    for number, (kernel, stride, padding) in enumerate(shapes, 1):
         before, after = widths[number - 1], widths[number]
         layers[f"conv{number}"] = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
         layers[f"norm{number}"] = nn.BatchNorm2d(after)

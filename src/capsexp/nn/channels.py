@@ -70,7 +70,7 @@ class Prunable(nn.Module):
 
 
 class FeatureMaps:
-    """The feature maps of a model's last forward pass, by layer; read through hooks that exist only inside ``with``.
+    """The feature maps of a model's last forward pass, by layer; read through hooks that exist only while it listens.
 
     They are part of the graph: what is computed from them has gradients.
 
@@ -83,16 +83,25 @@ class FeatureMaps:
         self._hooks: list[Any] = []
         self.last: dict[str, Tensor] = {}
 
-    def __enter__(self) -> Self:
+    def listen(self) -> None:
+        """From now on, keep what each forward pass of the model gives."""
+        self.stop()
         for name, layer in self._model.channel_layers().items():
             module = self._model.get_submodule(layer.maps)
             self._hooks.append(module.register_forward_hook(self._keeper(name)))
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Leave the model as it was."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.last = [], {}
+
+    def __enter__(self) -> Self:
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _keeper(self, name: str) -> Any:
         def keep(_: nn.Module, arguments: tuple[Any, ...], maps_BCHW: Tensor) -> None:

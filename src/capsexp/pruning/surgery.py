@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.errors import require
-from capsexp.nn.capsules import CapsuleLayer
+from capsexp.nn.capsules import CapsuleLayer, capsule_layers
 from capsexp.nn.channels import ChannelLayer, Prunable, Reader
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,14 @@ def shrink(model: M, kept: Mapping[str, Tensor], make: Callable[..., M], *, rene
         ConfigError: a layer cannot be cut in this way.
     """
     layers = model.channel_layers()
+    kept = {name: index.cpu() for name, index in kept.items()}
     for name, index in kept.items():
         _check(name, layers, model, index)
     smaller = make(**model.sized({name: len(index) for name, index in kept.items()}))
     smaller.load_state_dict(_carried(model, smaller, layers, kept, renew))
+    for name, layer in capsule_layers(smaller).items():
+        if layer.master_JI is not None:
+            layer.inference = capsule_layers(model)[name].inference
     return smaller
 
 
@@ -76,7 +80,7 @@ def _carried(
         for parameter, dimension, entries in _entries(model, layers[name], index):
             if parameter in state:
                 state[parameter] = state[parameter].index_select(dimension, entries.to(state[parameter].device))
-    for layer in (name for name, module in model.named_modules() if isinstance(module, CapsuleLayer)):
+    for layer in capsule_layers(model):
         if renew or layer in regrouped or _other_sizes(layer, state, fresh):
             log.info("%s begins with new matrices", layer)
             state = {name: value for name, value in state.items() if not name.startswith(f"{layer}.")}
@@ -116,6 +120,7 @@ def _entries(model: nn.Module, layer: ChannelLayer, index: Tensor) -> Iterator[t
         inputs = (units[:, None] * reader.places + torch.arange(reader.places)).flatten()
         if isinstance(model.get_submodule(reader.name), CapsuleLayer):
             yield f"{reader.name}.weight", 3, inputs
-            yield f"{reader.name}.master_JI", 1, inputs
+            for coupling in ("master_JI", "routing.coupling_JI"):
+                yield f"{reader.name}.{coupling}", 1, inputs
         else:
             yield f"{reader.name}.weight", 1, inputs

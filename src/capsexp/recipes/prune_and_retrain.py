@@ -157,6 +157,8 @@ class PruneAndRetrain(Recipe):
         def work(done: Done, directory: Path) -> dict[str, Any]:
             module = networks.load(_trained(done))
             scores = networks.scores(module, self.criterion, self._batches, directory)
+            for name, found in scores.items():
+                require(bool(found.isfinite().all()), f"scores.{name}", "be finite", "NaN or infinity")
             return {"scores": {name: found.tolist() for name, found in scores.items()}}
 
         return Step(Stage("scores", (*OWN, *SELECTION), known), work)

@@ -11,7 +11,17 @@ The rooms: ``layout`` names files and versions, ``files`` writes and reads them,
 """
 
 from capsexp.records.files import read_json, replacing, write_json, write_text
-from capsexp.records.identity import FILES, ID_LENGTH, VOLATILE, cell_id, digested, file_sha256, identity, named_files
+from capsexp.records.identity import (
+    FILES,
+    ID_LENGTH,
+    VOLATILE,
+    cell_id,
+    digested,
+    drop,
+    file_sha256,
+    identity,
+    named_files,
+)
 from capsexp.records.layout import (
     ARRAYS,
     BEST_CHECKPOINT,
@@ -84,6 +94,7 @@ __all__ = [
     "cell_id",
     "cell_name",
     "digested",
+    "drop",
     "file_sha256",
     "identity",
     "is_gone",

@@ -85,7 +85,7 @@ def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[
     """
     kept = cast("dict[str, Any]", json.loads(json.dumps(config)))
     for dotted in VOLATILE:
-        _drop(kept, dotted.split("."))
+        drop(kept, dotted)
     if isinstance(kept.get("data"), dict):
         kept["data"]["path"] = data_sha256
     return kept
@@ -100,12 +100,14 @@ def _one_spelling(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _drop(tree: dict[str, Any], path: list[str]) -> None:
-    for key in path[:-1]:
+def drop(tree: dict[str, Any], dotted: str) -> None:
+    """Take a dotted key out of nested dictionaries, if it is there."""
+    *groups, last = dotted.split(".")
+    for key in groups:
         tree = tree.get(key) or {}
         if not isinstance(tree, dict):
             return
-    tree.pop(path[-1], None)
+    tree.pop(last, None)
 
 
 def cell_id(config: Mapping[str, Any], data_sha256: str | None = None) -> str:

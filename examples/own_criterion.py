@@ -1,0 +1,108 @@
+"""Write a pruning criterion of your own, and cut a trained network by it.
+
+From any folder::
+
+    python examples/own_criterion.py
+
+A criterion is a class that says what a layer's channels are worth; the lowest go.  It declares whether it looks at the
+weights or at the feature maps of a batch.  How many channels go is a ``Selection``, and ``shrink`` makes the smaller
+network.  All three know of no training and no command: the network is a plain ``nn.Module``, trained here in a loop.
+
+In the command (``recipe=prune_and_retrain``), ``pruning._target_=own_criterion.MeanActivation`` names the class, and
+``~pruning.norm`` takes off an option that only the default one has.  To keep it, put the class into
+``src/capsexp/pruning/`` and its options into ``conf/pruning/<name>.yaml``; the tests for all criteria then run on it.
+"""
+
+import functools
+import sys
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from capsexp.models.cnn import CNN
+from capsexp.nn.channels import FeatureMaps
+from capsexp.pruning.base import Criterion, Layer
+from capsexp.pruning.selection import Selection
+from capsexp.pruning.surgery import shrink
+
+
+class MeanActivation(Criterion):
+    """Score = how strongly a channel answers on average: one that is hardly ever awake can go."""
+
+    needs: ClassVar[Literal["weights", "maps"]] = "maps"
+
+    def scores(self, layer: Layer) -> Tensor:
+        """The mean of each channel's map over images and places: (O,), float64, on the CPU."""
+        assert layer.maps_BCHW is not None  # whoever calls sees to it, since the class says that it needs maps
+        return layer.maps_BCHW.detach().double().mean((0, 2, 3)).cpu()
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """The 1797 digits that ship with scikit-learn: images (N, 1, 8, 8) in 0..1, and their classes (N,)."""
+    found = load_digits()
+    return torch.from_numpy((found.images / 16).astype(np.float32))[:, None], torch.from_numpy(found.target)
+
+
+def train(model: CNN, images_BCHW: Tensor, labels_B: Tensor, epochs: int) -> CNN:
+    """Fit a network by Adam, in batches of 50; it is in evaluation mode then."""
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=5e-3)
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(labels_B)).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images_BCHW[chosen]), labels_B[chosen]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def masked(model: CNN, kept: dict[str, Tensor], images_BCHW: Tensor) -> Tensor:
+    """The scores (B, K) of the whole network when the maps of all other channels are zero."""
+    hooks = []
+    for name, layer in model.channel_layers().items():
+        mask_C11 = torch.zeros(model.widths()[name], 1, 1).index_fill(0, kept[name], 1)
+        module = model.get_submodule(layer.maps)
+        hooks.append(module.register_forward_hook(lambda _, __, maps, mask_C11=mask_C11: maps * mask_C11))
+    scores_BK: Tensor = model(images_BCHW)
+    for hook in hooks:
+        hook.remove()
+    return scores_BK
+
+
+@torch.no_grad()
+def accuracy(model: CNN, images_BCHW: Tensor, labels_B: Tensor) -> float:
+    """The share of images that a network names right."""
+    return (model(images_BCHW).argmax(1) == labels_B).double().mean().item()
+
+
+def main() -> int:
+    """Train, score, select, shrink, compare, train again; returns the exit status."""
+    torch.manual_seed(0)
+    images_BCHW, labels_B = digits()
+    learnt, test = (images_BCHW[:1400], labels_B[:1400]), (images_BCHW[1400:], labels_B[1400:])
+    make = functools.partial(CNN, image_shape=(1, 8, 8), classes=10, kernels=(3, 3, 3), c1=16, c2=24, c3=32)
+    model = train(make(), *learnt, epochs=8)
+
+    with torch.no_grad(), FeatureMaps(model) as maps:
+        model(learnt[0])
+        layers = {name: Layer(name, model.convolution(name).weight, maps.last[name]) for name in model.channel_layers()}
+    scores = {name: MeanActivation().scores(layer) for name, layer in layers.items()}
+    selection = Selection(ratio=0.25)
+    kept = {name: selection.keep(layer, scores[name]) for name, layer in model.channel_layers().items()}
+    smaller = shrink(model, kept, make).eval()
+
+    with torch.no_grad():
+        difference = (smaller(test[0]) - masked(model, kept, test[0])).abs().max().item()
+    print(f"channels             {model.widths()} -> {smaller.widths()}")
+    print(f"cut against masked   scores differ by at most {difference:.1e}")
+    print(f"accuracy before      {accuracy(model, *test):.4f}")
+    print(f"accuracy behind      {accuracy(smaller, *test):.4f}")
+    print(f"trained again        {accuracy(train(smaller, *learnt, epochs=4), *test):.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
