@@ -117,6 +117,8 @@ class Networks:
             clocks=dict(stage.facts["clocks"]),
         )
         collect(trainer, module, found)
+        if "broken" in found.training:
+            found.metrics["broken"] = float(found.training["broken"])  # a number, for the reports
         text = (stage.directory / records.METRICS).read_text(encoding="utf-8")
         records.write_text(self.factories.directory / records.METRICS, text)
         return found

@@ -1,6 +1,7 @@
 """A metric along one axis: lines over numbers, points over words, with the deviation over seeds."""
 
 import math
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +14,9 @@ from capsexp.report.compare import axis_text
 from capsexp.report.panels import Panel, hole
 
 MARKERS = "osD^vPX"
+
+LEGEND_CHARACTERS = 22
+"""What fits into a line of the room beside the axes."""
 
 
 def draw(panel: Panel) -> Drawn:
@@ -31,7 +35,7 @@ def draw(panel: Panel) -> Drawn:
         _series(axes, panel, {hashable(p.axes.get(x)): p for p in points}, values, place, len(series), label)
     _dress(axes, panel, x, values, wide)
     if by:
-        title = panel.spec.axis(by).label
+        title = textwrap.fill(panel.spec.axis(by).label, LEGEND_CHARACTERS)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title=title, alignment="left")
     note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
     return save(canvas, panel.around, note)
