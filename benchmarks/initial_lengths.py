@@ -12,7 +12,6 @@ from functools import partial
 import torch
 
 from capsexp.models.deep_capsnet import DeepCapsNet
-from capsexp.nn.functional import lengths
 from capsexp.routing.dynamic import Dynamic
 
 LARGEST = {(20, 6): "4", (16, 6): "5", (20, 8): "6", (10, 6): "7", (20, 10): "8", (10, 8): "> 30"}
@@ -51,7 +50,7 @@ def mean_lengths(network: DeepCapsNet, images_BCHW: torch.Tensor) -> list[float]
     poses_BTDHW, found = network.primary(network.backbone(images_BCHW)), []
     for layer in network.intermediate.values():
         poses_BTDHW = layer(poses_BTDHW).poses_BJE
-        found.append(float(lengths(poses_BTDHW, 2).mean()))
+        found.append(float(poses_BTDHW.square().sum(2).sqrt().mean()))
     return found
 
 

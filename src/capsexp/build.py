@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -59,6 +60,7 @@ def run(
         ConfigError: a value breaks a rule; the key is named as the user would override it.
     """
     threads = _set_threads(config["threads"])
+    _check_name(config)
     about = tracking.About(config, directory, cell_id, axes or {})
     recipe = _make_recipe(config)
     recipe.check(factories(config, directory))  # before a run is opened that would only wait
@@ -103,6 +105,15 @@ PARTS = (
     ("criterion", "pruning.ratio", "prune_and_retrain or max_depth"),
 )
 """What a recipe may be made of: as it calls it, as the user does, and which recipes know it."""
+
+
+def _check_name(config: Config) -> None:
+    """A network's name that stands in reports must be that of the network."""
+    name, model = config.get("study", {}).get("net"), config["model"]
+    if name is not None and "capsules" in model:
+        true = f"C{model['capsules']}D{model['dim']}"
+        require(name == true, "study.net", f"be {true}, what model.capsules and model.dim say, or null", name)
+
 
 SELECTION = ("ratio", "granularity", "rounding")
 """Keys of the pruning group that say how many channels go; all others are the criterion's."""
@@ -183,11 +194,11 @@ def make_trainer(
 
 def _logger_of(logger: Any, stage: str) -> Any:
     """The cell's logger; what a later training logs has its stage's name in front, so that curves are not mixed."""
-    return logger.of_stage(stage) if logger and stage in LATER_FITS else logger or False
+    return logger.of_stage(stage) if logger and LATER_FITS.fullmatch(stage) else logger or False
 
 
-LATER_FITS = ("retrain", "ccm", "pruned", "deep")
-"""Stages that train a network which another stage has trained before."""
+LATER_FITS = re.compile(r"retrain|ccm|pruned|deep|(base|scratch|deep)\d+")
+"""Stages beside which a cell has another fit: later trainings of a network, and trials of a depth."""
 
 
 # -- finished cells ---------------------------------------------------------------------------------------------------

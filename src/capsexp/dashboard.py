@@ -30,7 +30,7 @@ PATTERNS = {
         "maximum cosine similarity, each layer": r"^similarity/.*/max$",
         "minimum cosine distance, each layer": r"^distance/.*/min$",
     },
-    "Capsules": {"share of dead capsules, each layer": r"^capsules/.*/dead_share$"},
+    "Capsules": {"share of dead capsules, each layer": r"capsules/(.*/)?dead_share$"},
 }
 """Panels whose metrics are found by name, so that they hold whatever layers a network has."""
 

@@ -20,11 +20,14 @@ FILES = sorted(CONF.glob("experiment/*.yaml"))
 
 SMALL = {
     "capsexp.models.capsnet.CapsNet": ["model.c1=16", "model.c2=16"],
-    "capsexp.models.deep_capsnet.DeepCapsNet": ["model.capsules=3", "model.dim=4"],
+    "capsexp.models.deep_capsnet.DeepCapsNet": ["study.net=C3D4"],
 }
 """Overrides that make a large architecture small enough for tests."""
 
-SHORT = {"max_depth": ["recipe.limit=1"]}
+SHORT = {
+    "capsule_grid": ["study.net=null", "model.capsules=3", "model.dim=4"],
+    "max_depth": ["recipe.limit=1", "callbacks.broken.last=1"],
+}
 """The same for an experiment."""
 
 one_by_one = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -22,6 +22,7 @@ from capsexp.errors import ConfigError, require
 from capsexp.plan.cells import Plain, cell_id, data_file, id_of, resolved
 from capsexp.plan.grid import Grid, known_by, make_grid
 from capsexp.plan.names import sweep_name
+from capsexp.plan.networks import network_size
 from capsexp.plan.provenance import provenance
 from capsexp.plan.rerun import checked_rerun, set_back
 from capsexp.tracking import names
@@ -219,10 +220,11 @@ def _value(config: DictConfig, hydra: Any, key: str) -> Any:
 
 
 def register_resolvers() -> None:
-    """Make ``${cell_name:}``, ``${sweep_name:}`` and ``${data_file:name}`` known to OmegaConf."""
+    """Make the resolvers known to OmegaConf: ``cell_name``, ``sweep_name``, ``data_file`` and ``network_size``."""
     OmegaConf.register_new_resolver("cell_name", cell_name, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver("data_file", data_file, replace=True)
+    OmegaConf.register_new_resolver("network_size", network_size, replace=True)
 
 
 def config_error(error: BaseException) -> ConfigError | None:

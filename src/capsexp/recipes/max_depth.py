@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import numpy as np
 
+from capsexp.callbacks.broken import BrokenGuard
+from capsexp.callbacks.peak import Peak
 from capsexp.errors import require, require_int
 from capsexp.recipes.base import Factories, Outcome
 from capsexp.recipes.networks import Networks
@@ -33,15 +36,24 @@ class MaxDepth(PruneAndRetrain):
         self._limit = require_int("limit", limit, 1)
 
     def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes a stage of the first trial."""
+        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes a stage of the first trial.
+
+        Raises:
+            ConfigError: trainings are too short to be found broken.
+        """
+        _check_guard(factories.make_trainer("check", in_run=False), self._deep_epochs)
         for step in self.steps(Networks(factories), 1):
             factories.stages.check(step.stage)
+
+    def label(self, stage: str, depth: int) -> str:
+        """With its depth: a cell has many."""
+        return f"{stage}{depth}"
 
     def run(self, factories: Factories) -> Outcome:
         """Try depths, and say what the deepest working network found."""
         networks = Networks(factories)
         rule = "be a network of which layers can be stacked (deep_capsnet)"
-        require(networks.knows_depth, "model", rule, type(networks.model()).__name__)
+        require(networks.knows_depth, "model", rule, type(networks.whole).__name__)
         trials: dict[int, Done] = {}
 
         def breaks(depth: int) -> bool:
@@ -84,11 +96,23 @@ def deepest_working(breaks: Callable[[int], bool], limit: int) -> int:
     return works
 
 
+def _check_guard(trainer: L.Trainer, deep_epochs: int | None) -> None:
+    """A network that is trained for fewer epochs than the guard looks at would always seem to work."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    guards = [callback for callback in callbacks if isinstance(callback, BrokenGuard)]
+    require(bool(guards), "callbacks.broken", "be there: it says which networks are broken", None)
+    least = guards[0].last
+    rule = f"be at least callbacks.broken.last ({least}): shorter trainings are never found broken"
+    require((trainer.max_epochs or 0) >= least, "trainer.max_epochs", rule, trainer.max_epochs)
+    require(deep_epochs is None or deep_epochs >= least, "recipe.deep_epochs", rule, deep_epochs)
+    for callback in callbacks:
+        if isinstance(callback, Peak):
+            require(callback.patience >= least, "callbacks.peak.patience", rule, callback.patience)
+
+
 def _last(done: Done) -> dict[str, Any]:
     return list(done.values())[-1].facts
 
 
 def _broken(done: Done) -> bool:
-    training = _last(done)["training"]
-    require("broken" in training, "callbacks.broken", "be there: it says which networks are broken", None)
-    return bool(training["broken"])
+    return bool(_last(done)["training"]["broken"])

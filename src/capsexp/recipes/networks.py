@@ -23,6 +23,7 @@ class Networks:
     """Makes, trains and loads the networks of one cell.
 
     Attributes:
+        whole: the architecture as the config has it, untrained.
         depth: I, the intermediate capsule layers that the config asks for; 0 for an architecture that knows none.
         knows_depth: whether the architecture can have any.
 
@@ -33,9 +34,9 @@ class Networks:
     def __init__(self, factories: Factories) -> None:
         self.factories = factories
         self._data = factories.make_data()
-        configured = self.model()
-        self.depth = int(getattr(configured, "depth", 0))
-        self.knows_depth = hasattr(configured, "depth")
+        self.whole = self.model()
+        self.depth = int(getattr(self.whole, "depth", 0))
+        self.knows_depth = hasattr(self.whole, "depth")
 
     def deep(self, depth: int) -> dict[str, int]:
         """The size that says how many intermediate capsule layers there are; none where there can be none."""

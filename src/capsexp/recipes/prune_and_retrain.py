@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from capsexp.callbacks.channel_pruning import ChannelPruning
 from capsexp.errors import require, require_int, require_number
-from capsexp.nn.channels import Prunable
 from capsexp.pruning.base import Criterion
 from capsexp.pruning.selection import Selection
 from capsexp.pruning.surgery import transplant
@@ -78,7 +78,7 @@ class PruneAndRetrain(Recipe):
         retrain_unpruned: bool = False,
     ) -> None:
         self.criterion, self.selection = criterion, selection
-        self._weight = require_number("correlation_weight", correlation_weight, 0)
+        self._weight = require_number("correlation_weight", correlation_weight, 0, open_ends=">")
         self._batches = _count("score_batches", score_batches)
         self._ccm_epochs = _count("ccm_epochs", ccm_epochs)
         self._pruned_epochs = _count("pruned_epochs", pruned_epochs)
@@ -88,7 +88,12 @@ class PruneAndRetrain(Recipe):
         self._inherit, self._renew, self._retrain_unpruned = inherit, renew, retrain_unpruned
 
     def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes one of the stages."""
+        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes one of the stages.
+
+        Raises:
+            ConfigError: a value of the trainer or of a callback breaks a rule; found before a stage begins.
+        """
+        factories.make_trainer("check", in_run=False)
         networks = Networks(factories)
         for step in self.steps(networks, networks.depth):
             factories.stages.check(step.stage)
@@ -105,43 +110,54 @@ class PruneAndRetrain(Recipe):
             found[stage.name] = networks.factories.stages.get(stage, functools.partial(work, found))
         return found
 
+    def label(self, stage: str, depth: int) -> str:
+        """What a fit is called in the cell's Weights & Biases run."""
+        return stage
+
     # -- which stages -------------------------------------------------------------------------------------------------
 
     def steps(self, networks: Networks, depth: int) -> list[Step]:
         """The steps to the network with so many intermediate layers, in order."""
         if self.selection.ratio == 0 and not self._retrain_unpruned:
             return [self._base(networks, depth)]
-        whole = networks.model()
+        whole = networks.whole
         rule = "be a network whose channels can be pruned (cnn, capsnet, deep_capsnet)"
         require(bool(whole.channel_layers()), "model", rule, type(whole).__name__)
+        widths = self.selection.widths(whole.channel_layers(), whole.widths())
+        cuts = widths != whole.widths()  # where nothing is cut, it does not matter how channels are chosen
         if not self._inherit:
-            return [self._scratch(networks, whole, depth)]
+            return [self._scratch(networks, widths, depth) if cuts else self._base(networks, depth)]
         steps = [self._base(networks, 0)]
         known: Settings = (("correlation_weight", self._weight), ("ccm_epochs", self._ccm_epochs))
         if self._weight:
             steps.append(self._ccm(networks, known))
-        known += (("score_batches", self._batches),)
-        steps.append(self._scores(networks, known))
+        if cuts:
+            known += (("score_batches", self._batches),)
+            steps.append(self._scores(networks, known))
+        without = OWN if cuts else UNPRUNED
         known += (("renew", self._renew), ("pruned_epochs", self._pruned_epochs))
-        steps.append(self._pruned(networks, known))
+        steps.append(self._pruned(networks, Stage("pruned", without, known)))
         if depth:
             known += (("depth", depth), ("deep_epochs", self._deep_epochs))
-            steps.append(self._deep(networks, known, depth))
+            steps.append(self._deep(networks, Stage("deep", without, known), depth))
         return steps
 
     def _base(self, networks: Networks, depth: int) -> Step:
         def work(_: Done, directory: Path) -> dict[str, Any]:
             sizes = networks.deep(depth)
-            return networks.train(networks.module(networks.model(**sizes), **sizes), directory, "base", None)
+            return networks.train(
+                networks.module(networks.model(**sizes), **sizes), directory, self.label("base", depth), None
+            )
 
         return Step(Stage("base", UNPRUNED, (("depth", depth),)), work)
 
-    def _scratch(self, networks: Networks, whole: Prunable, depth: int) -> Step:
-        widths = self.selection.widths(whole.channel_layers(), whole.widths())
-        sizes = whole.sized(widths) | networks.deep(depth)
+    def _scratch(self, networks: Networks, widths: dict[str, int], depth: int) -> Step:
+        sizes = networks.whole.sized(widths) | networks.deep(depth)
 
         def work(_: Done, directory: Path) -> dict[str, Any]:
-            return networks.train(networks.module(networks.model(**sizes), **sizes), directory, "scratch", None)
+            return networks.train(
+                networks.module(networks.model(**sizes), **sizes), directory, self.label("scratch", depth), None
+            )
 
         return Step(Stage("scratch", UNPRUNED, (("widths", sorted(widths.items())), ("depth", depth))), work)
 
@@ -163,25 +179,27 @@ class PruneAndRetrain(Recipe):
 
         return Step(Stage("scores", (*OWN, *SELECTION), known), work)
 
-    def _pruned(self, networks: Networks, known: Settings) -> Step:
+    def _pruned(self, networks: Networks, stage: Stage) -> Step:
         def work(done: Done, directory: Path) -> dict[str, Any]:
-            scores = {name: torch.tensor(found, dtype=torch.float64) for name, found in _scored(done).items()}
-            pruning = ChannelPruning(self.selection, scores, networks.model, renew=self._renew)
+            scores = _scored(done) or {name: [0.0] * width for name, width in networks.whole.widths().items()}
+            pruning = ChannelPruning(self.selection, _tensors(scores), networks.model, renew=self._renew)
             module = networks.load(_trained(done))
             facts = networks.train(module, directory, "pruned", self._pruned_epochs, pruning)
             return facts | {"kept": {name: index.tolist() for name, index in pruning.kept.items()}}
 
-        return Step(Stage("pruned", OWN, known), work)
+        return Step(stage, work)
 
-    def _deep(self, networks: Networks, known: Settings, depth: int) -> Step:
+    def _deep(self, networks: Networks, stage: Stage, depth: int) -> Step:
         def work(done: Done, directory: Path) -> dict[str, Any]:
             pruned = networks.load(done["pruned"]).model
             sizes = pruned.sized({}) | networks.deep(depth)
             model = networks.model(**sizes)
             transplant(pruned, model)
-            return networks.train(networks.module(model, **sizes), directory, "deep", self._deep_epochs)
+            return networks.train(
+                networks.module(model, **sizes), directory, self.label("deep", depth), self._deep_epochs
+            )
 
-        return Step(Stage("deep", OWN, known), work)
+        return Step(stage, work)
 
 
 def summary(networks: Networks, done: Done) -> Outcome:
@@ -192,15 +210,14 @@ def summary(networks: Networks, done: Done) -> Outcome:
         outcome.training |= {f"{name}_epochs": stage.facts["training"]["epochs"]} if "training" in stage.facts else {}
     first = next(iter(done.values()))
     outcome.metrics["pruning/change"] = outcome.metrics["test/acc"] - first.facts["tested"]["test/acc"]
-    if "scores" in done:
-        outcome.arrays |= {f"scores/{name}": np.array(found) for name, found in _scored(done).items()}
+    outcome.arrays |= {f"scores/{name}": np.array(found) for name, found in _scored(done).items()}
+    if "pruned" in done:
         outcome.arrays |= {f"kept/{name}": np.array(found) for name, found in done["pruned"].facts["kept"].items()}
     return outcome
 
 
 TOLD = {
     "acc": "test/acc",
-    "loss": "test/loss",
     "channel_correlation": "channel_correlation",
     "primary_dead_share": "capsules/primary/dead_share",
     "dead_share": "capsules/dead_share",
@@ -219,8 +236,13 @@ def _trained(done: Done) -> Finished:
 
 
 def _scored(done: Done) -> dict[str, list[float]]:
-    scores: dict[str, list[float]] = done["scores"].facts["scores"]
+    """The scores of every layer's channels; none where nothing was to be cut."""
+    scores: dict[str, list[float]] = done["scores"].facts["scores"] if "scores" in done else {}
     return scores
+
+
+def _tensors(scores: Mapping[str, list[float]]) -> dict[str, Tensor]:
+    return {name: torch.tensor(found, dtype=torch.float64) for name, found in scores.items()}
 
 
 def _count(key: str, value: int | None) -> int | None:
