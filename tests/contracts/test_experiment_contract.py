@@ -74,9 +74,21 @@ def test_every_experiment_file_is_covered() -> None:
     assert sorted(path for path in (CONF / "experiment").rglob("*") if path.is_file()) == FILES
 
 
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all experiments: those of a paper train their base once."""
+    return tmp_path_factory.mktemp("stages")
+
+
 @one_by_one
-def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tiny_npz: Path) -> None:
-    short = ["trainer.max_epochs=1", "data.batch_size=72", "threads=1", "logger.wandb.mode=disabled"]
+def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tiny_npz: Path, stages: Path) -> None:
+    short = [
+        f"paths.stages={stages}",
+        "trainer.max_epochs=1",
+        "data.batch_size=72",
+        "threads=1",
+        "logger.wandb.mode=disabled",
+    ]
     small = SMALL.get(composed(file).model._target_, [])
     assert (
         run(f"+experiment={file.stem}", "data=dhcd", f"data.path={tiny_npz}", *short, *small, *SHORT.get(file.stem, []))
