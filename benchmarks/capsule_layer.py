@@ -16,7 +16,6 @@ passes, each piece of memory once, parameters left out on both sides.
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from turns import Work, take_turns
 
 from capsexp.models.capsnet import CapsNet
 from capsexp.nn.capsules import CapsuleLayer, ClassCapsules, ConvCapsules
@@ -37,7 +37,7 @@ from capsexp.types import RoutingOutput
 
 BATCH, CHILDREN, DIM_IN, PARENTS, DIM_OUT = 128, 1152, 8, 10, 16
 SIZES = (CHILDREN, PARENTS, DIM_IN, DIM_OUT)
-Forward, Work = Callable[[], Tensor], Callable[[], None]
+Forward = Callable[[], Tensor]
 
 
 def main() -> None:
@@ -199,21 +199,6 @@ def row(layer: str, name: str, what: str, reference: Work, ours: Work, seconds: 
     medians = statistics.median(references) / statistics.median(layers)
     print(f"{layer:34}{name:11}{what:15}{first:10.2f}{second:10.2f}{first / second:8.2f}{medians:11.2f}", flush=True)
     return first, second
-
-
-def take_turns(reference: Work, ours: Work, seconds: float) -> tuple[list[float], list[float]]:
-    """Milliseconds of each run of both, at least two of them."""
-    times, until = [(clock(reference), clock(ours))], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < until:
-        times.append((clock(reference), clock(ours)))
-    return [first for first, _ in times[1:]], [second for _, second in times[1:]]  # the first of each warms up
-
-
-def clock(work: Work) -> float:
-    """Milliseconds."""
-    started = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - started)
 
 
 def inference(forward: Forward) -> Work:

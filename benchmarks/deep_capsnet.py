@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from turns import clock, take_turns
 
 from capsexp.footprint import trace, training_step_bytes
 from capsexp.lightning_modules.base import BaseModule
@@ -45,7 +46,7 @@ DEPTHS = (0, 5, 10, 20, 30)
 LIMIT = 8e9
 """Bytes that the deepest network may take."""
 
-Forward, Work = Callable[[], Tensor], Callable[[], None]
+Forward = Callable[[], Tensor]
 
 
 def main() -> None:
@@ -124,21 +125,6 @@ def row(what: str, reference: float, ours: float, goal: str) -> None:
 def train(forward: Forward) -> None:
     """Forward and backward; gradients are added up, by both sides."""
     forward().square().sum().backward()
-
-
-def take_turns(reference: Work, ours: Work, seconds: float) -> tuple[list[float], list[float]]:
-    """Milliseconds of each run of both, at least two of them."""
-    times, until = [(clock(reference), clock(ours))], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < until:
-        times.append((clock(reference), clock(ours)))
-    return [first for first, _ in times[1:]], [second for _, second in times[1:]]  # the first of each warms up
-
-
-def clock(work: Work) -> float:
-    """Milliseconds."""
-    started = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - started)
 
 
 def saved(forward: Forward) -> int:

@@ -27,6 +27,7 @@ from capsexp.callbacks.master_coefficients import MasterCoefficients
 from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.recipes import accumulate, latency, retrain
 from capsexp.recipes.base import Factories, Outcome
+from tests.cell_files import arrays_of, weights_of
 from tests.conftest import write_tiny_npz
 
 Run = Callable[..., int]
@@ -114,16 +115,6 @@ def without_clocks(body: dict[str, Any]) -> dict[str, Any]:
 def stages(folder: Path, output: str = "multirun") -> list[str]:
     """The names of the stages, without their digests."""
     return sorted(path.name.rpartition("-")[0] for path in (folder / output / ".stages").iterdir())
-
-
-def arrays_of(cell: Path) -> dict[str, np.ndarray]:
-    with np.load(cell / records.ARRAYS) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def weights_of(cell: Path) -> dict[str, torch.Tensor]:
-    saved: dict[str, torch.Tensor] = torch.load(cell / records.BEST_CHECKPOINT, weights_only=True)["state_dict"]
-    return saved
 
 
 def log_of(cell: Path) -> str:

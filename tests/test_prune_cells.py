@@ -30,6 +30,7 @@ from capsexp.pruning.magnitude import Magnitude
 from capsexp.pruning.selection import Selection
 from capsexp.recipes.networks import Networks
 from capsexp.recipes.prune_and_retrain import PruneAndRetrain
+from tests.cell_files import arrays_of, weights_of
 from tests.conftest import write_tiny_npz
 
 Run = Callable[..., int]
@@ -126,16 +127,6 @@ def body_of(cell: Path) -> dict[str, Any]:
 def metrics_of(cell: Path) -> dict[str, float]:
     metrics: dict[str, float] = body_of(cell)["metrics"]
     return metrics
-
-
-def arrays_of(cell: Path) -> dict[str, np.ndarray]:
-    with np.load(cell / records.ARRAYS) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def weights_of(directory: Path) -> dict[str, torch.Tensor]:
-    saved: dict[str, torch.Tensor] = torch.load(directory / records.BEST_CHECKPOINT, weights_only=True)["state_dict"]
-    return saved
 
 
 def computed(cell: Path) -> list[str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.layers import by_short_name
 from capsexp.errors import require_number
 from capsexp.metrics.dead_capsules import Activity, DeadCapsules, shares
 from capsexp.nn.capsules import ConvCapsules, PrimaryCapsules
@@ -105,8 +106,7 @@ def grid_layers(model: nn.Module) -> dict[str, PrimaryCapsules | ConvCapsules]:
     """Layers whose capsules lie on a grid, in the model's order, by the last part of their name where it is unique."""
     named = model.named_modules()
     found = {name: layer for name, layer in named if isinstance(layer, PrimaryCapsules | ConvCapsules)}
-    short = [name.rpartition(".")[2] for name in found]
-    return {(tail if short.count(tail) == 1 else name): found[name] for name, tail in zip(found, short, strict=True)}
+    return by_short_name(found)
 
 
 def capsule_shares(activities: Mapping[str, Activity], intermediate: set[str]) -> dict[str, float]:

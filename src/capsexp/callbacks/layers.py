@@ -1,6 +1,11 @@
 """Which layers of a model have filters, and what they are called."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -10,5 +15,10 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """
     named = ((name.removesuffix(".conv"), layer) for name, layer in model.named_modules())
     found = {name: layer for name, layer in named if isinstance(layer, nn.Conv2d)}
+    return by_short_name(found)
+
+
+def by_short_name(found: Mapping[str, M]) -> dict[str, M]:
+    """Layers by the last part of their dotted name, or by the whole one where several end alike."""
     short = [name.rpartition(".")[2] for name in found]
     return {(tail if short.count(tail) == 1 else name): found[name] for name, tail in zip(found, short, strict=True)}

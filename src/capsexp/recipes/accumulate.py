@@ -19,7 +19,7 @@ from capsexp.recipes.base import Factories, Outcome, Recipe, collect
 from capsexp.recipes.examine import TESTS
 from capsexp.recipes.fit import fit
 from capsexp.recipes.latency import latencies
-from capsexp.recipes.stages import Finished, Stage
+from capsexp.recipes.stages import Finished, Stage, keep_history
 
 LATER = ("recipe", "filter")
 """Groups that a first training does not depend on, so that cells which differ in them share it."""
@@ -127,8 +127,3 @@ def load_best(module: L.LightningModule, stage: Finished) -> None:
     """Give a module the best weights of a finished stage."""
     saved = torch.load(stage.directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
-
-
-def keep_history(stage: Finished, directory: Path) -> None:
-    """A copy of a stage's epochs for the cell's own folder."""
-    records.write_text(directory / records.METRICS, (stage.directory / records.METRICS).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from capsexp.models.base import Classifier, count_parameters
 from capsexp.pruning.base import Criterion
 from capsexp.recipes.base import Factories, Outcome, collect
 from capsexp.recipes.fit import fit
-from capsexp.recipes.stages import Finished
+from capsexp.recipes.stages import Finished, keep_history
 
 
 class Networks:
@@ -120,6 +120,5 @@ class Networks:
         collect(trainer, module, found)
         if "broken" in found.training:
             found.metrics["broken"] = float(found.training["broken"])  # a number, for the reports
-        text = (stage.directory / records.METRICS).read_text(encoding="utf-8")
-        records.write_text(self.factories.directory / records.METRICS, text)
+        keep_history(stage, self.factories.directory)
         return found

@@ -9,10 +9,10 @@ import lightning as L
 from capsexp.callbacks.peak import save_best
 from capsexp.errors import require, require_choice, require_int, require_number
 from capsexp.nn.capsules import Inference, capsule_layers, set_inference
-from capsexp.recipes.accumulate import LATER, Accumulate, keep_history, load_best, train
+from capsexp.recipes.accumulate import LATER, Accumulate, load_best, train
 from capsexp.recipes.base import Factories, Outcome, collect
 from capsexp.recipes.examine import examine
-from capsexp.recipes.stages import Stage
+from capsexp.recipes.stages import Stage, keep_history
 
 SECOND = Stage("retrain")
 """The second training; it depends on everything."""
