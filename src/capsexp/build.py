@@ -100,9 +100,10 @@ def _make_recipe(config: Config) -> Recipe:
         raise
 
 
+PRUNES = "prune_and_retrain or max_depth"
 PARTS = (
     ("filter", "filter", "accumulate, retrain or warm_start"),
-    ("criterion", "pruning.ratio", "prune_and_retrain or max_depth"),
+    ("criterion", "pruning.ratio", PRUNES),
 )
 """What a recipe may be made of: as it calls it, as the user does, and which recipes know it."""
 
@@ -115,12 +116,14 @@ def _check_name(config: Config) -> None:
         require(name == true, "study.net", f"be {true}, what model.capsules and model.dim say, or null", name)
 
 
-SELECTION = ("ratio", "granularity", "rounding")
+SELECTION = ("ratio", "granularity", "rounding", "merge")
 """Keys of the pruning group that say how many channels go; all others are the criterion's."""
 
 
 def _pruning_parts(config: Config) -> Config:
     amounts = {key: config["pruning"][key] for key in SELECTION if key in config["pruning"]}
+    for key, value in amounts.items():
+        require("ratio" in amounts, f"pruning.{key}", f"come with recipe={PRUNES}", value)
     node = {"_target_": "capsexp.pruning.selection.Selection", **amounts}
     return {"criterion": _make(config, "pruning", SELECTION), "selection": _instantiate(node, "pruning", {})}
 
@@ -158,6 +161,7 @@ def make_trainer(
     *,
     directory: Path | None = None,
     callbacks: Sequence[L.Callback] = (),
+    without: Collection[str] = (),
     in_run: bool = True,
     **given: Any,
 ) -> L.Trainer:
@@ -171,7 +175,7 @@ def make_trainer(
     shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _make(config, "pruning", SELECTION)  # before a callback holds it, so that an error names this group
-    names = [name for name, entry in config["callbacks"].items() if entry]
+    names = [name for name, entry in config["callbacks"].items() if entry and name not in without]
     own = [_instantiate(config["callbacks"][name], f"callbacks.{name}", {}) for name in names]
     fixed: dict[str, Any] = {
         "callbacks": [*own, *callbacks, *([RichProgressBar()] if shown else [])],
@@ -197,7 +201,7 @@ def _logger_of(logger: Any, stage: str) -> Any:
     return logger.of_stage(stage) if logger and LATER_FITS.fullmatch(stage) else logger or False
 
 
-LATER_FITS = re.compile(r"retrain|ccm|pruned|deep|(base|scratch|deep)\d+")
+LATER_FITS = re.compile(r"retrain|ccm|pruned|deep|autoencode|walk|(base|scratch|deep)\d+")
 """Stages beside which a cell has another fit: later trainings of a network, and trials of a depth."""
 
 

@@ -61,10 +61,10 @@ class StepOutput(NamedTuple):
 
     Attributes:
         loss: scalar that is minimised, the mean over the batch.
-        scores_BK: one score a class, the highest is the prediction.
+        scores_BK: one score a class, the highest is the prediction; None where nothing is classified.
         terms: what the loss is made of, each the mean over the batch, by the names in the module's ``terms``.
     """
 
     loss: Tensor
-    scores_BK: Tensor
+    scores_BK: Tensor | None
     terms: Mapping[str, Tensor] = MappingProxyType({})

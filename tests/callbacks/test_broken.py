@@ -149,6 +149,12 @@ def test_only_epochs_of_a_fit_count(changes: dict[str, Any]) -> None:
     assert (fake.should_stop, guard.accuracies, guard.broken) == (False, [], False)
 
 
+def test_where_nothing_is_classified_nothing_is_judged() -> None:
+    guard, fake = BrokenGuard(last=1), trainer(callback_metrics={"val/loss": torch.tensor(1.0)})
+    guard.on_validation_end(fake, nn.Linear(1, 1))
+    assert (guard.accuracies, guard.broken) == ([], False)
+
+
 def test_it_lets_others_stop_the_fit() -> None:
     guard = BrokenGuard(last=2)
     fake = fit(guard, [0.9], should_stop=True)

@@ -55,3 +55,33 @@ def test_a_name_that_fits_nothing_is_told(
 def test_names_come_as_a_list(parameters: object) -> None:
     with pytest.raises(ConfigError, match="parameters must be a list of parameters' names"):
         Freeze(parameters)  # type: ignore[arg-type]
+
+
+def test_a_frozen_part_stays_in_evaluation_mode_and_untrained(run: Run, words: list[str], in_tmp: Path) -> None:
+    """Wang's CNN with all layers but the linear one frozen: dropout is off, so two epochs draw nothing random."""
+    model = ["model=cnn", "model.c2=4", "model.c3=4", "model.dropout=0.9"]
+    frozen = [f"layers.{kind}{number}" for kind in ("conv", "dropout") for number in (1, 2, 3)]
+    freeze = f"+callbacks.freeze={{_target_: capsexp.callbacks.freeze.Freeze, modules: [{','.join(frozen)}]}}"
+    kept = [word for word in words if not word.startswith("model")]
+    assert run(*kept, *model, "augment=none", "callbacks.memory_check=null", freeze) == 0
+    (cell,) = records.cell_directories(in_tmp / "multirun" / "adhoc").values()
+    loaded = load_run(cell)
+    first = make_model(loaded.config, image_shape=(1, 32, 32), classes=4).state_dict()
+    changed = {name for name, value in loaded.module.model.state_dict().items() if not torch.equal(value, first[name])}
+    assert changed == {"layers.linear.weight", "layers.linear.bias"}
+
+
+def test_only_the_frozen_parts_are_put_into_evaluation_mode() -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(2)))
+    module = torch.nn.ModuleDict({"model": model})
+    module.model = model
+    Freeze(modules=["1"]).on_train_epoch_start(None, module)  # type: ignore[arg-type]
+    assert [each.training for each in (model[0], model[1], model[1][0], model[1][1])] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["2", ""])
+def test_a_part_that_is_not_there_is_told(name: str) -> None:
+    module = torch.nn.Module()
+    module.model = torch.nn.Sequential(torch.nn.Dropout())
+    with pytest.raises(ConfigError, match=r"callbacks.freeze.modules must name parts of the model \(0, ...\)"):
+        Freeze(modules=[name]).setup(None, module, "fit")  # type: ignore[arg-type]

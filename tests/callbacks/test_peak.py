@@ -43,6 +43,15 @@ def test_of_equal_accuracies_the_lower_loss_wins_and_of_equal_losses_the_first()
     assert peak.epoch == 2
 
 
+def test_where_nothing_is_classified_the_lowest_loss_wins() -> None:
+    peak = Peak(1)
+    for epoch, loss in enumerate((0.9, 0.4, 0.5)):
+        fake = trainer(current_epoch=epoch, callback_metrics={"val/loss": torch.tensor(loss, dtype=torch.float64)})
+        peak.on_validation_end(fake, nn.Linear(1, 1))
+    assert (peak.epoch, peak.metrics) == (2, {"val/loss": 0.4})
+    assert fake.should_stop
+
+
 @pytest.mark.parametrize("patience", [1, 2, 3])
 def test_stops_after_so_many_epochs_without_a_new_peak(patience: int) -> None:
     fake, _ = fit(Peak(patience), [(0.5, 1.0), (0.6, 1.0)] + [(0.6, 1.0)] * 9)

@@ -16,7 +16,10 @@ from capsexp.types import Batch
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in CONF.glob("model/*.yaml"))
 STEPS = 6
-SMALL = {"capsnet": ["model.c1=16", "model.c2=16", "model.decoder=[32]"]}
+SMALL = {
+    "capsnet": ["model.c1=16", "model.c2=16", "model.decoder=[32]"],
+    "wang_capsnet": ["model.c1=16", "model.c2=16"],
+}
 """Overrides that make a large architecture small enough for tests."""
 
 

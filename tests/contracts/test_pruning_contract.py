@@ -1,5 +1,6 @@
 """What every criterion in ``conf/pruning`` owes, whoever wrote it."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,21 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from capsexp.pruning.base import Criterion, Layer
+from capsexp.pruning.selection import Selection
 
 FOLDER = Path(__file__).parents[2] / "conf" / "pruning"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CHANNELS = 12
 TWINS = (3, 8)
+SELECTION = list(inspect.signature(Selection).parameters)
+"""Keys of the group that are not the criterion's."""
 
 
 def build(name: str, seed: int = 0) -> Criterion:
     # The root's seed is all that a group may refer to.
     config = OmegaConf.create({"seed": seed, "pruning": OmegaConf.load(FOLDER / f"{name}.yaml")})
-    criterion = instantiate(config.pruning)
+    own = {key: value for key, value in config.pruning.items() if key not in SELECTION}
+    criterion = instantiate(own)
     assert isinstance(criterion, Criterion)
     return criterion
 

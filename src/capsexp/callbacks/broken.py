@@ -67,8 +67,8 @@ class BrokenGuard(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge the network by this epoch and those before."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
+        if trainer.sanity_checking or trainer.state.fn != "fit" or "val/acc" not in trainer.callback_metrics:
+            return  # where nothing is classified there is no chance to be near
         self.accuracies.append(float(trainer.callback_metrics["val/acc"]))
         chance = 1 / cast("int", trainer.datamodule.classes)  # type: ignore[attr-defined]
         self.broken = is_broken(self.accuracies, chance, last=self.last, margin=self.margin, flat=self.flat)

@@ -1,8 +1,8 @@
-"""Parameters that stay as they begin."""
+"""Parts of a network that stay as they begin."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 from torch import nn
@@ -16,21 +16,22 @@ class Freeze(L.Callback):
     Args:
         parameters: names in the model, such as ``class_capsules.weight``; ``*`` stands for anything.  An empty list
             freezes nothing.
+        modules: names of parts of the model, such as ``encoder``.  All their parameters are frozen, and they stay in
+            evaluation mode: no dropout, and batch normalisation with the statistics that it has.
     """
 
-    def __init__(self, parameters: Sequence[str] = ()) -> None:
-        rule = "be a list of parameters' names, such as [class_capsules.weight]"
-        if isinstance(parameters, str) or not all(isinstance(each, str) for each in parameters):
-            raise ConfigError("parameters", rule, parameters)
-        self.patterns = tuple(parameters)
+    def __init__(self, parameters: Sequence[str] = (), modules: Sequence[str] = ()) -> None:
+        self.patterns = _names("parameters", parameters, "parameters' names, such as [class_capsules.weight]")
+        self.modules = _names("modules", modules, "names of parts of the model, such as [encoder]")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze before the optimizer is made.
 
         Raises:
-            ConfigError: a name fits no parameter.
+            ConfigError: a name fits no parameter, or no part of the model.
         """
-        named = dict(cast("nn.Module", pl_module.model).named_parameters())
+        model = cast("nn.Module", pl_module.model)
+        named = dict(model.named_parameters())
         for pattern in self.patterns:
             found = [name for name in named if fnmatchcase(name, pattern)]
             if not found:
@@ -38,3 +39,24 @@ class Freeze(L.Callback):
                 raise ConfigError("callbacks.freeze.parameters", rule, pattern)
             for name in found:
                 named[name].requires_grad_(False)
+        for part in self._parts(model):
+            part.requires_grad_(False)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the frozen parts into evaluation mode."""
+        for part in self._parts(cast("nn.Module", pl_module.model)):
+            part.eval()
+
+    def _parts(self, model: nn.Module) -> list[nn.Module]:
+        named = dict(model.named_modules())
+        for name in self.modules:
+            if not name or name not in named:
+                known = ", ".join(each for each, _ in model.named_children())
+                raise ConfigError("callbacks.freeze.modules", f"name parts of the model ({known}, ...)", name)
+        return [named[name] for name in self.modules]
+
+
+def _names(key: str, value: Any, what: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(key, f"be a list of {what}", value)
+    return tuple(value)

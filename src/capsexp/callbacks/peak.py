@@ -15,9 +15,9 @@ from capsexp.errors import require_int
 class Peak(ResultCallback):
     """Stops a fit when the selection accuracy has not risen for ``patience`` epochs, and brings its peak back.
 
-    Accuracies tie often on small splits, so equal ones are decided by the lower loss.  The weights of the peak stay in
-    memory and in the resume checkpoint, and are put back when the fit ends.  An epoch whose selection loss is not a
-    number is no peak: its weights are broken.
+    Accuracies tie often on small splits, so equal ones are decided by the lower loss; where nothing is classified, it
+    decides alone.  The weights of the peak stay in memory and in the resume checkpoint, and are put back when the fit
+    ends.  An epoch whose selection loss is not a number is no peak: its weights are broken.
 
     Source: Wang (2019), section 4.1: "training is stopped when the testing accuracy reaches its peak".
 
@@ -42,7 +42,7 @@ class Peak(ResultCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        standing = (metrics["val/acc"], -metrics["val/loss"])
+        standing = (metrics.get("val/acc", 0.0), -metrics["val/loss"])
         if not math.isnan(standing[1]) and (self.best is None or standing > self.best):
             self.best, self.epoch, self.metrics = standing, trainer.current_epoch + 1, metrics
             self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}

@@ -35,8 +35,7 @@ class BaseModule(L.LightningModule, ABC):
         self._correlation_weight = 0.0
         self._make_optimizer = make_optimizer
         self.set_model(model, sizes)
-        names = ("loss", "acc", *self.terms)
-        self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in names})
+        self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in self.measures})
 
     def set_model(self, model: Prunable, sizes: dict[str, Any]) -> None:
         """Take another model in place of the present one, before a fit has made its optimizer.
@@ -61,6 +60,11 @@ class BaseModule(L.LightningModule, ABC):
     def terms(self) -> tuple[str, ...]:
         """Names of the loss's terms that a step gives and that are logged too, as ``<split>/<term>``."""
         return ()
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is logged of a split, as ``<split>/<measure>``."""
+        return ("loss", "acc", *self.terms, *(("correlation",) if self._correlation_weight else ()))
 
     @abstractmethod
     def shared_step(self, batch: Batch) -> StepOutput:
@@ -102,11 +106,14 @@ class BaseModule(L.LightningModule, ABC):
     def _step(self, batch: Batch, split: str) -> Tensor:
         output = self.step(batch)
         count = len(batch.labels_B)
-        hits = (output.scores_BK.detach().argmax(1) == batch.labels_B).sum()
-        self._mean(split, "loss").update(output.loss.detach() * count, count)
-        self._mean(split, "acc").update(hits, count)
-        for name in self._all_terms:
-            self._mean(split, name).update(output.terms[name].detach() * count, count)
+        for name in self.measures:
+            if name == "acc":
+                assert output.scores_BK is not None, "a module without scores does not measure an accuracy"
+                sum_over_batch = (output.scores_BK.detach().argmax(1) == batch.labels_B).sum()
+            else:
+                mean = output.loss if name == "loss" else output.terms[name]
+                sum_over_batch = mean.detach() * count
+            self._mean(split, name).update(sum_over_batch, count)
         return output.loss
 
     def on_train_epoch_end(self) -> None:
@@ -121,15 +128,11 @@ class BaseModule(L.LightningModule, ABC):
         """Log the test means."""
         self._log_means("test")
 
-    @property
-    def _all_terms(self) -> tuple[str, ...]:
-        return (*self.terms, "correlation") if self._correlation_weight else self.terms
-
     def _mean(self, split: str, name: str) -> RunningMean:
         return cast("RunningMean", self.running[f"{split}_{name}"])
 
     def _log_means(self, split: str) -> None:
-        for name in ("loss", "acc", *self._all_terms):
+        for name in self.measures:
             mean = self._mean(split, name)
             self.log(f"{split}/{name}", mean.compute())
             mean.reset()

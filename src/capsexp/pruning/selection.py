@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from capsexp.errors import require, require_choice, require_number
+from capsexp.errors import require, require_choice, require_int, require_number
 from capsexp.nn.channels import ChannelLayer
 
 
@@ -23,6 +23,8 @@ class Selection:
         granularity: ``channel`` cuts the primary capsules' channels one by one, and the survivors are grouped into
             capsules anew, in their order (the paper); ``capsule`` cuts whole capsules, those with the lowest sums.
         rounding: ``up``, or ``down`` as the authors' code has it.
+        merge: whether a channel that goes is folded into the survivor most like it (Wang 2019, section 2.1; see
+            ``merging``).  It changes nothing about which channels go.
 
     Example:
         >>> Selection(0.25).count(12, 4)  # the paper's own example: three would be a quarter
@@ -31,10 +33,14 @@ class Selection:
         0
     """
 
-    def __init__(self, ratio: float, granularity: str = "channel", rounding: str = "up") -> None:
+    def __init__(
+        self, ratio: float, granularity: str = "channel", rounding: str = "up", *, merge: bool = False
+    ) -> None:
         self.ratio = require_number("ratio", ratio, 0, 1, open_ends=">")
         self.granularity = require_choice("granularity", granularity, ("channel", "capsule"))
         self.rounding = require_choice("rounding", rounding, ("up", "down"))
+        require(isinstance(merge, bool), "merge", "be true or false", merge)
+        self.merge = merge
 
     def count(self, channels: int, step: int) -> int:
         """How many of a layer's channels go, where they go in multiples of ``step``."""
@@ -70,6 +76,24 @@ class Selection:
             return _best(scores, len(scores) - cut)
         capsules = _best(scores.view(-1, layer.dim).sum(1), (len(scores) - cut) // layer.dim)
         return (capsules[:, None] * layer.dim + torch.arange(layer.dim)).flatten()
+
+
+class Fewer:
+    """Takes the channels with the lowest scores out of a layer, so many of them.
+
+    Args:
+        channels: that go.
+        merge: as in :class:`Selection`.
+    """
+
+    def __init__(self, channels: int, *, merge: bool = False) -> None:
+        self.channels = require_int("channels", channels, 1)
+        self.merge = merge
+
+    def keep(self, layer: ChannelLayer, scores: Tensor) -> Tensor:
+        """Which channels stay, as :meth:`Selection.keep` gives them."""
+        require(bool(scores.isfinite().all()), "scores", "be finite", "NaN or infinity")
+        return _best(scores, len(scores) - self.channels)
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

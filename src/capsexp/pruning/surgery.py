@@ -7,9 +7,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from capsexp.errors import require
+from capsexp.errors import require, require_number
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
 from capsexp.nn.channels import ChannelLayer, Prunable, Reader
+from capsexp.pruning.merging import Into, mergeable
 
 log = logging.getLogger(__name__)
 
@@ -17,28 +18,41 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Prunable)
 
 
-def shrink(model: M, kept: Mapping[str, Tensor], make: Callable[..., M], *, renew: bool = False) -> M:
+def shrink(
+    model: M,
+    kept: Mapping[str, Tensor],
+    make: Callable[..., M],
+    *,
+    renew: bool = False,
+    into: Mapping[str, Into] | None = None,
+) -> M:
     """A smaller model with the kept channels' weights, batch normalisation and its statistics included.
 
-    It gives the scores of the whole model with the other channels' maps set to zero.  The exception are capsule layers
-    whose children are no longer the same capsules, since channels were cut one by one and the survivors grouped anew:
-    nothing can be carried over to them, and they keep the weights that ``make`` drew.
+    It gives the scores of the whole model with the other channels' maps set to zero; where channels are merged, with
+    their maps set to those of their partners, times the ratio.  The exception are capsule layers whose children are no
+    longer the same capsules, since channels were cut one by one and the survivors grouped anew: nothing can be carried
+    over to them, and they keep the weights that ``make`` drew.
 
     Args:
         model: is left as it is.
         kept: for each layer that is cut, the indices of the channels that stay, in the order that they will have.
         make: makes the architecture, given what ``sized`` returns; its other arguments must be those of ``model``.
         renew: let all capsule layers keep the weights that ``make`` drew, also those that could carry theirs over.
+        into: for some of the layers that are cut, channels that go and the channels that stand in for them: what the
+            readers took from the one is added, times the ratio, to what they take from the other.  See ``merging``.
 
     Raises:
-        ConfigError: a layer cannot be cut in this way.
+        ConfigError: a layer cannot be cut, or its channels not be merged, in this way.
     """
     layers = model.channel_layers()
     kept = {name: index.cpu() for name, index in kept.items()}
     for name, index in kept.items():
         _check(name, layers, model, index)
+    into = into or {}
+    for name, folds in into.items():
+        _check_into(name, folds, model, kept)
     smaller = make(**model.sized({name: len(index) for name, index in kept.items()}))
-    smaller.load_state_dict(_carried(model, smaller, layers, kept, renew))
+    smaller.load_state_dict(_carried(model, smaller, kept, into, renew))
     for name, layer in capsule_layers(smaller).items():
         if layer.master_JI is not None:
             layer.inference = capsule_layers(model)[name].inference
@@ -70,11 +84,23 @@ def _check(name: str, layers: Mapping[str, ChannelLayer], model: Prunable, index
     require(len(index) % layers[name].dim == 0, f"kept.{name}", rule, len(index))
 
 
+def _check_into(name: str, folds: Into, model: Prunable, kept: Mapping[str, Tensor]) -> None:
+    key = f"into.{name}"
+    require(name in kept, key, f"name one of the layers that are cut ({', '.join(kept)})", name)
+    rule = "name a layer whose channels do not become capsules: these cannot be merged"
+    require(mergeable(model, model.channel_layers()[name]), key, rule, name)
+    stay = set(kept[name].tolist())
+    go = set(range(model.widths()[name])) - stay
+    for gone, (partner, ratio) in folds.items():
+        require(gone in go and partner in stay, key, "fold channels that go into channels that stay", [gone, partner])
+        require_number(key, ratio, 0, open_ends=">")
+
+
 def _carried(
-    model: nn.Module, smaller: nn.Module, layers: Mapping[str, ChannelLayer], kept: Mapping[str, Tensor], renew: bool
+    model: Prunable, smaller: nn.Module, kept: Mapping[str, Tensor], into: Mapping[str, Into], renew: bool
 ) -> dict[str, Tensor]:
-    """The state of the smaller model: the whole one's, cut, and what cannot be carried over as it is there."""
-    state, fresh = model.state_dict(), smaller.state_dict()
+    """The state of the smaller model: the whole one's, merged, cut, and what cannot be carried over as it is there."""
+    layers, state, fresh = model.channel_layers(), _merged(model, into), smaller.state_dict()
     regrouped = {reader.name for name, index in kept.items() for reader in _lost(layers[name], index)}
     for name, index in kept.items():
         for parameter, dimension, entries in _entries(model, layers[name], index):
@@ -86,6 +112,23 @@ def _carried(
             state = {name: value for name, value in state.items() if not name.startswith(f"{layer}.")}
             state |= {name: value for name, value in fresh.items() if name.startswith(f"{layer}.")}
     return state
+
+
+def _merged(model: Prunable, into: Mapping[str, Into]) -> dict[str, Tensor]:
+    """The whole model's state, its readers' weights as they are once channels stand in for others."""
+    state = dict(model.state_dict())
+    for name, folds in into.items():
+        for reader in model.channel_layers()[name].readers:
+            state[f"{reader.name}.weight"] = _folded(state[f"{reader.name}.weight"], reader.places, folds)
+    return state
+
+
+def _folded(weight: Tensor, places: int, folds: Into) -> Tensor:
+    """A reader's weight, inputs along the second dimension; summed in float64, so that it is rounded once."""
+    whole = weight.to("cpu", torch.float64, copy=True)
+    for gone, (partner, ratio) in folds.items():
+        whole.narrow(1, partner * places, places).add_(ratio * whole.narrow(1, gone * places, places))
+    return whole.to(weight)
 
 
 def _other_sizes(layer: str, state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> bool:

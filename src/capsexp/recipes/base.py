@@ -1,7 +1,7 @@
 """What a recipe is given, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ class MakeTrainer(Protocol):
         *,
         directory: Path | None = None,
         callbacks: Sequence[L.Callback] = (),
+        without: Collection[str] = (),
         in_run: bool = True,
         **options: Any,
     ) -> L.Trainer:
@@ -34,6 +35,7 @@ class MakeTrainer(Protocol):
             stage: its name.
             directory: where the fit writes; None for the cell's own.
             callbacks: further ones, behind those of the config.
+            without: names of the config's callbacks that stay out.
             in_run: whether what it logs goes into the cell's Weights & Biases run.
             **options: arguments of ``lightning.Trainer`` that take the place of the config's.
         """

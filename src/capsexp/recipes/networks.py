@@ -1,5 +1,6 @@
 """Networks between a recipe's stages: made for the cell's data, trained in a stage's folder, loaded from it again."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,21 @@ from capsexp.models.base import Classifier, count_parameters
 from capsexp.pruning.base import Criterion
 from capsexp.recipes.base import Factories, Outcome, collect
 from capsexp.recipes.fit import fit
-from capsexp.recipes.stages import Finished, keep_history
+from capsexp.recipes.stages import Finished, Stage, keep_history
+
+OWN = ("recipe", "filter", "study", "model.depth")
+"""What the stages' settings say better; ``study`` only names what other keys hold."""
+UNPRUNED = (*OWN, "pruning")
+
+
+def base_stage(depth: int) -> Stage:
+    """The training of the whole network with so many intermediate layers; recipes share it."""
+    return Stage("base", UNPRUNED, (("depth", depth),))
+
+
+def scratch_stage(widths: Mapping[str, int], depth: int) -> Stage:
+    """The training of a network of other widths, from new weights; recipes share it."""
+    return Stage("scratch", UNPRUNED, (("widths", sorted(widths.items())), ("depth", depth)))
 
 
 class Networks:
@@ -82,6 +97,10 @@ class Networks:
         collect(trainer, module, found)
         params = count_parameters(cast("Classifier", module.model))
         return {**fitted.plain(), "tested": {**found.metrics, **tested}, "params": params}
+
+    def train_new(self, directory: Path, stage: str, **sizes: Any) -> dict[str, Any]:
+        """Train a network of these sizes from new weights in a stage's folder; returns the stage's facts."""
+        return self.train(self.module(self.model(**sizes), **sizes), directory, stage, None)
 
     def scores(
         self, module: BaseModule, criterion: Criterion, batches: int | None, directory: Path

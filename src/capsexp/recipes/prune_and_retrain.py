@@ -15,13 +15,10 @@ from capsexp.pruning.base import Criterion
 from capsexp.pruning.selection import Selection
 from capsexp.pruning.surgery import transplant
 from capsexp.recipes.base import Factories, Outcome, Recipe
-from capsexp.recipes.networks import Networks
+from capsexp.recipes.networks import OWN, UNPRUNED, Networks, base_stage, scratch_stage
 from capsexp.recipes.stages import Finished, Stage
 
-OWN = ("recipe", "filter", "study", "model.depth")
-"""What the stages' settings say better; ``study`` only names what other keys hold."""
-SELECTION = ("pruning.ratio", "pruning.granularity", "pruning.rounding")
-UNPRUNED = (*OWN, "pruning")
+SELECTION = ("pruning.ratio", "pruning.granularity", "pruning.rounding", "pruning.merge")
 
 Settings = tuple[tuple[str, Any], ...]
 Done = dict[str, Finished]
@@ -144,22 +141,17 @@ class PruneAndRetrain(Recipe):
 
     def _base(self, networks: Networks, depth: int) -> Step:
         def work(_: Done, directory: Path) -> dict[str, Any]:
-            sizes = networks.deep(depth)
-            return networks.train(
-                networks.module(networks.model(**sizes), **sizes), directory, self.label("base", depth), None
-            )
+            return networks.train_new(directory, self.label("base", depth), **networks.deep(depth))
 
-        return Step(Stage("base", UNPRUNED, (("depth", depth),)), work)
+        return Step(base_stage(depth), work)
 
     def _scratch(self, networks: Networks, widths: dict[str, int], depth: int) -> Step:
         sizes = networks.whole.sized(widths) | networks.deep(depth)
 
         def work(_: Done, directory: Path) -> dict[str, Any]:
-            return networks.train(
-                networks.module(networks.model(**sizes), **sizes), directory, self.label("scratch", depth), None
-            )
+            return networks.train_new(directory, self.label("scratch", depth), **sizes)
 
-        return Step(Stage("scratch", UNPRUNED, (("widths", sorted(widths.items())), ("depth", depth))), work)
+        return Step(scratch_stage(widths, depth), work)
 
     def _ccm(self, networks: Networks, known: Settings) -> Step:
         def work(done: Done, directory: Path) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""What an autoencoder makes of test images."""
+
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from capsexp.callbacks.base import ResultCallback
+from capsexp.errors import require, require_int
+from capsexp.types import Batch
+
+
+class Reconstructions(ResultCallback):
+    """Keeps test images and what the best weights draw of them.
+
+    The result has ``reconstructions/images`` (2, N, C, H, W), the images above their reconstructions in 0..255, and
+    ``reconstructions/labels`` (N,): the first test image of N classes, evenly spread over all.
+
+    Args:
+        images: N at most.
+    """
+
+    def __init__(self, images: int = 10) -> None:
+        self.images = require_int("images", images, 1)
+        self._first: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a network that cannot draw, before it is trained.
+
+        Raises:
+            ConfigError: it has no decoder.
+        """
+        model = cast("nn.Module", pl_module.model)
+        draws = hasattr(model, "reconstruct") and model.decoder is not None
+        rule = "be null where the model draws no images (model=autoencoder does, with a decoder)"
+        require(draws, "callbacks.reconstructions", rule, type(self).__name__)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
+        """Look for classes that have no image yet."""
+        for place, label in enumerate(batch.labels_B.tolist()):
+            if label not in self._first:
+                self._first[label] = batch.images_BCHW[place].clone(), batch.pixels_BCHW[place].clone()
+
+    @torch.no_grad()
+    def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
+        """The images and their reconstructions by the present weights."""
+        found = sorted(self._first)
+        if not found:
+            return {}
+        spread = np.linspace(0, len(found) - 1, min(self.images, len(found))).round().astype(int)
+        labels = [found[place] for place in spread]
+        images_NCHW, pixels_NCHW = (torch.stack(each) for each in zip(*(self._first[k] for k in labels), strict=True))
+        module.eval()
+        drawn_NCHW = module.model.reconstruct(images_NCHW.to(module.device)).to(images_NCHW.device)  # type: ignore[operator, union-attr]
+        shown = [pixels_NCHW, as_pixels(drawn_NCHW, images_NCHW, pixels_NCHW)]
+        return {
+            "reconstructions/images": np.stack([_bytes(each) for each in shown]),
+            "reconstructions/labels": np.array(labels),
+        }
+
+
+def as_pixels(drawn_NCHW: Tensor, images_NCHW: Tensor, pixels_NCHW: Tensor) -> Tensor:
+    """What was drawn on the scale of the normalised images, on the scale 0..255.
+
+    Each image was normalised by an increasing line of its own (or one for all), so its smallest and largest pixel say
+    which.  An image of one value is drawn as it is.
+    """
+    low, high = (each.flatten(1) for each in (images_NCHW, pixels_NCHW.float()))
+    spread = low.amax(1) - low.amin(1)
+    slope = torch.where(spread > 0, (high.amax(1) - high.amin(1)) / spread.where(spread > 0, 1), 0)[:, None, None, None]
+    return (drawn_NCHW - low.amin(1)[:, None, None, None]) * slope + high.amin(1)[:, None, None, None]
+
+
+def _bytes(pixels: Tensor) -> NDArray[np.generic]:
+    return pixels.float().round().clamp(0, 255).to(torch.uint8).cpu().numpy()

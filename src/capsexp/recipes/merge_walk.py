@@ -1,0 +1,228 @@
+"""From one trained network down to a small one, channel by channel."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from capsexp import interruption
+from capsexp.callbacks.channel_pruning import ChannelPruning
+from capsexp.callbacks.peak import save_best
+from capsexp.data.base import ImageDataModule
+from capsexp.errors import require, require_choice, require_int, require_number
+from capsexp.lightning_modules.base import BaseModule
+from capsexp.models.base import Classifier, count_parameters
+from capsexp.nn.channels import ChannelLayer
+from capsexp.pruning.base import Criterion
+from capsexp.pruning.merging import mergeable
+from capsexp.pruning.selection import Fewer
+from capsexp.recipes.base import Factories, Outcome, Recipe, collect
+from capsexp.recipes.networks import Networks, base_stage, scratch_stage
+from capsexp.recipes.stages import Finished, keep_history
+
+Widths = dict[str, int]
+Point = dict[str, float]
+Step = tuple[BaseModule, Mapping[str, float]]
+"""A network on the way, and what was measured of it."""
+
+MEASURED = {"test_acc": "test/acc", "test_loss": "test/loss", "val_acc": "val/acc", "val_loss": "val/loss"}
+"""What is kept of every network on the way, and its name where it was measured."""
+GUARDS = ("memory_check", "resume", "peak")
+"""Callbacks that a few steps of a network smaller than a trained one do without."""
+
+
+class MergeWalk(Recipe):
+    """Wang (2019), section 2.1, as a pruning method, beside what the paper does instead.
+
+    A network is trained (``base``, a stage that cells share).  Then its layers lose one channel each in turn, until
+    they are as narrow as they are to be: the criterion says which channel goes, and in the mode ``merge`` the most
+    similar channel that stays takes its outgoing weights over, times the ratio of the two filters
+    (:mod:`capsexp.pruning.merging`).  The optimizer begins anew behind every cut and makes some steps.  The paper
+    trains a new network at each size; that is the mode ``reinit``, whose networks are stages too (``scratch``).
+
+    Every network on the way is measured.  The arrays ``walk/test_acc``, ``walk/test_loss``, ``walk/val_acc``,
+    ``walk/val_loss``, ``walk/params``, ``walk/params_paper`` and ``walk/<layer>`` (its channels) begin with the trained
+    network; ``walk/mean_acc`` is the mean of ``walk/test_acc`` behind it, and ``walk/params_within`` the number of
+    parameters (by the paper's formula) of the smallest network that is, like all before it, within
+    ``tolerance`` of the trained one.  All else in the result is the last network's, which the checkpoint holds.
+
+    Args:
+        criterion: which channel goes; ``reinit`` does not ask it.
+        mode: ``merge``, ``remove`` or ``reinit``.
+        layers: that get narrower, in the order of their turns.
+        down_to: channels that each of them has in the end.
+        steps: optimizer steps between two cuts; 0 for none.
+        tolerance: loss of accuracy that counts as none, for ``walk/params_within``.
+        score_batches: score so many batches of training images, where the criterion needs maps; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        criterion: Criterion,
+        mode: str = "merge",
+        layers: tuple[str, ...] = ("conv2", "conv3"),
+        down_to: int = 2,
+        steps: int = 50,
+        tolerance: float = 0.02,
+        score_batches: int | None = None,
+    ) -> None:
+        require(isinstance(criterion, Criterion), "criterion", "be a pruning criterion", criterion)
+        self._criterion = criterion
+        self._mode = require_choice("mode", mode, ("merge", "remove", "reinit"))
+        named = isinstance(layers, (list, tuple)) and len(layers) > 0 and len(set(layers)) == len(layers)
+        require(named, "layers", "be a list of different layers, such as [conv2, conv3]", layers)
+        self._layers = tuple(layers)
+        self._down_to = require_int("down_to", down_to, 1)
+        self._steps = require_int("steps", steps, 0)
+        self._tolerance = require_number("tolerance", tolerance, 0, 1)
+        self._batches = None if score_batches is None else require_int("score_batches", score_batches, 1)
+
+    def check(self, factories: Factories) -> None:
+        """Raise :class:`~capsexp.errors.StageBusy` while another cell trains the network that the walk begins with.
+
+        Raises:
+            ConfigError: a value of the trainer, of a callback or of the walk breaks a rule.
+        """
+        factories.make_trainer("check", in_run=False)
+        networks = Networks(factories)
+        self._path(networks.whole)
+        factories.stages.check(base_stage(networks.depth))
+
+    def run(self, factories: Factories) -> Outcome:
+        """Train or take the network, walk, and say what was found on the way."""
+        networks = Networks(factories)
+        path = self._path(networks.whole)
+        sizes: dict[str, Any] = networks.deep(networks.depth)
+        train = functools.partial(networks.train_new, stage="base", **sizes)
+        base = factories.stages.get(base_stage(networks.depth), train)
+        module = networks.load(base)
+        walk = self._anew(networks, path) if self._mode == "reinit" else self._narrower(networks, module, path)
+        points = [self._point(module, {**base.facts["metrics"], **base.facts["tested"]})]
+        for module, found in walk:  # the last one is what the checkpoint holds
+            points.append(self._point(module, found))
+        outcome = self._outcome(factories, base, module, points)
+        keep_history(base, factories.directory)
+        return outcome
+
+    # -- where it goes ------------------------------------------------------------------------------------------------
+
+    def _path(self, whole: Classifier) -> list[Widths]:
+        """The widths of all networks on the way, the whole one first."""
+        layers, widths = whole.channel_layers(), whole.widths()
+        known = ", ".join(layers) or "it has none that can be pruned"
+        for name in self._layers:
+            require(name in layers, "recipe.layers", f"name layers of the model ({known})", name)
+            rule = f"be at most the channels that {name} has ({widths[name]})"
+            require(self._down_to <= widths[name], "recipe.down_to", rule, self._down_to)
+            merges = self._mode != "merge" or mergeable(whole, layers[name])
+            require(merges, "recipe.layers", "name layers whose channels do not become capsules, to merge them", name)
+        return list(narrowing(layers, widths, self._layers, self._down_to))
+
+    # -- how it goes --------------------------------------------------------------------------------------------------
+
+    def _anew(self, networks: Networks, path: Sequence[Widths]) -> Iterator[Step]:
+        """The networks of the path, each trained from new weights."""
+        depth, stages = networks.depth, networks.factories.stages
+        for widths in path[1:]:
+            sizes = networks.whole.sized(widths) | networks.deep(depth)
+            work = functools.partial(networks.train_new, stage="scratch", **sizes)
+            stage = stages.get(scratch_stage(widths, depth), work)
+            yield networks.load(stage), {**stage.facts["metrics"], **stage.facts["tested"]}
+
+    def _narrower(self, networks: Networks, module: BaseModule, path: Sequence[Widths]) -> Iterator[Step]:
+        """The networks of the path, each cut out of the one before."""
+        factories, data = networks.factories, networks.factories.make_data()
+        measure = factories.make_trainer("test", in_run=False, without=GUARDS)
+        for before, after in itertools.pairwise(path):
+            if interruption.requested():
+                raise KeyboardInterrupt
+            (name,) = (each for each in path[0] if after[each] < before[each])
+            scores = networks.scores(module, self._criterion, self._batches, factories.directory)
+            fewer = Fewer(before[name] - after[name], merge=self._mode == "merge")
+            pruning = ChannelPruning(fewer, {name: scores[name]}, _undisturbed(networks.model), renew=False)
+            if self._steps:
+                self._tune(factories, module, data, pruning)
+            else:
+                pruning.prune(module)
+            (validated,) = measure.validate(module, data, verbose=False)
+            (tested,) = measure.test(module, data, verbose=False)
+            yield module, {**validated, **tested}
+
+    def _tune(self, factories: Factories, module: BaseModule, data: ImageDataModule, pruning: ChannelPruning) -> None:
+        # As many epochs as steps are enough: each has at least one.
+        limits: dict[str, Any] = {"max_steps": self._steps, "max_epochs": self._steps, "limit_val_batches": 0}
+        trainer = factories.make_trainer("walk", callbacks=[pruning], in_run=False, without=GUARDS, **limits)
+        trainer.fit(module, data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+
+    def _point(self, module: BaseModule, found: Mapping[str, float]) -> Point:
+        """What is kept of a network on the way."""
+        model = cast("Classifier", module.model)
+        sizes: Point = {"params": count_parameters(model), "params_paper": model.params_paper()}
+        return sizes | {name: found[key] for name, key in MEASURED.items()} | dict(model.widths())
+
+    def _outcome(self, factories: Factories, base: Finished, module: BaseModule, points: Sequence[Point]) -> Outcome:
+        data, last = factories.make_data(), cast("Classifier", module.model)
+        trainer = factories.make_trainer("test", in_run=False)
+        (tested,) = trainer.test(module, data, verbose=False)
+        save_best(trainer)
+        outcome = Outcome(
+            metrics={**tested, **{key: points[-1][name] for name, key in MEASURED.items() if name.startswith("val")}},
+            params=count_parameters(last),
+            params_paper=last.params_paper(),
+            training=dict(base.facts["training"]),
+            data=data.summary(),
+            memory=base.facts["memory"],
+            clocks=dict(base.facts["clocks"]),
+        )
+        outcome.metrics |= self._summary(points)
+        collect(trainer, module, outcome)
+        outcome.metrics |= {key: points[-1][name] for name, key in MEASURED.items() if name.startswith("val")}
+        outcome.arrays |= {f"walk/{name}": np.array([point[name] for point in points]) for name in points[0]}
+        return outcome
+
+    def _summary(self, points: Sequence[Point]) -> Point:
+        """One number for the whole walk, and one for how far it goes before the accuracy falls."""
+        accuracies = [point["test_acc"] for point in points]
+        good = list(itertools.takewhile(lambda point: point["test_acc"] >= accuracies[0] - self._tolerance, points))
+        return {
+            "walk/base_acc": accuracies[0],
+            "walk/mean_acc": float(np.mean(accuracies[1:])) if len(points) > 1 else accuracies[0],
+            "walk/params_within": good[-1]["params_paper"],
+        }
+
+
+def narrowing(
+    layers: Mapping[str, ChannelLayer], widths: Mapping[str, int], names: Sequence[str], down_to: int
+) -> Iterator[Widths]:
+    """Widths on the way down: the layers lose one step each in turn, as long as ``down_to`` channels are left.
+
+    Args:
+        layers: of the model; a layer's step is one channel, or in a capsule network the capsules' dimension.
+        widths: of the network that it begins with; they come first.
+        names: whose turn it is.
+        down_to: at least so many channels stay.
+    """
+    now = dict(widths)
+    yield now
+    turn = [name for name in names if now[name] - layers[name].step >= down_to]
+    while turn:
+        for name in turn:
+            now = now | {name: now[name] - layers[name].step}
+            yield now
+        turn = [name for name in turn if now[name] - layers[name].step >= down_to]
+
+
+def _undisturbed(make: Callable[..., Classifier]) -> Callable[..., Classifier]:
+    """Makes a model, which seeds all random numbers, and leaves torch's as they were: dropout goes on."""
+
+    def made(**sizes: Any) -> Classifier:
+        with torch.random.fork_rng():
+            return make(**sizes)
+
+    return made
