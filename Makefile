@@ -60,6 +60,7 @@ type: $(STAMP)  ## check types
 
 bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/epoch_time.py
+	@$(RUN) benchmarks/autoencoder.py --rounds 1
 	@$(RUN) benchmarks/capsule_layer.py
 	@$(RUN) benchmarks/fast_inference.py
 	@$(RUN) benchmarks/chip_scores.py

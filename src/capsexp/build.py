@@ -63,7 +63,8 @@ def run(
     _check_name(config)
     about = tracking.About(config, directory, cell_id, axes or {})
     recipe = _make_recipe(config)
-    recipe.check(factories(config, directory))  # before a run is opened that would only wait
+    with _quiet_lightning():
+        recipe.check(factories(config, directory))  # before a run is opened that would only wait
     with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
         outcome = recipe.run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
         body = _result_body(config, outcome, threads) | _gpu_memory()

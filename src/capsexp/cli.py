@@ -21,8 +21,7 @@ from capsexp import plan, records
 from capsexp.errors import ConfigError
 from capsexp.words import count
 
-PACKAGE = Path(__file__).parent
-CONF = PACKAGE / "conf" if (PACKAGE / "conf" / "config.yaml").exists() else PACKAGE.parents[1] / "conf"
+CONF = records.CONF
 
 log = logging.getLogger(__name__)
 

@@ -119,7 +119,7 @@ def test_has_its_own_sweep_folder(file: Path) -> None:
 def test_the_report_block_shows_swept_axes(file: Path) -> None:
     swept = {str(key) for key in composed(file).hydra.sweeper.get("params") or {}} | {"seed"}
     spec = spec_of(file)
-    used = {axis for figure in spec.figures or () for axis in (figure.x, figure.y, figure.by) if axis}
+    used = {axis for figure in spec.figures or () for axis in figure.shown_axes}
     used |= {axis for row in [*spec.compare, *(spec.figures or ())] for axis in row.where} | set(spec.axes)
     assert used - swept == set()
 

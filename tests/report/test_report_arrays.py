@@ -7,7 +7,7 @@ from report_fakes import BLOCK, TIMINGS, accuracy, contents, finish, report, swe
 
 from capsexp import records
 from capsexp.errors import ConfigError
-from capsexp.report import arrays, figures, panels, results, schema
+from capsexp.report import arrays, figures, onecell, panels, pictures, results, schema
 from capsexp.report.captions import Words
 from capsexp.report.pictures import draw_images, mosaic, plane, step_texts
 from capsexp.report.probabilities import draw_bars, verdict
@@ -24,6 +24,7 @@ BARS = {
 }
 TUNING = {"kind": "tuning", "name": "tun", "arrays": {"dynamic": "tuning/dynamic", "fast": "tuning/fast"}}
 GRID = {"kind": "images", "name": "dec", "array": "decoded/class3", "steps": "decoded/steps"}
+PAIRS = {"kind": "images", "name": "pairs", "array": "pairs/images", "labels": "pairs/labels", "rows": ["in", "out"]}
 ALL = [MATRIX, {**IMAGES, "sort": True, "triangle": True, "range": [-1, 1]}, BARS, TUNING, GRID]
 WORDS = Words("name", "Title", ("one", "two"))
 
@@ -78,6 +79,11 @@ def panel_of(root):
         ({**TUNING, "arrays": {str(i): "tuning/fast" for i in range(5)}}, "arrays"),
         ({**GRID, "steps": 11}, "steps"),
         ({**GRID, "range": [0, 1]}, "range"),
+        ({**GRID, "labels": "pairs/labels"}, "labels"),
+        ({**PAIRS, "labels": 3}, "labels"),
+        ({**PAIRS, "rows": "original"}, "rows"),
+        ({**PAIRS, "rows": []}, "rows"),
+        ({**PAIRS, "rows": ["original", 2]}, "rows[1]"),
         ({"kind": "epochs"}, "metrics"),
         ({"kind": "epochs", "metrics": "val/acc"}, "metrics"),
         ({"kind": "epochs", "metrics": []}, "metrics"),
@@ -158,6 +164,76 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
 
 
 EPOCHS = {"kind": "epochs", "name": "epo", "metrics": ["val/acc"]}
+
+# -- originals above reconstructions ----------------------------------------------------------------------------------
+
+
+def pairs(columns, rows=2):
+    """Arrays of that many images in two forms, and their classes."""
+    images = np.random.default_rng(0).integers(0, 256, (rows, columns, 1, 6, 6), dtype=np.uint8)
+    return {"pairs/images": images, "pairs/labels": np.arange(columns) * 3 % 50}
+
+
+@pytest.fixture
+def canvas(monkeypatch):
+    """The texts of a grid of images, in place of its files."""
+    monkeypatch.setattr(pictures, "save", lambda canvas, words, note="": (canvas, note))
+
+    def texts(*given, **rest):
+        made, note = draw_images(*given, **rest)
+        made.draw_without_rendering()
+        inside = all(text.get_window_extent().x0 >= 0 for text in made.axes[0].texts)
+        return [text.get_text() for text in made.axes[0].texts], [text.get_text() for text in made.texts], inside, note
+
+    return texts
+
+
+def test_words_stand_beside_the_rows_and_classes_above_the_columns(canvas):
+    kept = pairs(21)
+    rows = ["original", "what the decoder makes of it in four lines, of which three are shown here"]
+    around, _, inside, note = canvas(kept["pairs/images"], WORDS, labels=kept["pairs/labels"], rows=rows, y_label="y")
+    assert around[:21] == [str(label) for label in kept["pairs/labels"]]
+    assert around[21:] == ["original", "what the decoder\nmakes of it in\nfour lines, of …"]
+    assert (inside, note) == (True, "")
+    assert canvas(kept["pairs/images"], WORDS)[0] == [str(place + 1) for place in (*range(21), *range(2))]
+
+
+def test_what_stands_around_pairs_is_not_what_stands_around_components(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(onecell, "draw_images", lambda images, words, **rest: seen.append((images, words, rest)))
+    axes = {"model.c1": [2, 16], "model.c2": [2, 16]}
+    cells = sweep(tmp_path, axes, {**BLOCK, "figures": [{**PAIRS, "at": {"model.c1": 16, "model.c2": 2}}]})
+    for place, cell in enumerate(cells):
+        kept = pairs(3 + place)
+        array_fakes.keep(finish(tmp_path, cell, 0.5), {**kept, "pairs/labels": kept["pairs/labels"] + place})
+    assert drawn(tmp_path)[1] == []
+    ((images, words, rest),) = seen
+    chosen = next(cell for cell in cells if cell.axes == {"model.c1": 16, "model.c2": 2})
+    assert words.parts[-1].startswith(chosen.name)
+    assert images.shape[1] == 3 + cells.index(chosen)
+    assert rest.pop("labels")[0] == cells.index(chosen)
+    assert rest == {"steps": None, "rows": ("in", "out"), "x_label": "class", "y_label": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda kept: {**kept, "pairs/labels": kept["pairs/labels"][:2]}, "labels must be 4 whole numbers"),
+        (lambda kept: {**kept, "pairs/labels": kept["pairs/labels"] / 2}, "labels must be 4 whole numbers"),
+        (lambda kept: {"pairs/images": kept["pairs/images"]}, "no pairs/labels in arrays.npz"),
+        (
+            lambda kept: {**kept, **{"pairs/images": pairs(4, 3)["pairs/images"]}},
+            "rows must be 3 texts, one a row, are 2",
+        ),
+    ],
+)
+def test_pairs_that_do_not_fit_are_said_in_one_line(tmp_path, change, said):
+    (cell,) = sweep(tmp_path, {"seed": [0]}, {**BLOCK, "figures": [PAIRS]})
+    array_fakes.keep(finish(tmp_path, cell, 0.5), change(pairs(4)))
+    pictures, (problem,) = drawn(tmp_path)
+    assert pictures == []
+    assert problem.startswith(f"pairs: {cell.name}: {said}")
+
 
 # -- what can be wrong with arrays ------------------------------------------------------------------------------------
 

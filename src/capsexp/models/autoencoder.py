@@ -105,7 +105,7 @@ class Autoencoder(Classifier):
         """
         if self.decoder is None:
             return count_weights(self)
-        return count_weights(self.encoder) + (0 if self.decoder.shared else count_weights(self.decoder))
+        return count_weights(self.encoder) + count_weights(self.decoder)
 
     def count_autoencoder(self) -> int:
         """The true number of parameters of encoder and decoder, each tensor once, biases and all."""

@@ -25,6 +25,7 @@ from capsexp.records.identity import (
 from capsexp.records.layout import (
     ARRAYS,
     BEST_CHECKPOINT,
+    CONF,
     CONFIG,
     CONFIGS,
     LOCK,
@@ -66,6 +67,7 @@ from capsexp.records.sweep import (
 __all__ = [
     "ARRAYS",
     "BEST_CHECKPOINT",
+    "CONF",
     "CONFIG",
     "CONFIGS",
     "FILES",

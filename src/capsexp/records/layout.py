@@ -1,5 +1,11 @@
 """Names of the files, and the versions of their layout and of the numbers in them."""
 
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf" / "config.yaml").exists() else _PACKAGE.parents[1] / "conf"
+"""The YAML files that ship with the code: inside an installed package, beside ``src`` in a checkout."""
+
 SCHEMA = 1
 """Version of the files' layout; raised when a reader of an older one could not read it."""
 

@@ -13,6 +13,7 @@ file                        content
 ``cells.csv .md .tex``      one row for each cell: its state and its values, nothing averaged
 ``timings.csv .md .tex``    everything measured with a clock, and only that
 ``<figure>.png .pdf``       the figures that the ``report:`` block asks for, or the default one
+``<figure>_beside.png ...`` its surfaces beside those of another sweep, where ``--beside`` names one
 =========================== =========================================================================================
 
 The same results give the same bytes in every file but ``timings.*``.  What a report shows is decided by the
@@ -26,8 +27,10 @@ it, which ``defaults`` fills; ``results`` reads the folder into ``cells`` and kn
 lot.
 
 Pictures over a sweep's axes are drawn by ``figures`` (surfaces), ``heatmaps`` and ``lines``, with ``ticks``; ``curves``
-draws epochs, which ``history`` reads.  Pictures of one cell's arrays come from ``kernels``, ``activity`` (one cell a
-row) and ``onecell``: ``arrays`` chooses the cell, reads and checks; ``activity_maps``, ``matrices`` (with ``marks``),
-``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called ``draw_*`` take plain arrays and the words around
-a picture (``captions``), so they draw for others too.  ``canvas`` is shared by all.
+draws epochs, which ``history`` reads, and ``series_lines`` arrays of many cells, which ``series`` reads.  ``beside``
+draws the surfaces of two sweeps, which ``beside_sweep`` brings together.  Pictures of one cell's arrays come from
+``kernels``, ``activity`` (one cell a row) and ``onecell``: ``arrays`` chooses the cell, reads and checks;
+``activity_maps``, ``matrices`` (with ``marks``), ``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called
+``draw_*`` take plain arrays and the words around a picture (``captions``), so they draw for others too.  ``canvas`` is
+shared by all.
 """

@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's folder, such as multirun/cnn_prune")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: DIR/report)")
+    parser.add_argument("--beside", metavar="OTHER", type=Path, help="another sweep, to show the surfaces of both")
     given = parser.parse_args(arguments)
     # Only now: matplotlib and numpy would make --help slow.
     from capsexp.errors import ConfigError
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from capsexp.report.write import write_report
 
     try:
-        index, summary = write_report(given.directory, given.out or given.directory / "report")
+        index, summary = write_report(given.directory, given.out or given.directory / "report", given.beside)
     except (ReportError, ConfigError, OSError) as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"capsexp.report: error: {message}\n")

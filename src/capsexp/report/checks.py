@@ -83,7 +83,12 @@ def conditions(key: str, raw: Mapping[str, Any]) -> dict[str, Condition]:
     at = mapping(f"{key}.at", raw.get("at") or {})
     for axis, value in at.items():
         require(not isinstance(value, Mapping | list), f"{key}.at.{axis}", "be one value", value)
-    return {axis: _condition(f"{key}.where.{axis}", value) for axis, value in {**where, **at}.items()}
+    return rules(f"{key}.where", {**where, **at})
+
+
+def rules(key: str, value: object) -> dict[str, Condition]:
+    """What is asked of each axis."""
+    return {axis: _condition(f"{key}.{axis}", item) for axis, item in mapping(key, value).items()}
 
 
 def _condition(key: str, value: object) -> Condition:

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from scipy.ndimage import gaussian_filter
 
-from capsexp.report import activity, curves, defaults, heatmaps, kernels, lines, onecell
+from capsexp.report import activity, curves, defaults, heatmaps, kernels, lines, onecell, series
 from capsexp.report.canvas import GREY, PAPER, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save, style
 from capsexp.report.captions import SPREAD
 from capsexp.report.cells import is_number
@@ -45,6 +45,8 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
                 return lines.draw(panel), ""
             case "epochs":
                 return curves.draw(panel)
+            case "series":
+                return series.draw(panel)
             case "kernels":
                 return kernels.draw(panel)
             case "activity":

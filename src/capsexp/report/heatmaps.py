@@ -1,7 +1,7 @@
 """Heat maps: every point's raw mean as a coloured field with its number, one map or several on one scale."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,11 @@ def _bar_beside(canvas: Canvas, panel: Panel, layout: Layout, norm: Normalize, h
 
 def normalise(panel: Panel) -> Normalize:
     """The colours' scale, from the smallest to the largest value of all pictures that are to be compared."""
-    low, high = panel.limits
+    return between(*panel.limits)
+
+
+def between(low: float, high: float) -> Normalize:
+    """The colours' scale between two values, with some room around equal ones."""
     margin = 0.0 if high > low else abs(high) * 0.05 or 0.5
     return Normalize(low - margin, high + margin)
 
@@ -145,21 +149,35 @@ def draw_map(
     points: Sequence[Point] | None = None,
 ) -> bool:
     """Draw one map of the panel's ``points`` (all of them by default); whether it also shows deviations."""
-    xs, ys = panel.values(panel.figure.x), panel.values(panel.figure.y)
-    edges = np.arange(len(xs) + 1) - 0.5, np.arange(len(ys) + 1) - 0.5
-    flat.pcolormesh(*edges, values, norm=norm, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.6)
-    _write_axes(flat, panel, xs, ys)
+    x, y = panel.figure.x, panel.figure.y
     numbers, small = texts(panel, points, _inches(flat))
-    size = font(_inches(flat), numbers)
-    if size >= READABLE:
-        write_fields(flat, numbers, mpl.colormaps[SEQUENTIAL](norm(values)), size)
-    for (row, column), state in states.items():
-        flat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=PAPER, edgecolor=RULE, hatch="////", lw=0))
-        flat.text(column, row, _letter(state), ha="center", va="center", fontsize=max(size, READABLE), color=GREY)
+    draw_fields(flat, values, numbers, states, norm)
+    write_axes(flat, panel.values(x), panel.values(y), (panel.spec.axis(x).title, panel.spec.axis(y).title))
     return small
 
 
-def _write_axes(flat: Axes, panel: Panel, xs: list[Any], ys: list[Any]) -> None:
+def draw_fields(
+    flat: Axes,
+    values: Grid,
+    numbers: list[list[str]],
+    states: Mapping[tuple[int, int], str],
+    norm: Normalize,
+    colours: str = SEQUENTIAL,
+) -> None:
+    """The fields [y, x] of one map in their colours, with their numbers where these can be read, and its holes."""
+    rows, columns = values.shape
+    edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    flat.pcolormesh(*edges, values, norm=norm, cmap=colours, edgecolors="white", linewidth=0.6)
+    size = font(_inches(flat), numbers)
+    if size >= READABLE:
+        write_fields(flat, numbers, mpl.colormaps[colours](norm(values)), size)
+    for (row, column), state in states.items():
+        flat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=PAPER, edgecolor=RULE, hatch="////", lw=0))
+        flat.text(column, row, _letter(state), ha="center", va="center", fontsize=max(size, READABLE), color=GREY)
+
+
+def write_axes(flat: Axes, xs: Sequence[Any], ys: Sequence[Any], labels: tuple[str, str]) -> None:
+    """The values along both axes of a map, and what they are."""
     wide, tall = _inches(flat)
     x, y = ticks.across(xs, wide), ticks.upright(ys, tall)
     flat.set_xticks(range(0, len(xs), x.step), x.texts, **x.look)
@@ -168,8 +186,8 @@ def _write_axes(flat: Axes, panel: Panel, xs: list[Any], ys: list[Any]) -> None:
         flat.invert_yaxis()  # words are read from the top, in the order of the tables
     flat.tick_params(length=0)
     flat.spines[:].set_visible(False)
-    flat.set_xlabel(panel.spec.axis(panel.figure.x).title)
-    flat.set_ylabel(panel.spec.axis(panel.figure.y).title)
+    flat.set_xlabel(labels[0])
+    flat.set_ylabel(labels[1])
 
 
 def texts(panel: Panel, points: Sequence[Point] | None, inches: tuple[float, float]) -> tuple[list[list[str]], bool]:

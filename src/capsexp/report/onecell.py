@@ -58,9 +58,10 @@ def _tuning(figure: Figure, read: Read, words: Words) -> Drawn:
 
 
 def _images(figure: Figure, read: Read, words: Words) -> Drawn:
-    steps = read(figure.steps) if figure.steps else None
-    texts = {"x_label": figure.x_label or "change", "y_label": figure.y_label or "component"}
-    return draw_images(read(figure.array), words, steps=steps, **texts)
+    steps, labels = (read(name) if name else None for name in (figure.steps, figure.labels))
+    across, beside = "class" if figure.labels else "change", "" if figure.rows else "component"
+    texts = {"x_label": figure.x_label or across, "y_label": figure.y_label or beside}
+    return draw_images(read(figure.array), words, steps=steps, labels=labels, rows=figure.rows, **texts)
 
 
 DRAW = {"matrix": _matrix, "bars": _bars, "tuning": _tuning, "images": _images}

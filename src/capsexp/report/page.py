@@ -12,6 +12,7 @@ from typing import Any
 
 from capsexp import records
 from capsexp.report import notes
+from capsexp.report.beside_sweep import Beside
 from capsexp.report.canvas import Drawn
 from capsexp.report.cells import STATES
 from capsexp.report.compare import Compared
@@ -41,6 +42,7 @@ class Content:
         grids: the paper's tables beside ours.
         figures: the pictures.
         problems: one line for each table or figure that could not be made.
+        beside: the surfaces beside those of another sweep, where they were asked for.
     """
 
     spec: Spec
@@ -50,6 +52,7 @@ class Content:
     grids: Sequence[Table]
     figures: Sequence[Drawn]
     problems: Sequence[str]
+    beside: Beside | None = None
 
 
 REPORT = ["python", "-m", "capsexp.report"]
@@ -64,9 +67,10 @@ def render(content: Content) -> str:
         _comparison(content),
         _grids(content),
         _figures(content),
+        _beside(content.beside),
         table("Results", content.tables["results"], "scroll tall"),
         _holes(content.results),
-        _reproduce(content.results),
+        _reproduce(content),
         _environment(content.results),
     ]
     body = "\n".join(section for section in sections if section)
@@ -130,6 +134,17 @@ def _figures(content: Content) -> str:
     return section("Figures", "\n".join(map(_figure, content.figures))) if content.figures else ""
 
 
+def _beside(beside: Beside | None) -> str:
+    if beside is None:
+        return ""
+    partial = beside.other.partial
+    lines = [f"<p>{escape(beside.title)}</p>"] if beside.title else []
+    lines += [f'<p class="state partial">{escape(partial)}</p>'] if partial else []
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in beside.flags)
+    lines += [f'<ul class="warnings">{warnings}</ul>'] if warnings else []
+    return section(f"Beside {beside.name}", "\n".join([*lines, *map(_figure, beside.pictures)]))
+
+
 def _figure(drawn: Drawn) -> str:
     image = base64.b64encode(drawn.png).decode("ascii")
     note = f"{escape(drawn.note)} " if drawn.note else ""
@@ -166,11 +181,13 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times" if count else ""
 
 
-def _reproduce(results: Results) -> str:
+def _reproduce(content: Content) -> str:
+    results, beside = content.results, content.beside
+    report = [*REPORT, _folder(results), *(["--beside", _folder(beside.other)] if beside else [])]
     return section(
         "How to reproduce",
         f"<p>The same command again runs only the cells that are missing, and the second writes this page:</p>\n"
-        f"<pre>{escape(command(results))}\n{escape(shlex.join([*REPORT, _folder(results)]))}</pre>\n"
+        f"<pre>{escape(command(results))}\n{escape(shlex.join(report))}</pre>\n"
         '<p>The values of every cell: <a href="cells.csv">cells.csv</a>. All that a clock measured stands apart: '
         '<a href="timings.md">timings.md</a>.</p>',
     )

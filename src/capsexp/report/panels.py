@@ -113,10 +113,10 @@ def count(figure: Figure, point: Point) -> int:
 
 def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], str]:
     """The pictures of a figure, and what is to be said about those that are not drawn."""
-    unknown = unswept(figure.where, results)
+    unknown = unswept({**figure.where, **figure.reference}, results)
     if unknown:
         return [], f"{figure.name}: {unknown} was not swept"
-    rest = [axis for axis in results.axes if axis not in (figure.x, figure.y, figure.by)]
+    rest = [axis for axis in results.axes if axis not in figure.shown_axes]
     chosen = select(results.points, figure.where)
     if figure.kind == "kernels":
         rest, apart = [], [points for _, points in results.by_protocol(chosen)]
@@ -173,7 +173,7 @@ def _panel(
     if figure.paper:
         words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
     if protocols:
-        words.append(_origin(protocols))
+        words.append(f"here: {origin(protocols)}")
     if protocols and (results.mixed() or (figure.kind == "kernels" and len(results.protocols) > 1)):
         # Two files may have one name, so the place among the protocols keeps the pictures' names apart.
         values.append(f"{protocols[0].data}{results.protocols.index(protocols[0]) + 1}")
@@ -183,9 +183,10 @@ def _panel(
     return replace(panel, words=tuple(words), others=others)
 
 
-def _origin(protocols: Sequence[Protocol]) -> str:
+def origin(protocols: Sequence[Protocol]) -> str:
+    """Which data numbers come from, and on what their models were chosen."""
     data, chosen = (list(dict.fromkeys(getattr(each, part) for each in protocols)) for part in ("data", "select_on"))
-    return f"here: data {' / '.join(data)}, model chosen on {' / '.join(chosen)}"
+    return f"data {' / '.join(data)}, model chosen on {' / '.join(chosen)}"
 
 
 def _file_name(text: str) -> str:

@@ -1,5 +1,6 @@
 """Images as they are: a grid of reconstructions, row by row with one component of a pose changed step by step."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 
-from capsexp.report.arrays import Array, ArrayError, numbers, pixels
+from capsexp.report.arrays import Array, ArrayError, classes, numbers, pixels
 from capsexp.report.canvas import GREY, INK, RULE, Drawn, blank, room, save, style
 from capsexp.report.captions import Words
 
+BESIDE, LINES = 18, 3
+"""Characters in a line of the text beside a row, and lines of it at most."""
 ROWS, COLUMNS = 32, 21
 """Images shown at most, down and across."""
 TILE, GAP = 0.52, 0.1
@@ -22,27 +25,38 @@ HEAD: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "annotatio
 
 @style()
 def draw_images(
-    images: Array, words: Words, *, steps: Array | None = None, x_label: str = "", y_label: str = ""
+    images: Array,
+    words: Words,
+    *,
+    steps: Array | None = None,
+    labels: Array | None = None,
+    rows: Sequence[str] = (),
+    x_label: str = "",
+    y_label: str = "",
 ) -> Drawn:
     """A grid of ``images`` [row, column, channel, y, x] (uint8; one channel is gray, three are red, green and blue).
 
     Args:
-        images: a row for each component of a pose, a column for each step by which it is changed.
+        images: a row for each component of a pose, a column for each step by which it is changed; or a column for
+            each image of a data set, in as many forms as there are rows.
         words: what is said around them.
         steps: the numbers above the columns; the column of the step 0 is marked.  Default: 1, 2, 3, ...
+        labels: the classes above the columns, where there are no steps.
+        rows: the texts beside the rows.  Default: 1, 2, 3, ...
         x_label: above the columns.
-        y_label: beside the rows, which are numbered from 1.
+        y_label: beside the rows.
 
     Raises:
-        ArrayError: they are no such images, or there is not one step a column.
+        ArrayError: they are no such images, or there is not one step or class a column, or one text a row.
     """
     whole = pixels(images, "the grid", 5)
-    heads = _heads(steps, whole.shape[1])[:COLUMNS]
+    heads = _heads(steps, labels, whole.shape[1])[:COLUMNS]
+    names = _names(rows, len(whole))[:ROWS]
     shown = whole[:ROWS, :COLUMNS]
     sheet, corners = mosaic(shown)
     scale = TILE / max(shown.shape[-2:])
     tall, wide = (scale * length for length in sheet.shape[:2])
-    left = 0.8
+    left = _left(names, y_label) if rows else 0.8
     width = max(6.4, left + wide + 0.3)
     lines = words.lines(width)
     top = 1.2 + room(lines)
@@ -56,9 +70,9 @@ def draw_images(
     for column, head in enumerate(heads):
         at = (corners[0, column, 1] + (shown.shape[-1] - 1) / 2, -0.5)
         axes.annotate(head, at, (0, 3), ha="center", va="bottom", color=INK if same[column] else GREY, **HEAD)
-    for row in range(len(shown)):
+    for row, name in enumerate(names):
         at = (-0.5, corners[row, 0, 0] + (shown.shape[-2] - 1) / 2)
-        axes.annotate(str(row + 1), at, (-4, 0), ha="right", va="center", color=GREY, **HEAD)
+        axes.annotate(name, at, (-4, 0), ha="right", va="center", color=GREY, **HEAD)
     canvas.text((left + wide / 2) / width, (height - top + 0.21) / height, x_label, ha="center", va="bottom")
     canvas.text(0.4 / width, (height - top - tall / 2) / height, y_label, ha="center", va="center", rotation=90)
     return save(canvas, words, _left_out(whole))
@@ -116,13 +130,30 @@ def _typeset(text: str) -> str:
     return short.replace("-", "\N{MINUS SIGN}")
 
 
-def _heads(steps: Array | None, columns: int) -> list[str]:
+def _heads(steps: Array | None, labels: Array | None, columns: int) -> list[str]:
+    if labels is not None:
+        return [str(label) for label in classes(labels, "labels", columns)]
     if steps is None:
         return [str(column + 1) for column in range(columns)]
     found = numbers(steps, "steps", 1)
     if len(found) != columns:
         raise ArrayError(f"steps must be {columns} numbers, one a column, are {len(found)}")
     return step_texts(found)
+
+
+def _names(texts: Sequence[str], rows: int) -> list[str]:
+    """What stands beside each row."""
+    if not texts:
+        return [str(row + 1) for row in range(rows)]
+    if len(texts) != rows:
+        raise ArrayError(f"rows must be {rows} texts, one a row, are {len(texts)}")
+    return ["\n".join(textwrap.wrap(text, BESIDE, max_lines=LINES, placeholder=" …")) for text in texts]
+
+
+def _left(names: Sequence[str], y_label: str) -> float:
+    """Inches left of the images: of the texts beside the rows, and of what stands beside those."""
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    return 0.35 + 0.066 * longest + (0.25 if y_label else 0.0)
 
 
 def _left_out(images: Array) -> str:

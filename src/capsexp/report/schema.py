@@ -75,7 +75,21 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
           by: pruning.ratio      # default: none, a single row
           layers: intermediate   # layer1, layer2, ...; or `all` that the cell has kept, primary first
           threshold: 0.01        # activity up to which a capsule is dead; marked beside the colours
-        - {kind: images, name: ..., array: decoded/class3, steps: decoded/steps}  # uint8 [row, column, channel, y, x]
+        - kind: images           # a grid of images
+          array: decoded/class3  # uint8 [row, column, channel, y, x]
+          steps: decoded/steps   # numbers above the columns, that of 0 marked; default: 1, 2, 3, ...
+          labels: pairs/labels   # the class of each column, above it; in place of steps
+          rows: [originals, reconstructions]  # words beside the rows; default: 1, 2, 3, ...
+        - kind: series           # curves of one array of each cell against another, see below
+          x: walk/params_paper   # an array of one dimension
+          y: walk/test_acc       # another one, as long
+          by: pruning            # an axis: a colour and a marker for each value; default: none
+          style: recipe.mode     # another axis: a line style for each value; default: none
+          panels: recipe.steps   # another axis: a panel for each value, side by side; default: none
+          reference: {recipe.mode: reinit}    # as where: one dark line in every panel, and no other; default: none
+          reference_label: "initialised anew" # what that line is
+          x_label: "parameters"  # default: the arrays' names
+          y_label: "test accuracy (share)"
 
 Axes that a figure or grid does not name (``seed`` apart, which is averaged over) give one picture or table for each of
 their values.
@@ -85,11 +99,17 @@ and the difference.  A place without our number says why; rows and columns of th
 paper's number alone.
 
 ``epochs`` draws columns of ``metrics.csv`` (1 to 4 of them) as mean and deviation over the seeds, with a panel for each
-value of ``by``, side by side; a metric that a training did not record is left out and said.  ``matrix``, ``bars``,
-``tuning`` and ``images`` draw arrays of ``arrays.npz``, in each picture those of one cell: the one whose ``metric`` is
-largest or smallest (``metric`` and ``pick``, as ``kernels``), or without these the first finished one, which is that of
-the first seed.  These five know ``x_label`` and ``y_label``.  ``activity`` chooses a cell in the same way for each of
-its rows, and draws ``activity/<layer>`` [type, y, x] on one logarithmic scale.
+value of ``by``, side by side; a metric that a training did not record is left out and said.
+
+``series`` draws an array of ``arrays.npz`` against another, as mean and deviation over the seeds at each of its steps;
+so the cells of a line must have the same ``x``.  Where that is largest at the first step, it falls from left to right.
+The reference is a mean too: of the cells that differ in ``by``, ``style`` or ``panels``, then over the seeds.
+
+``matrix``, ``bars``, ``tuning`` and ``images`` draw arrays of ``arrays.npz``, in each picture those of one cell: the
+one whose ``metric`` is largest or smallest (``metric`` and ``pick``, as ``kernels``), or without these the first
+finished one that ``where`` and ``at`` leave, which is that of the first seed.  These four know ``x_label`` and
+``y_label``, and so do ``epochs`` and ``series``.  ``activity`` chooses a cell in the same way for each of its rows, and
+draws ``activity/<layer>`` [type, y, x] on one logarithmic scale.
 """
 
 from capsexp.errors import require, require_int, require_number

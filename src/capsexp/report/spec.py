@@ -78,7 +78,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure; its fields are the keys of an item under ``figures``."""
+    """One figure; its fields are the keys of an item under ``figures``.
+
+    ``x`` and ``y`` are axes: the two arrays of ``series`` stand as ``x`` and ``y`` among its ``arrays``.
+    """
 
     kind: str
     name: str
@@ -105,9 +108,19 @@ class Figure:
     value_label: str = ""
     layers: str = "intermediate"
     threshold: float = 0.01
+    style: str = ""
+    panels: str = ""
+    reference: dict[str, Condition] = field(default_factory=dict)
+    reference_label: str = ""
+    rows: tuple[str, ...] = ()
     where: dict[str, Condition] = field(default_factory=dict)
     paper: str = ""
     note: str = ""
+
+    @property
+    def shown_axes(self) -> set[str]:
+        """The axes whose values stand side by side in one picture; each value of another gives a picture of its own."""
+        return {self.x, self.y, self.by, self.style, self.panels, *self.reference} - {""}
 
     @property
     def over_axes(self) -> bool:

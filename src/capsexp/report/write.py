@@ -3,23 +3,24 @@
 from pathlib import Path
 
 from capsexp import records
-from capsexp.report import defaults, figures, formats, grids, page, results, schema, tables
+from capsexp.report import beside_sweep, defaults, figures, formats, grids, page, results, schema, tables
 from capsexp.report.canvas import Drawn
 from capsexp.report.compare import compare
 
 
-def write_report(directory: Path, out: Path) -> tuple[Path, str]:
-    """Write every file of the report of ``directory`` into ``out``.
+def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple[Path, str]:
+    """Write every file of the report of ``directory`` into ``out``; its surfaces also beside those of an ``other`` one.
 
     Returns:
         The page's path, and one line on what was found and written.
 
     Raises:
-        ReportError: ``directory`` is no sweep's folder.
+        ReportError: ``directory`` or ``other`` is no sweep's folder, or the two have no surface in common.
         ConfigError: its ``report:`` block breaks a rule.
     """
     read = results.read(directory)
     spec = defaults.fill(schema.parse(read.sweep.report), read)
+    beside = beside_sweep.beside(spec, read, results.read(other)) if other else None
     compared = compare(spec, read)
     makers = (tables.results_table, tables.cells_table, tables.timings_table)
     made = {table.name: table for table in (make(spec, read) for make in makers)}
@@ -28,14 +29,15 @@ def write_report(directory: Path, out: Path) -> tuple[Path, str]:
     drawn, problems = figures.draw_all(spec, read)
     for table in (*made.values(), *crossed):
         _write_table(out, table)
-    for picture in drawn:
+    pictures = [*drawn, *(beside.pictures if beside else [])]
+    for picture in pictures:
         _write_picture(out, picture)
     index = out / "index.html"
     records.write_text(
-        index, page.render(page.Content(spec, read, compared, made, crossed, drawn, [*lacking, *problems]))
+        index, page.render(page.Content(spec, read, compared, made, crossed, drawn, [*lacking, *problems], beside))
     )
     state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
-    return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(drawn)}"
+    return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(pictures)}"
 
 
 def _write_table(out: Path, table: tables.Table) -> None:

@@ -1,0 +1,177 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from claims_fakes import cells, changed, remade, write
+
+from capsexp.claims import sources
+from capsexp.claims.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "conf" / "claims").glob("*.yaml"))
+GRID = {"model__c2": [2, 3, 4], "model__c3": [2, 3, 4]}
+ROWS = cells(GRID, test__acc=lambda c2, c3: 0.9 + c2 / 100, params_paper=lambda c2, c3: c2 * c3)
+DHCD = changed(ROWS[:4], data="dhcd")
+
+
+@pytest.fixture
+def folder(in_tmp):
+    write(in_tmp / "digits", ROWS)
+    write(in_tmp / "kept" / "dhcd", [*DHCD, *changed(ROWS[4:], state="failed", data="", select_on="")])
+    return in_tmp
+
+
+def page(folder, *words):
+    assert main(["wang", *words, "--out", str(folder / "kept" / "wang.md")]) == 0
+    return (folder / "kept" / "wang.md").read_text()
+
+
+def section(text, statement):
+    """The part of a page below a claim's heading."""
+    return text.split(f". {statement}\n", 1)[1].split("\n## ")[0]
+
+
+def test_a_page(folder, capsys):
+    text = page(folder, "cnn=digits,kept/dhcd")
+    summary, path = capsys.readouterr().out.splitlines()
+    assert path == str(folder / "kept" / "wang.md")
+    assert re.fullmatch(r"dhcd: \d+ hold, \d+ do not hold, \d+ undecided; digits: .*", summary)
+    assert "| claim | paper | dhcd (the paper's data) | digits (other data) |" in text
+    best = section(text, "The best CNN of the grid reaches an accuracy of .94")
+    assert "- **dhcd (the paper's data): holds**" in best
+    assert "cells: 4 of `cnn`; there are 4 cells (9 planned, 225 in the paper) in [dhcd](dhcd)" in best
+    assert "- **digits (other data): undecided**" in best
+    assert "in `digits`" in best
+    assert "| holds: 0.9300, gap -0.0100 (partial) |" in text
+    lacking = section(text, "The shared-weight autoencoder is about as accurate as the normal one")
+    commands = [f"python -m capsexp +experiment={name} -m data=dhcd" for name in ("shared_ae_prune", "ae_prune")]
+    assert all(f"more cells: `{command}`, then `python -m capsexp.report" in lacking for command in commands)
+
+
+def test_the_same_tables_give_the_same_page_and_its_command_is_whole(folder, monkeypatch):
+    text = page(folder, "cnn=digits,kept/dhcd")
+    assert page(folder, "cnn=digits,kept/dhcd") == text
+    assert remade(folder / "kept" / "wang.md", folder, monkeypatch) == text
+    write(folder / "digits", changed(ROWS, test__acc="0.1"))
+    assert remade(folder / "kept" / "wang.md", folder, monkeypatch) != text
+
+
+def test_without_words_the_sweeps_below_multirun_are_read(in_tmp, capsys):
+    assert main(["wang"]) == 0
+    assert capsys.readouterr().out.endswith("undecided\nmultirun/wang.md\n")
+    text = Path("multirun/wang.md").read_text()
+    assert "dhcd (the paper's data): 0 hold, 0 do not hold, 33 undecided." in text
+    write(Path("multirun/cnn_prune/report"), DHCD)
+    assert main(["wang"]) == 0
+    assert "[cnn_prune/report](cnn_prune/report)" in Path("multirun/wang.md").read_text()
+    assert main(["wang", "cnn=multirun/cnn_prune"]) == 0
+    assert "[cnn_prune/report](cnn_prune/report)" in Path("multirun/wang.md").read_text()
+
+
+def test_models_chosen_on_the_test_set_stand_apart(folder):
+    write(folder / "chosen", changed(ROWS, select_on="test"))
+    text = page(folder, "cnn=digits,chosen")
+    assert "digits, models chosen on test (other data) | digits (other data) |" in text
+    assert "-m data=digits data.select_on=test`" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["wong"], "the paper's name must be one of wang, got 'wong'"),
+        (["wang", "cn=digits"], "source must be one of cnn, baseline, autoencoder"),
+        (["wang", "digits"], "digits must be SOURCE=FOLDER, got 'digits'"),
+        (["wang", "cnn=digits", "cnn=digits"], "cnn must be given once"),
+        (["wang", "cnn=nowhere"], "cnn: nowhere has no cells.csv; of a sweep, python -m capsexp.report writes it"),
+        (["wang", "cnn=damaged"], "damaged/cells.csv has no column select_on"),
+        (["wang", "cnn=digits,again"], "are two trainings of one place on digits"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(folder, capsys, words, message):
+    write(folder / "again", changed(ROWS, kind="x"))
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "cells.csv").write_text("cell,data,state\n")
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("capsexp.claims: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not Path("multirun/wang.md").exists()
+
+
+def test_nothing_heavy_is_imported(folder):
+    code = (
+        "import sys; from capsexp.claims.__main__ import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'scipy', 'yaml'} & set(sys.modules); assert not heavy, heavy\n"
+        "assert main(['wang', 'cnn=digits']) == 0\n"
+        "banned = {'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib', 'scipy.stats'} & set(sys.modules)\n"
+        "assert not banned, banned"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_of_claims_is_whole(path):
+    claims = sources.load(path.stem)
+    assert path.read_text().startswith("# ")
+    used = {source for claim in claims.claims for source in claim.kind.sources}
+    assert used == set(claims.sources)
+    assert all("{data}" in source.command for source in claims.sources.values())
+    rules = [claim.kind.rule(claims.labels) for claim in claims.claims]
+    assert all(rule[0].isupper() or rule[0] == "(" for rule in rules)
+
+
+def test_where_everything_is_as_the_paper_says_every_claim_of_it_holds(in_tmp):
+    """So every column, axis and value that the claims name is one that the experiments have."""
+    tables = papers_world()
+    words = [f"{name}={write(in_tmp / name, changed(rows, data='dhcd'))}" for name, rows in tables.items()]
+    assert main(["wang", *words]) == 0
+    text = Path("multirun/wang.md").read_text()
+    assert re.findall(r"^- \*\*dhcd \(the paper's data\): (?!holds)(.*)\*\*", text, re.MULTILINE) == []
+    claims = yaml.safe_load((ROOT / "conf" / "claims" / "wang.yaml").read_text())["claims"]
+    assert f"dhcd (the paper's data): {len(claims)} hold, 0 do not hold, 0 undecided." in text
+    assert "(partial)" not in text
+
+
+def papers_world():
+    """Tables in which the numbers are as the paper describes them, and its networks' sizes by its own formulas."""
+    cnn = cells(
+        {"model__c2": range(2, 17), "model__c3": range(2, 17)},
+        test__acc=lambda c2, c3: 0.945 - (32 - c2 - c3) / 2000 - 0.1 * (c2 < 7 or c3 < 6),
+        distance__conv1__min=lambda c2, c3: -(7 * c2 + 5 * c3) % 11,
+        distance__conv2__min=lambda c2, c3: -c2 - (-(7 * c2 + 5 * c3) % 11),
+        distance__conv3__min=lambda c2, c3: -2 * c3 + 0.6 * c2 * ((c3 >= 12) - (c3 <= 6)),
+        params_paper=lambda c2, c3: 49 * 6 + 25 * 6 * c2 + 9 * c2 * c3 + 9 * c3 * 46,
+    )
+    normal, shared = (
+        cells(
+            {"model__c1": range(2, 17), "model__c2": range(2, 17)},
+            test__acc=lambda c1, c2, gain=gain: 0.72 - (16 - c1) / 500 - (16 - c2) / 1000 + gain,
+            distance__conv3__min=lambda c1, c2, gain=gain: c1 + c2 / 2 + gain,
+            params_paper=lambda c1, c2, times=times: times * (9 * c1 + 9 * c1 * c2 + 54 * c2),
+        )
+        for gain, times in ((0, 2), (0.001, 1))
+    )
+    capsnet = cells(
+        {"model__c1": range(32, 257, 32), "model__c2": range(32, 257, 32)},
+        test__acc=lambda c1, c2: 0.992 - (512 - c1 - c2) / 1000,
+        distance__conv1__min=lambda c1, c2: -c1 - c2,
+        distance__primary__min=lambda c1, c2: -c1 - c2,
+        params_paper=lambda c1, c2: 81 * c1 + 81 * c2 + 46 * 16 * 8 * 36 * c2 // 8,
+    )
+    modes = {"remove": 0.5, "merge": 0.6, "reinit": 0.55}
+    gain = {"cosine": 0.1, "magnitude": 0.05, "random": 0}
+    walk = cells(
+        {"recipe__mode": modes, "pruning": gain, "recipe__steps": [0, 50], "seed": range(5)},
+        walk__mean_acc=lambda mode, pruning, steps, seed: modes[mode] + gain[pruning] + steps / 500 + seed / 100,
+    )
+    baseline = cells({}, test__acc=0.95, params_paper=47892)
+    return dict(cnn=cnn, baseline=baseline, autoencoder=normal, shared=shared, capsnet=capsnet, walk=walk)
