@@ -35,14 +35,14 @@ def section(text, statement):
 
 
 def test_a_page(folder, capsys):
-    text = page(folder, "cnn=digits,kept/dhcd")
+    text = page(folder, "cnn_trained=digits,kept/dhcd")
     summary, path = capsys.readouterr().out.splitlines()
     assert path == str(folder / "kept" / "wang.md")
     assert re.fullmatch(r"dhcd: \d+ hold, \d+ do not hold, \d+ undecided; digits: .*", summary)
     assert "| claim | paper | dhcd (the paper's data) | digits (other data) |" in text
     best = section(text, "The best CNN of the grid reaches an accuracy of .94")
     assert "- **dhcd (the paper's data): holds**" in best
-    assert "cells: 4 of `cnn`; there are 4 cells (9 planned, 225 in the paper) in [dhcd](dhcd)" in best
+    assert "cells: 4 of `cnn_trained`; there are 4 cells (9 planned, 225 in the paper) in [dhcd](dhcd)" in best
     assert "- **digits (other data): undecided**" in best
     assert "in `digits`" in best
     assert "| holds: 0.9300, gap -0.0100 (partial) |" in text
@@ -52,8 +52,8 @@ def test_a_page(folder, capsys):
 
 
 def test_the_same_tables_give_the_same_page_and_its_command_is_whole(folder, monkeypatch):
-    text = page(folder, "cnn=digits,kept/dhcd")
-    assert page(folder, "cnn=digits,kept/dhcd") == text
+    text = page(folder, "cnn_trained=digits,kept/dhcd")
+    assert page(folder, "cnn_trained=digits,kept/dhcd") == text
     assert remade(folder / "kept" / "wang.md", folder, monkeypatch) == text
     write(folder / "digits", changed(ROWS, test__acc="0.1"))
     assert remade(folder / "kept" / "wang.md", folder, monkeypatch) != text
@@ -82,7 +82,7 @@ def test_models_chosen_on_the_test_set_stand_apart(folder):
     ("words", "message"),
     [
         (["wong"], "the paper's name must be one of wang, got 'wong'"),
-        (["wang", "cn=digits"], "source must be one of cnn, baseline, autoencoder"),
+        (["wang", "cn=digits"], "source must be one of cnn, cnn_trained, baseline"),
         (["wang", "digits"], "digits must be SOURCE=FOLDER, got 'digits'"),
         (["wang", "cnn=digits", "cnn=digits"], "cnn must be given once"),
         (["wang", "cnn=nowhere"], "cnn: nowhere has no cells.csv; of a sweep, python -m capsexp.report writes it"),
@@ -174,4 +174,4 @@ def papers_world():
         walk__mean_acc=lambda mode, pruning, steps, seed: modes[mode] + gain[pruning] + steps / 500 + seed / 100,
     )
     baseline = cells({}, test__acc=0.95, params_paper=47892)
-    return dict(cnn=cnn, baseline=baseline, autoencoder=normal, shared=shared, capsnet=capsnet, walk=walk)
+    return dict(cnn=cnn, cnn_trained=cnn, baseline=baseline, autoencoder=normal, shared=shared, capsnet=capsnet, walk=walk)
