@@ -1,14 +1,18 @@
 """What many tests use: a tiny data set, and the command run in a folder of its own."""
 
+import copy
+import gc
+import io
 import itertools
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from capsexp import cli, records
 
@@ -18,6 +22,31 @@ def _ctrl_c_is_heard() -> None:
     """A shell lets its background jobs ignore SIGINT, and so would every process that the tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _yaml_is_parsed_once() -> Iterator[None]:
+    """Hydra reads the files of conf/ for every command; the same text makes the same config, so it is parsed once."""
+    parsed: dict[str, Any] = {}
+    load = OmegaConf.load
+
+    def parse(file: Any) -> Any:
+        if not hasattr(file, "read"):
+            return load(file)
+        text = file.read()
+        if text not in parsed:
+            parsed[text] = load(io.StringIO(text))
+        return copy.deepcopy(parsed[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(parse))
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """What is there now, the modules above all, stays: later collections of garbage need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 PROCESSES = ("engine", "status", "sweeps", "tracking")

@@ -1,4 +1,4 @@
-"""The scripts in examples/ do what they say, in processes of their own."""
+"""The scripts in examples/ do what they say, in this process where that is the same: it has torch already."""
 
 import runpy
 import subprocess
@@ -19,6 +19,14 @@ def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+def run_as_script(name: str) -> int:
+    """A script of examples/ in this process, with the ``sys.argv`` that there is; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
 def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "load_and_predict.py",
@@ -27,14 +35,15 @@ def test_every_example_is_tested() -> None:
     }
 
 
-def test_a_finished_cell_predicts_what_its_result_says(run: Callable[..., int], in_tmp: Path) -> None:
+def test_a_finished_cell_predicts_what_its_result_says(
+    run: Callable[..., int], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("trainer.max_epochs=1", "threads=1", "logger.wandb.mode=disabled") == 0
     ((name, result),) = results(in_tmp).items()
-
-    shown = python(EXAMPLES / "load_and_predict.py", Path("multirun", "adhoc", name))
-
-    assert shown.returncode == 0, shown.stderr
-    lines = shown.stdout.splitlines()
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["load_and_predict.py", str(Path("multirun", "adhoc", name))])
+    assert run_as_script("load_and_predict.py") == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[3:] == [f"{result['metrics']['test/acc']:.6f}", f"({result['data']['n_test']}", "images)"]
     assert lines[1].split()[-1] == lines[0].split()[3]
     assert [line.count(",") for line in lines[2:]] == [9, 9]
@@ -43,21 +52,17 @@ def test_a_finished_cell_predicts_what_its_result_says(run: Callable[..., int], 
 def test_a_directory_without_a_finished_cell_is_named_in_one_line(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, which has torch already."""
-    script = EXAMPLES / "load_and_predict.py"
-    monkeypatch.setattr(sys, "argv", [str(script), "nowhere"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(script), run_name="__main__")
-    assert ended.value.code == 2
+    monkeypatch.setattr(sys, "argv", ["load_and_predict.py", "nowhere"])
+    assert run_as_script("load_and_predict.py") == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "nowhere" in told
 
 
 def test_an_own_routing_trains_in_a_sweep(in_tmp: Path) -> None:
-    """Its workers run the script again, which imports torch."""
+    """In a process of its own, whose worker runs the script again, which imports torch."""
     small = ["model.c1=8", "model.c2=16", "model.decoder=null", "trainer.max_epochs=1", "data.batch_size=256"]
-    quick = [*small, "threads=1", "logger.wandb.mode=disabled", "sweep.name=own"]
+    quick = [*small, "threads=1", "logger.wandb.mode=disabled", "sweep.name=own", "hydra.launcher.max_cells=1"]
     shown = python(EXAMPLES / "own_routing.py", *quick, "routing.iterations=2,3", "-m")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines()[-1].startswith("2 of 2 cells done")
@@ -68,11 +73,8 @@ def test_an_own_routing_trains_in_a_sweep(in_tmp: Path) -> None:
 
 
 def test_an_own_criterion_cuts_a_network(capsys: pytest.CaptureFixture[str]) -> None:
-    """In this process, which has torch already."""
-    script = EXAMPLES / "own_criterion.py"
-    with torch.random.fork_rng(), pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(script), run_name="__main__")
-    assert ended.value.code == 0
+    with torch.random.fork_rng():
+        assert run_as_script("own_criterion.py") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("{'conv1': 16, 'conv2': 24, 'conv3': 32} -> {'conv1': 12, 'conv2': 18, 'conv3': 24}")
     assert float(lines[1].split()[-1]) < 1e-5

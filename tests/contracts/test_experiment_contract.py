@@ -1,5 +1,6 @@
 """Every experiment file composes, runs as one cell on a tiny data set, and says what an experiment has to say."""
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,9 @@ SHORT = {
 one_by_one = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
+@functools.cache
 def composed(file: Path) -> Any:
+    """The whole config of an experiment, for reading only: all tests get the same."""
     plan.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", [f"+experiment={file.stem}"], return_hydra_config=True)
