@@ -174,4 +174,5 @@ def papers_world():
         walk__mean_acc=lambda mode, pruning, steps, seed: modes[mode] + gain[pruning] + steps / 500 + seed / 100,
     )
     baseline = cells({}, test__acc=0.95, params_paper=47892)
-    return dict(cnn=cnn, cnn_trained=cnn, baseline=baseline, autoencoder=normal, shared=shared, capsnet=capsnet, walk=walk)
+    autoencoders = {"autoencoder": normal, "shared": shared}
+    return dict(cnn=cnn, cnn_trained=cnn, baseline=baseline, **autoencoders, capsnet=capsnet, walk=walk)
