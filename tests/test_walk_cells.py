@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 
-from capsexp import cli, interruption, records
+from capsexp import build, cli, interruption, records
 from capsexp.build import load_run
 from capsexp.models.cnn import CNN
 from capsexp.pruning.base import Layer
@@ -185,6 +186,21 @@ def test_the_same_walk_twice_is_the_same_with_steps_between(
     first, second = walk_of(quiet, "tuned"), walk_of(in_tmp, "adhoc")
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert not np.array_equal(first["test_loss"], walk_of(quiet, "merge")["test_loss"])
+
+
+def test_a_logger_gets_every_network_on_the_way(
+    quiet: Path, run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int | None, dict[str, float]]] = []
+
+    class Listener(DummyLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            heard.append((step, metrics))
+
+    monkeypatch.setattr(build, "_logger_of", lambda _, stage: Listener() if stage == "walk" else False)
+    assert run(*small, f"paths.stages={quiet / 'multirun' / '.stages'}") == 0
+    assert [step for step, _ in heard] == [0, 1, 2, 3, 4]
+    assert [point["test_acc"] for _, point in heard] == walk_of(quiet, "merge")["test_acc"].tolist()
 
 
 def test_a_wish_to_stop_is_heard_between_two_cuts(

@@ -106,6 +106,9 @@ class MergeWalk(Recipe):
             points.append(self._point(module, found))
         outcome = self._outcome(factories, base, module, points)
         keep_history(base, factories.directory)
+        for logger in factories.make_trainer("walk").loggers:
+            for number, point in enumerate(points):
+                logger.log_metrics(point, number)
         return outcome
 
     # -- where it goes ------------------------------------------------------------------------------------------------
@@ -171,8 +174,9 @@ class MergeWalk(Recipe):
         trainer = factories.make_trainer("test", in_run=False)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
+        validated = {key: points[-1][name] for name, key in MEASURED.items() if key.startswith("val/")}
         outcome = Outcome(
-            metrics={**tested, **{key: points[-1][name] for name, key in MEASURED.items() if name.startswith("val")}},
+            metrics={**tested, **validated, **self._summary(points)},
             params=count_parameters(last),
             params_paper=last.params_paper(),
             training=dict(base.facts["training"]),
@@ -180,9 +184,7 @@ class MergeWalk(Recipe):
             memory=base.facts["memory"],
             clocks=dict(base.facts["clocks"]),
         )
-        outcome.metrics |= self._summary(points)
         collect(trainer, module, outcome)
-        outcome.metrics |= {key: points[-1][name] for name, key in MEASURED.items() if name.startswith("val")}
         outcome.arrays |= {f"walk/{name}": np.array([point[name] for point in points]) for name in points[0]}
         return outcome
 
