@@ -164,15 +164,17 @@ def test_the_encoders_kernels_are_measured(quiet: Path) -> None:
     assert arrays_of(cell)["kernels/conv3"].shape == (6, 4, 3, 3)
 
 
-def test_a_second_cell_takes_the_autoencoder(run: Run, small: list[str], in_tmp: Path) -> None:
-    (quick, again) = ([*small, "trainer.max_epochs=1", f"optimizer.weight_decay={decay}"] for decay in (0, 0))
-    assert run(*quick) == 0
-    (cell,) = records.cell_directories(in_tmp / "multirun" / "adhoc").values()
-    first = result_of(cell)["metrics"], weights_of(cell)
-    assert run(*again, "sweep.rerun=all") == 0
-    assert "stage autoencode: taken from" in (cell / records.LOG).read_text()
-    assert result_of(cell)["metrics"] == first[0]
-    assert all(torch.equal(value, first[1][name]) for name, value in weights_of(cell).items())
+def test_a_second_cell_takes_the_autoencoder_and_has_epochs_of_its_own(
+    run: Run, small: list[str], in_tmp: Path
+) -> None:
+    small = [*(word for word in small if not word.startswith("sweep.name")), "recipe.reconstruction_epochs=1"]
+    assert run(*small, "trainer.max_epochs=2", "sweep.name=first") == 0
+    assert run(*small, "trainer.max_epochs=2", "pruning=random", "sweep.name=second") == 0
+    first, second = (next((in_tmp / "multirun" / name).glob("cell-*")) for name in ("first", "second"))
+    assert "stage autoencode: taken from" in (second / records.LOG).read_text()
+    assert [len(rows(first / name)) for name in ("autoencode.csv", records.METRICS)] == [1, 2]
+    assert result_of(second)["metrics"] == result_of(first)["metrics"]
+    assert all(torch.equal(value, weights_of(first)[name]) for name, value in weights_of(second).items())
 
 
 def test_a_cell_killed_between_its_epochs_ends_as_one_that_was_not(

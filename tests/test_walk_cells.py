@@ -11,10 +11,13 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from capsexp import build, cli, interruption, records
 from capsexp.build import load_run
+from capsexp.callbacks.history import History
+from capsexp.lightning_modules.base import BaseModule
 from capsexp.models.cnn import CNN
 from capsexp.pruning.base import Layer
 from capsexp.pruning.cosine import Cosine
-from capsexp.recipes.merge_walk import narrowing
+from capsexp.recipes.merge_walk import MergeWalk, _undisturbed, narrowing
+from capsexp.recipes.networks import Networks
 from tests.cell_files import arrays_of, weights_of
 from tests.conftest import write_tiny_npz
 
@@ -107,6 +110,12 @@ def test_all_begin_with_the_same_trained_network(quiet: Path, name: str) -> None
 
 
 @every
+def test_the_epochs_are_those_of_the_trained_network(quiet: Path, name: str) -> None:
+    (stage,) = (quiet / "multirun" / ".stages").glob("base-*")
+    assert (cell_of(quiet, name) / records.METRICS).read_text() == (stage / records.METRICS).read_text()
+
+
+@every
 def test_the_checkpoint_is_the_last_network(quiet: Path, name: str) -> None:
     loaded, walk = load_run(cell_of(quiet, name)), walk_of(quiet, name)
     assert loaded.module.model.widths() == {"conv1": 3, "conv2": 2, "conv3": 2}  # type: ignore[operator]
@@ -188,6 +197,76 @@ def test_the_same_walk_twice_is_the_same_with_steps_between(
     assert not np.array_equal(first["test_loss"], walk_of(quiet, "merge")["test_loss"])
 
 
+def test_so_many_steps_are_made_between_two_cuts(
+    quiet: Path, run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[tuple[int, int]] = []
+    real = BaseModule.training_step
+
+    def counted(self: BaseModule, *batch: Any) -> torch.Tensor:
+        found = self.model.widths()
+        widths.append((found["conv2"], found["conv3"]))
+        return real(self, *batch)
+
+    monkeypatch.setattr(BaseModule, "training_step", counted)
+    assert run(*small, STEPS, f"paths.stages={quiet / 'multirun' / '.stages'}") == 0
+    assert widths == [each for cut in ((3, 4), (3, 3), (2, 3), (2, 2)) for each in (cut, cut)]
+
+
+def test_a_walk_that_is_killed_begins_again_and_ends_the_same(
+    quiet: Path, run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = MergeWalk._tune, [3]
+
+    def killed(self: MergeWalk, *given: Any) -> None:
+        real(self, *given)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MergeWalk, "_tune", killed)
+    often = [*small, STEPS, "callbacks.resume.min_interval_s=0", f"paths.stages={quiet / 'multirun' / '.stages'}"]
+    assert [run(*often), run(*often)] == [130, 0]
+    first, second = walk_of(quiet, "tuned"), walk_of(in_tmp, "adhoc")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_making_a_model_leaves_the_random_numbers_alone() -> None:
+    model = CNN(image_shape=(1, 28, 28), classes=4)
+    before = torch.random.get_rng_state()
+    made = _undisturbed(lambda **sizes: (torch.manual_seed(sizes["c2"]), model)[1])
+    assert made(c2=3) is model
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("tolerance", "within"), [(0.02, 90.0), (0.0, 100.0), (0.5, 70.0)])
+def test_one_number_for_the_whole_walk(tolerance: float, within: float) -> None:
+    """A network behind a fall does not count, however good it is."""
+    accuracies, sizes = [0.9, 0.89, 0.5, 0.9, 0.3], [100.0, 90.0, 80.0, 70.0, 60.0]
+    points = [{"test_acc": acc, "params_paper": size} for acc, size in zip(accuracies, sizes, strict=True)]
+    walk = MergeWalk(criterion=Cosine(), tolerance=tolerance)
+    found = walk._summary(points)
+    assert found["walk/params_within"] == within
+    assert found["walk/mean_acc"] == pytest.approx((0.89 + 0.5 + 0.9 + 0.3) / 4)
+    assert found["walk/base_acc"] == 0.9
+
+
+def test_maps_are_scored_on_so_many_batches(
+    quiet: Path, run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    real = Networks.scores
+
+    def listen(self: Networks, module: Any, criterion: Any, batches: int | None, directory: Path) -> Any:
+        asked.append(batches)
+        return real(self, module, criterion, batches, directory)
+
+    monkeypatch.setattr(Networks, "scores", listen)
+    maps = ["pruning=chip", "recipe.score_batches=2", "recipe.down_to=3"]
+    assert run(*small, *maps, f"paths.stages={quiet / 'multirun' / '.stages'}") == 0
+    assert asked == [2, 2]
+
+
 def test_a_logger_gets_every_network_on_the_way(
     quiet: Path, run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,26 +306,44 @@ def test_the_parameters_within_reach_are_those_before_the_first_fall(quiet: Path
         (["recipe.layers=conv2"], "recipe.layers must be a list of different layers"),
         (["recipe.down_to=5"], "recipe.down_to must be at most the channels that conv2 has (4), got 5"),
         (["recipe.steps=-1"], "recipe.steps must be"),
-        (["pruning=cosine_merge"], "pruning.merge must come with recipe=prune_and_retrain or max_depth"),
+        (["pruning=cosine_merge"], "pruning.merge must come with recipe=prune_and_retrain or max_depth (in a walk, "),
+        (["+pruning.ratio=0.5"], "pruning.ratio must come with recipe=prune_and_retrain or max_depth"),
+        (
+            ["model=capsnet", "model.c2=8", "recipe.layers=[primary]"],
+            "recipe.layers must name layers whose channels do not become capsules",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
     run: Run, small: list[str], capsys: pytest.CaptureFixture[str], more: list[str], line: str
 ) -> None:
+    small = [word for word in small if not (word.startswith("model") and "model=capsnet" in more)]
     assert run(*small, *more) == 2
     assert line in capsys.readouterr().err
 
 
-def test_a_ratio_of_the_channels_can_be_merged_too(run: Run, small: list[str], in_tmp: Path) -> None:
-    kept = [word for word in small if not word.startswith(("recipe", "pruning"))]
-    assert (
-        run(
-            *kept, "recipe=prune_and_retrain", "recipe.correlation_weight=0", "pruning=cosine_merge", "pruning.ratio=.5"
-        )
-        == 0
-    )
-    log = (cell_of(in_tmp, "adhoc") / records.LOG).read_text()
-    assert "merged: conv1" in log
+def test_a_ratio_of_the_channels_can_be_merged_too(
+    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same channels stay, chosen by the same scores; their readers have other weights."""
+    kept = [word for word in small if not word.startswith(("recipe", "pruning", "sweep.name"))]
+    half = ["recipe=prune_and_retrain", "recipe.correlation_weight=0", "recipe.pruned_epochs=1", "pruning.ratio=.5"]
+    begun: dict[str, torch.Tensor] = {}
+    real = History.on_train_epoch_start
+
+    def watch(self: History, trainer: Any, module: Any) -> None:
+        if "pruned" in Path(trainer.default_root_dir).name:
+            begun[name] = module.model.layers.linear.weight.detach().clone()
+        real(self, trainer, module)
+
+    monkeypatch.setattr(History, "on_train_epoch_start", watch)
+    for name in ("cosine", "cosine_merge"):
+        assert run(*kept, *half, f"pruning={name}", f"sweep.name={name}") == 0
+    log = (cell_of(in_tmp, "cosine_merge") / records.LOG).read_text()
+    assert "stage scores: taken from" in log
+    first, second = (arrays_of(cell_of(in_tmp, each)) for each in ("cosine", "cosine_merge"))
+    assert all(np.array_equal(first[each], second[each]) for each in first if each.startswith("kept/"))
+    assert not torch.equal(begun["cosine"], begun["cosine_merge"])
 
 
 def test_a_layer_that_is_narrow_enough_waits_for_the_others() -> None:

@@ -105,6 +105,7 @@ PRUNES = "prune_and_retrain or max_depth"
 PARTS = (
     ("filter", "filter", "accumulate, retrain or warm_start"),
     ("criterion", "pruning.ratio", PRUNES),
+    ("selection", "pruning.ratio", PRUNES),
 )
 """What a recipe may be made of: as it calls it, as the user does, and which recipes know it."""
 
@@ -124,7 +125,8 @@ SELECTION = ("ratio", "granularity", "rounding", "merge")
 def _pruning_parts(config: Config) -> Config:
     amounts = {key: config["pruning"][key] for key in SELECTION if key in config["pruning"]}
     for key, value in amounts.items():
-        require("ratio" in amounts, f"pruning.{key}", f"come with recipe={PRUNES}", value)
+        rule = f"come with recipe={PRUNES} (in a walk, recipe.mode says whether channels are merged)"
+        require("ratio" in amounts, f"pruning.{key}", rule, value)
     node = {"_target_": "capsexp.pruning.selection.Selection", **amounts}
     return {"criterion": _make(config, "pruning", SELECTION), "selection": _instantiate(node, "pruning", {})}
 

@@ -71,7 +71,8 @@ class ChannelPruning(L.Callback):
         into = self._partners(module.model) if self.selection.merge else {}
         smaller = shrink(module.model, self.kept, self._make_model, renew=self.renew, into=into)
         module.set_model(smaller, module.hparams["sizes"] | smaller.sized({}))
-        log.info("pruned: %s", ", ".join(f"{name} {before[name]} to {w}" for name, w in smaller.widths().items()))
+        cut = {name: width for name, width in smaller.widths().items() if name in self.kept}
+        log.info("pruned: %s", ", ".join(f"{name} {before[name]} to {width}" for name, width in cut.items()))
 
     def _choose(self, model: Prunable) -> dict[str, Tensor]:
         layers = model.channel_layers()

@@ -38,7 +38,7 @@ def partners(model: Prunable, name: str, kept: Tensor) -> Into:
     two channels passes through.
 
     Args:
-        model: before it is cut; it is in the mode that its batch normalisation has in evaluation.
+        model: before it is cut; of its batch normalisation the running statistics are used.
         name: one of its ``channel_layers``.
         kept: the indices of the channels that stay, as ``shrink`` takes them.
 

@@ -15,10 +15,13 @@ from capsexp.lightning_modules.autoencoder import AutoencoderModule
 from capsexp.models.autoencoder import Autoencoder
 from capsexp.recipes.base import Factories, Outcome, Recipe, collect
 from capsexp.recipes.fit import fit
-from capsexp.recipes.stages import Finished, Stage
+from capsexp.recipes.stages import Finished, Stage, keep_history
 
-OWN = ("recipe", "pruning", "study")
-"""What the reconstruction does not depend on."""
+OWN = (
+    *("recipe", "pruning", "study", "trainer.max_epochs"),
+    *("callbacks.criterion_scores", "callbacks.reconstructions", "model.module.reconstruction_weight"),
+)
+"""What the reconstruction does not depend on, or what its stage's settings say better."""
 
 
 class AutoencodeThenClassify(Recipe):
@@ -41,10 +44,10 @@ class AutoencodeThenClassify(Recipe):
         epochs = reconstruction_epochs
         self._epochs = None if epochs is None else require_int("reconstruction_epochs", epochs, 1)
 
-    @property
-    def first(self) -> Stage:
+    def first(self, factories: Factories) -> Stage:
         """The training of the autoencoder."""
-        return Stage("autoencode", OWN, (("epochs", self._epochs),))
+        epochs = self._epochs or factories.make_trainer("check", in_run=False).max_epochs
+        return Stage("autoencode", OWN, (("epochs", epochs),))
 
     def check(self, factories: Factories) -> None:
         """Raise :class:`~capsexp.errors.StageBusy` while another cell trains the same autoencoder.
@@ -52,24 +55,24 @@ class AutoencodeThenClassify(Recipe):
         Raises:
             ConfigError: a value of the trainer, of a callback or of the model breaks a rule.
         """
-        factories.make_trainer("check", in_run=False)
         _untrained(factories, factories.make_data())
-        factories.stages.check(self.first)
+        factories.stages.check(self.first(factories))
 
     def run(self, factories: Factories) -> Outcome:
         """Train or take the autoencoder, then train and test the classifier."""
-        drawn = factories.stages.get(self.first, lambda directory: self._reconstruct(factories, directory))
+        stage = self.first(factories)
+        autoencoded = factories.stages.get(stage, lambda directory: self._reconstruct(factories, directory))
         data = factories.make_data()
         module, model = _untrained(factories, data)
-        module.load_state_dict(_best(drawn))
+        module.load_state_dict(_best(autoencoded))
         module.only("classify")
         frozen = Freeze(modules=["encoder", "decoder"])
         trainer = factories.make_trainer("classify", callbacks=[frozen])
         fitted = fit(trainer, module, data)
-        _check_frozen(module, drawn)
+        _check_frozen(module, autoencoded)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
-        facts = drawn.facts
+        facts = autoencoded.facts
         outcome = Outcome(
             metrics={**fitted.metrics, **tested, **_told(facts), "classifier/params": model.count_classifier()},
             params=model.count_autoencoder(),
@@ -80,8 +83,7 @@ class AutoencodeThenClassify(Recipe):
             clocks={**fitted.clocks, **{f"autoencode_{name}": seconds for name, seconds in facts["clocks"].items()}},
         )
         collect(trainer, module, outcome)
-        epochs = (drawn.directory / records.METRICS).read_text(encoding="utf-8")
-        records.write_text(factories.directory / RECONSTRUCTION, epochs)
+        keep_history(autoencoded, factories.directory, records.AUTOENCODE_METRICS)
         return outcome
 
     def _reconstruct(self, factories: Factories, directory: Path) -> dict[str, Any]:
@@ -90,16 +92,11 @@ class AutoencodeThenClassify(Recipe):
         data = factories.make_data()
         module, _ = _untrained(factories, data)
         module.only("reconstruct")
-        frozen = Freeze(modules=["linear"])
-        trainer = factories.make_trainer("autoencode", directory=directory, callbacks=[frozen], **limit)
+        trainer = factories.make_trainer("autoencode", directory=directory, **limit)
         fitted = fit(trainer, module, data)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
         return {**fitted.plain(), "tested": tested}
-
-
-RECONSTRUCTION = "autoencode.csv"
-"""The epochs of the autoencoder's training, beside those of the classification in ``metrics.csv``."""
 
 
 def _untrained(factories: Factories, data: ImageDataModule) -> tuple[AutoencoderModule, Autoencoder]:
@@ -118,9 +115,9 @@ def _best(stage: Finished) -> dict[str, Tensor]:
     return cast("dict[str, Tensor]", saved["state_dict"])
 
 
-def _check_frozen(module: AutoencoderModule, drawn: Finished) -> None:
+def _check_frozen(module: AutoencoderModule, autoencoded: Finished) -> None:
     """The encoder and the decoder must have stayed exactly as they were."""
-    before, after = _best(drawn), module.state_dict()
+    before, after = _best(autoencoded), module.state_dict()
     changed = [
         name
         for name, value in before.items()

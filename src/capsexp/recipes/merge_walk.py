@@ -121,8 +121,8 @@ class MergeWalk(Recipe):
             require(name in layers, "recipe.layers", f"name layers of the model ({known})", name)
             rule = f"be at most the channels that {name} has ({widths[name]})"
             require(self._down_to <= widths[name], "recipe.down_to", rule, self._down_to)
-            merges = self._mode != "merge" or mergeable(whole, layers[name])
-            require(merges, "recipe.layers", "name layers whose channels do not become capsules, to merge them", name)
+            rule = "name layers whose channels do not become capsules, whose readers would begin anew at every step"
+            require(self._mode == "reinit" or mergeable(whole, layers[name]), "recipe.layers", rule, name)
         return list(narrowing(layers, widths, self._layers, self._down_to))
 
     # -- how it goes --------------------------------------------------------------------------------------------------
@@ -130,9 +130,9 @@ class MergeWalk(Recipe):
     def _anew(self, networks: Networks, path: Sequence[Widths]) -> Iterator[Step]:
         """The networks of the path, each trained from new weights."""
         depth, stages = networks.depth, networks.factories.stages
-        for widths in path[1:]:
+        for number, widths in enumerate(path[1:], 1):
             sizes = networks.whole.sized(widths) | networks.deep(depth)
-            work = functools.partial(networks.train_new, stage="scratch", **sizes)
+            work = functools.partial(networks.train_new, stage=f"scratch{number}", **sizes)
             stage = stages.get(scratch_stage(widths, depth), work)
             yield networks.load(stage), {**stage.facts["metrics"], **stage.facts["tested"]}
 

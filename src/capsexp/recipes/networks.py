@@ -25,12 +25,12 @@ UNPRUNED = (*OWN, "pruning")
 
 
 def base_stage(depth: int) -> Stage:
-    """The training of the whole network with so many intermediate layers; recipes share it."""
+    """The training of the whole network with so many intermediate layers; cells with the same callbacks share it."""
     return Stage("base", UNPRUNED, (("depth", depth),))
 
 
 def scratch_stage(widths: Mapping[str, int], depth: int) -> Stage:
-    """The training of a network of other widths, from new weights; recipes share it."""
+    """The training of a network of other widths, from new weights; cells with the same callbacks share it."""
     return Stage("scratch", UNPRUNED, (("widths", sorted(widths.items())), ("depth", depth)))
 
 

@@ -107,9 +107,9 @@ class StageMemo:
         return Finished(directory, facts)
 
 
-def keep_history(stage: Finished, directory: Path) -> None:
-    """A copy of a stage's epochs for the cell's own folder."""
-    records.write_text(directory / records.METRICS, (stage.directory / records.METRICS).read_text(encoding="utf-8"))
+def keep_history(stage: Finished, directory: Path, name: str = records.METRICS) -> None:
+    """A copy of a stage's epochs for the cell's own folder, under this name."""
+    records.write_text(directory / name, (stage.directory / records.METRICS).read_text(encoding="utf-8"))
 
 
 def _take(lock: FileLock, stage: Stage, directory: Path) -> None:

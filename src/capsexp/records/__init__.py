@@ -24,6 +24,7 @@ from capsexp.records.identity import (
 )
 from capsexp.records.layout import (
     ARRAYS,
+    AUTOENCODE_METRICS,
     BEST_CHECKPOINT,
     CONF,
     CONFIG,
@@ -66,6 +67,7 @@ from capsexp.records.sweep import (
 
 __all__ = [
     "ARRAYS",
+    "AUTOENCODE_METRICS",
     "BEST_CHECKPOINT",
     "CONF",
     "CONFIG",
