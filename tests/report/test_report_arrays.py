@@ -131,6 +131,35 @@ def test_an_unfinished_first_seed_is_passed_over(tmp_path):
     assert (picture.name, problems) == ("mat", [])
 
 
+NOWHERE = {"at": {"model.c1": 2, "model.c2": 2}}
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ({**MATRIX, **NOWHERE}, "no finished cell at kernels = 2, c2 = 2"),
+        ({**MATRIX, **NOWHERE, "metric": "test/acc", "pick": "max"}, "no finished cell at kernels = 2, c2 = 2"),
+        ({**MATRIX, "where": {"model.c1": [2, 32], "model.c2": {"max": 0}}},
+         "no finished cell at kernels = 2 or 32, c2 ≤ 0"),
+        ({**MATRIX, "where": {"model.c1": {"min": 5, "max": 9.5}, "model.c2": []}},
+         "no finished cell at kernels ≥ 5 and kernels ≤ 9.5, c2 = nothing"),
+        ({**MATRIX, "at": {"model.c1": 16}}, "no finished cell at kernels = 16"),
+        ({**MATRIX, "at": {"model.c1": 4}, "metric": "extra", "pick": "max"}, "no cell has extra yet"),
+        ({**MATRIX, "metric": "extra", "pick": "max"}, "no cell has extra yet"),
+    ],
+)  # fmt: skip
+def test_a_point_that_has_no_finished_cell_is_named_where_others_have(tmp_path, figure, said):
+    axes = {"model.c1": [4, 16], "model.c2": [4, 16]}
+    block = {**BLOCK, "axes": {"model.c1": {"label": "kernels", "unit": "channels"}}, "figures": [figure]}
+    cells = sweep(tmp_path, axes, block)
+    lacking = f"has {figure['metric']} yet" if "metric" in figure else "has finished yet"
+    assert drawn(tmp_path) == ([], [f"mat: no cell {lacking}"])
+    for cell in cells:
+        if cell.axes["model.c1"] == 4:
+            finish(tmp_path, cell, 0.5)
+    assert drawn(tmp_path) == ([], [f"mat: {said}"])
+
+
 def test_axes_that_are_not_named_give_a_picture_for_each_value(tmp_path):
     axes = {"data": ["digits", "mnist"], "routing": ["dynamic", "max_min"], "seed": [0, 1]}
     pictures, problems = drawn(written(tmp_path, axes, [TUNING], components=1))

@@ -138,12 +138,12 @@ def test_the_sentence_against_loops():
         if math.isfinite(left[j, i]) and math.isfinite(right[j, i])
     ]
     values = [difference for difference, _ in pairs]
-    least, where = min(pairs)
+    (least, where), (most, there) = min(pairs), max(pairs)
     greater = sum(value > 0 for value in values)
     assert sentence(Side("one", left), Side("two", right), X, Y, 3) == (
         f"one is greater than two in {greater} of 4 common cells, equal in 1; mean difference "
         f"{statistics.fmean(values):+.3f} ± {statistics.stdev(values):.3f} (sample standard deviation over the cells); "
-        f"worst cell (the least difference) {where}: {least:+.3f}."
+        f"least difference {least:+.3f} at {where}; greatest {most:+.3f} at {there}."
     )
 
 
@@ -152,7 +152,7 @@ def test_one_common_cell_has_no_deviation():
     one[1, 0] = 3.0
     assert sentence(Side("one", one), Side("two", other), X, Y) == (
         "one is greater than two in 1 of 1 common cells; mean difference +2.0000; "
-        "worst cell (the least difference) c1 = 2, kind = q: +2.0000."
+        "least difference +2.0000 at c1 = 2, kind = q; greatest +2.0000 at c1 = 2, kind = q."
     )
 
 
@@ -172,6 +172,16 @@ def test_the_first_two_maps_share_their_scale_and_the_third_changes_at_zero(monk
     assert meshes[2].cmap.name == "RdBu_r"
     assert [len(axes.patches) for axes in canvas.axes if axes.get_title()] == [1, 1, 2]
     assert [axes.get_ylabel() for axes in canvas.axes] == ["kind", "", "accuracy", "", "difference"]
+
+
+def test_fields_of_the_difference_have_the_minus_sign_of_its_scale(monkeypatch):
+    monkeypatch.setattr(maps, "save", lambda canvas, words, note="": canvas)
+    left, right = np.array([[-0.5, 0.25, 1.0]] * 2), np.array([[0.25, 0.25, math.nan]] * 2)
+    canvas = draw_beside(Side("one", left), Side("two", right), Words("n", "T"), X, Y)
+    fields = [[text.get_text() for text in axes.texts][:3] for axes in canvas.axes if axes.get_title()]
+    assert fields == [["-.50", ".25", "1.00"], [".25", ".25", ""], ["\N{MINUS SIGN}.750", ".000", ""]]
+    canvas.draw_without_rendering()
+    assert "\N{MINUS SIGN}" in canvas.axes[-1].get_yticklabels()[0].get_text()
 
 
 def test_equal_tables_are_drawn_and_empty_ones_refused():
@@ -221,4 +231,17 @@ def test_folders_with_nothing_in_common_are_one_line(tmp_path, capsys):
     assert "is not a folder" in capsys.readouterr().err
     assert not (mine / "report").exists()
     finish(mine, sweep(mine, GRID, {**BLOCK, "figures": []})[0], 0.5)
-    assert main([str(mine), "--beside", str(mine)]) == 2
+    written(tmp_path / "w", GRID, plain, "two")
+    assert main([str(mine), "--beside", str(tmp_path / "w")]) == 2
+    assert "no surface of fake can stand beside two, which swept a, b" in capsys.readouterr().err
+
+
+def test_a_sweep_does_not_stand_beside_itself(tmp_path, capsys, monkeypatch):
+    mine = written(tmp_path / "x", GRID, plain, "one")
+    (tmp_path / "link").symlink_to(mine)
+    monkeypatch.chdir(tmp_path)
+    for again in (mine, "x", "x/../x", "link"):
+        assert main([str(mine), "--beside", str(again)]) == 2
+        said = f"{again} is this sweep's own folder; give another sweep's to stand beside it"
+        assert capsys.readouterr().err == f"capsexp.report: error: {said}\n"
+    assert not (mine / "report").exists()

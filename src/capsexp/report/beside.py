@@ -120,8 +120,13 @@ def _maps(left: Side, right: Side, label: str) -> list[Map]:
     return [
         Map(first, left.values, compact(left.values, both), same),
         Map(second, right.values, compact(right.values, both), same, label=_fill(label)),
-        Map(names, difference, compact(difference), Normalize(-most, most), DIVERGING, "difference"),
+        Map(names, difference, _with_minus_signs(compact(difference)), Normalize(-most, most), DIVERGING, "difference"),
     ]
+
+
+def _with_minus_signs(texts: list[list[str]]) -> list[list[str]]:
+    """Numbers with the sign that stands at the colours' scale beside them."""
+    return [[text.replace("-", "\N{MINUS SIGN}") for text in row] for row in texts]
 
 
 def _fill(text: str) -> str:
@@ -129,15 +134,26 @@ def _fill(text: str) -> str:
 
 
 def sentence(left: Side, right: Side, x: Along, y: Along, digits: int = 4) -> str:
-    """In how many of the common fields the left value is greater, and how large the differences are."""
+    """In how many of the common fields the left value is greater, and how large and where the differences are.
+
+    Of equal differences the first one's place is named, row by row.
+    """
     difference = left.values - right.values
     common = difference[np.isfinite(difference)]
-    row, column = np.unravel_index(int(np.nanargmin(difference)), difference.shape)
-    at = ", ".join(f"{a.label} = {axis_text(a.values[i])}" for a, i in ((x, int(column)), (y, int(row))))
+    least, greatest = (
+        f"{signed(float(difference.flat[place]), digits)} at {_place(place, x, y)}"
+        for place in (int(np.nanargmin(difference)), int(np.nanargmax(difference)))
+    )
     equal = int((common == 0).sum())
     spread = f" ± {common.std(ddof=1):.{digits}f} (sample standard deviation over the cells)" if len(common) > 1 else ""
     return (
         f"{left.name} is greater than {right.name} in {int((common > 0).sum())} of {len(common)} common cells"
         f"{f', equal in {equal}' if equal else ''}; mean difference {signed(float(common.mean()), digits)}{spread}; "
-        f"worst cell (the least difference) {at}: {signed(float(common.min()), digits)}."
+        f"least difference {least}; greatest {greatest}."
     )
+
+
+def _place(place: int, x: Along, y: Along) -> str:
+    """The values of both axes at a place of a table, counted row by row."""
+    row, column = divmod(place, len(x.values))
+    return ", ".join(f"{along.label} = {axis_text(along.values[i])}" for along, i in ((x, column), (y, row)))

@@ -132,6 +132,18 @@ def place(point: Point, spec: Spec) -> str:
     return ", ".join(f"{spec.axis(axis).label} = {axis_text(value)}" for axis, value in point.axes.items())
 
 
+def asked(where: Mapping[str, Condition], spec: Spec) -> str:
+    """Conditions as text: ``c1 = 2 or 4, c2 ≥ 7``."""
+    return ", ".join(_rule(spec.axis(axis).label, rule) for axis, rule in where.items())
+
+
+def _rule(label: str, rule: Condition) -> str:
+    if rule.values is not None:
+        return f"{label} = {' or '.join(map(axis_text, rule.values)) or 'nothing'}"
+    ends = (("≥", rule.minimum), ("≤", rule.maximum))
+    return " and ".join(f"{label} {sign} {axis_text(end)}" for sign, end in ends if end is not None)
+
+
 def axis_text(value: object) -> str:
     """An axis' value as text, so that two values never look the same; words as YAML spells them."""
     if value is None or isinstance(value, bool):

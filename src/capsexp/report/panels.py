@@ -10,7 +10,7 @@ import numpy as np
 from capsexp.report.canvas import Grid
 from capsexp.report.captions import Words, counted
 from capsexp.report.cells import Point, Protocol, hashable
-from capsexp.report.compare import axis_text, select, unswept
+from capsexp.report.compare import asked, axis_text, select, unswept
 from capsexp.report.results import Results
 from capsexp.report.spec import Figure, Measure, Spec
 
@@ -129,13 +129,20 @@ def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], s
     made = [_panel(figure, spec, results, group, rest, len(groups) > 1) for group in groups]
     drawn = [panel for panel in made if shape(panel)]
     if not drawn:
-        lacking = f"no cell has {figure.metric} yet" if figure.metric else "no cell has finished yet"
-        return [], f"{figure.name}: {'too few swept values to draw' if made else lacking}"
+        lacking = "too few swept values to draw" if made else _lacking(figure, spec, results, chosen)
+        return [], f"{figure.name}: {lacking}"
     if figure.over_axes:
         drawn = _on_one_scale(drawn, apart=bool(results.mixed()))
     left = len(drawn) - MOST
     more = "tables are not shown" if figure.kind == "grid" else "pictures are not drawn"
     return drawn[:MOST], f"{figure.name}: {left} more {more}; narrow it with where" if left > 0 else ""
+
+
+def _lacking(figure: Figure, spec: Spec, results: Results, chosen: Sequence[Point]) -> str:
+    """Why nothing can be drawn of the chosen points; of those without a finished cell, whether others have one."""
+    if results.protocols and not any(point.done for point in chosen):
+        return f"no finished cell at {asked(figure.where, spec)}"
+    return f"no cell has {figure.metric} yet" if figure.metric else "no cell has finished yet"
 
 
 def _on_one_scale(drawn: Sequence[Panel], *, apart: bool) -> list[Panel]:

@@ -15,12 +15,12 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
         The page's path, and one line on what was found and written.
 
     Raises:
-        ReportError: ``directory`` or ``other`` is no sweep's folder, or the two have no surface in common.
+        ReportError: ``directory`` or ``other`` is no sweep's folder, or the two are one or have no surface in common.
         ConfigError: its ``report:`` block breaks a rule.
     """
     read = results.read(directory)
     spec = defaults.fill(schema.parse(read.sweep.report), read)
-    beside = beside_sweep.beside(spec, read, results.read(other)) if other else None
+    beside = beside_sweep.beside(spec, read, _read_other(directory, other)) if other else None
     compared = compare(spec, read)
     makers = (tables.results_table, tables.cells_table, tables.timings_table)
     made = {table.name: table for table in (make(spec, read) for make in makers)}
@@ -38,6 +38,12 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
     )
     state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
     return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(pictures)}"
+
+
+def _read_other(directory: Path, other: Path) -> results.Results:
+    if other.resolve() == directory.resolve():
+        raise results.ReportError(f"{other} is this sweep's own folder; give another sweep's to stand beside it")
+    return results.read(other)
 
 
 def _write_table(out: Path, table: tables.Table) -> None:
