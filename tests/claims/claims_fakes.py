@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from capsexp.claims import table
+from capsexp.claims import learning, table
 from capsexp.claims.__main__ import main
-from capsexp.claims.evidence import Body, Evidence, gather
+from capsexp.claims.evidence import Body, Evidence
 from capsexp.claims.finding import Finding
+from capsexp.claims.gathering import gather
 from capsexp.claims.labels import Labels
 from capsexp.claims.schema import KINDS
 from capsexp.report.compare import axis_text
@@ -69,7 +70,7 @@ def judge(folder: Path, claim: Mapping[str, Any], data: str = "digits", **source
     """A claim (kind and keys) on the evidence of one data set."""
     kind = KINDS[claim["kind"]].parse("claim", claim, 0.02)
     assert kind.rule(LABELS).endswith(".")
-    found = kind.judge(bodies(folder, **sources)[Body(data)], LABELS)
+    found = learning.judge(kind, bodies(folder, **sources)[Body(data)], LABELS)
     assert isinstance(found, Finding)
     return found
 

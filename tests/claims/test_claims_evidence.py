@@ -2,7 +2,8 @@ import pytest
 from claims_fakes import bodies, cells, changed, write
 
 from capsexp.claims import table
-from capsexp.claims.evidence import Body, LackingError, gather
+from capsexp.claims.evidence import Body, LackingError
+from capsexp.claims.gathering import gather
 from capsexp.claims.table import TableError
 from capsexp.report.spec import Condition
 
@@ -126,15 +127,48 @@ def test_what_a_sample_lacks(tmp_path):
         part.sample({"model.c3": Condition((3,))}, "test/acc")
 
 
-def test_the_same_cell_in_two_folders_counts_once_and_another_training_of_its_place_is_refused(tmp_path):
+def test_the_same_cell_in_two_folders_counts_once(tmp_path):
     rows = cells(GRID, test__acc=0.5)
     first, second = (read(write(tmp_path / name, part)) for name, part in (("a", rows[:3]), ("b", rows[1:])))
     part = gather({"cnn": [first, second]}, {}, "dhcd")[Body("digits")].part("cnn")
     assert (len(part.rows), part.planned, part.folders) == (4, 4, (tmp_path / "a", tmp_path / "b"))
-    again = read(write(tmp_path / "c", changed(rows[:1], kind="x")))
+    assert (part.replaced, part.whole) == (0, True)
+
+
+def test_of_two_folders_the_later_ones_training_of_a_place_counts(tmp_path):
+    rows = cells({**GRID, "seed": [0, 1]}, test__acc=0.5)
+    first = read(write(tmp_path / "a", [*rows[:3], *changed(rows[3:4], state="failed")]))
+    again = read(write(tmp_path / "b", changed([rows[0], rows[3]], kind="x", test__acc="0.9")))
+    holes = read(write(tmp_path / "c", [*changed(rows[:1], state="failed"), *changed(rows[4:5], kind="y")]))
+    for tables, accuracies, replaced, planned in [
+        ([first, again], [0.9, 0.5, 0.5, 0.9], 1, 4),
+        ([again, first], [0.5, 0.9, 0.5, 0.5], 1, 4),
+        ([first, holes], [0.5, 0.5, 0.5, 0.5], 0, 5),
+    ]:
+        part = gather({"cnn": tables}, {}, "dhcd")[Body("digits")].part("cnn")
+        assert [row.metrics["test/acc"] for row in part.rows] == accuracies
+        assert (part.replaced, part.planned) == (replaced, planned)
+    apart = gather({"cnn": [first], "other": [again]}, {}, "dhcd")[Body("digits")]
+    assert [apart.part(name).replaced for name in ("cnn", "other")] == [0, 0]
+
+
+def test_two_trainings_of_one_place_in_one_table_are_a_contradiction(tmp_path):
+    rows = cells(GRID, test__acc=0.5)
+    twice = read(write(tmp_path / "a", [*rows, *changed(rows[:1], kind="x")]))
     with pytest.raises(TableError, match="are two trainings of one place on digits"):
-        gather({"cnn": [first, again]}, {}, "dhcd")
-    assert gather({"cnn": [first], "other": [again]}, {}, "dhcd")
+        gather({"cnn": [twice]}, {}, "dhcd")
+
+
+def test_a_source_is_whole_where_no_cell_is_lacking(tmp_path):
+    rows = cells({**GRID, "seed": [0, 1]}, test__acc=0.5)
+    table_of = read(write(tmp_path / "a", rows))
+    parts = [gather({"cnn": [table_of]}, {"cnn": size}, "dhcd")[Body("digits")].part("cnn") for size in (0, 4, 5)]
+    assert [(part.whole, part.beyond) for part in parts] == [(True, 0), (True, 0), (False, 5)]  # seeds are no places
+    failed = bodies(tmp_path, cnn=[*rows[:7], *changed(rows[7:], state="failed")])[Body("digits")].part("cnn")
+    assert not failed.whole
+    lost = bodies(tmp_path, cnn=[*rows[:7], *changed(rows[7:], test__acc="nan")])[Body("digits")].part("cnn")
+    assert lost.whole
+    assert not lost.sample({}, "test/acc").whole
 
 
 def test_folders_with_other_axes_are_refused(tmp_path):

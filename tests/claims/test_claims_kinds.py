@@ -5,7 +5,7 @@ from claims_fakes import LABELS, cells, changed, judge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsexp.claims import gap, trend
+from capsexp.claims import trend
 from capsexp.claims.evidence import LackingError
 from capsexp.claims.finding import all_of
 from capsexp.claims.robust_area import largest
@@ -110,69 +110,6 @@ def test_all_parts_of_a_claim_must_hold():
     assert all_of(["holds", "undecided"]) == "undecided"
     assert all_of(["undecided", "does not hold", "holds"]) == "does not hold"
     assert all_of([]) == "undecided"
-
-
-# -- gap --------------------------------------------------------------------------------------------------------------
-
-BEST = {"source": "cnn", "metric": "acc", "reduce": "max"}
-
-
-@pytest.mark.parametrize(
-    ("relation", "expected"),
-    [  # gaps of -.03, -.02, 0, .02, .03 with a tolerance of .02
-        ("near", [False, True, True, True, False]),
-        ("above", [False, False, False, False, True]),
-        ("below", [True, False, False, False, False]),
-        ("at_least_near", [False, True, True, True, True]),
-        ("at_most_near", [True, True, True, True, False]),
-    ],
-)
-def test_relations(relation, expected):
-    assert [gap.holds(relation, value, 0.02) for value in (-0.03, 0.93 - 0.95, 0, 0.95 - 0.93, 0.03)] == expected
-
-
-def test_gap_to_another_source(tmp_path):
-    rows = cells(GRID, acc=lambda a, b: (a + b) / 100, size=lambda a, b: 100 * a - b)
-    other = cells({}, acc=0.2, size=1000)
-    claim = {"kind": "gap", "a": BEST, "b": {"source": "base", "metric": "acc"}, "relation": "below", "tolerance": 0.05}
-    found = one(tmp_path, claim, rows, base=other)
-    assert (found.verdict, found.number) == ("holds", "0.1000, gap -0.1000")
-    assert "0.1000 at a = 5, b = 5 (`a-5_b-5-" in found.lines[0]
-    sizes = {"source": "cnn", "metric": "size", "best": "acc"}, {"source": "base", "metric": "size", "factor": 0.5}
-    claim = {"kind": "gap", "a": sizes[0], "b": sizes[1], "relation": "near", "relative": True}
-    found = one(tmp_path, claim, rows, base=other)  # 495 against half of 1000
-    assert (found.verdict, found.number) == ("holds", "495.0000, gap -1.0 %")
-    assert verdict(tmp_path, {**claim, "tolerance": 0.009}, rows, base=other) == "does not hold"
-    with pytest.raises(LackingError, match="B is 0"):
-        one(tmp_path, claim, rows, base=cells({}, size=0))
-
-
-def test_the_papers_number_is_checked_on_the_papers_data_alone(tmp_path):
-    rows = cells(GRID, acc=lambda a, b: (a + b) / 100)
-    claim = {"kind": "gap", "a": BEST, "b": 0.11, "relation": "near"}
-    found = judge(tmp_path, claim, "dhcd", cnn=changed(rows, data="dhcd"))
-    assert (found.verdict, found.number) == ("holds", "0.1000, gap -0.0100")
-    found = judge(tmp_path, claim, cnn=rows)
-    assert (found.verdict, found.number) == ("undecided", "0.1000, gap -0.0100")
-    assert "of its own data" in found.lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("how", "number"), [({"reduce": "min"}, 2.0), ({"reduce": "mean"}, 6.0), ({"reduce": "max"}, 10.0)]
-)
-def test_what_a_number_can_be(tmp_path, how, number):
-    rows = cells(GRID, acc=lambda a, b: a + b)
-    claim = {"kind": "gap", "a": {"source": "cnn", "metric": "acc", **how}, "b": BEST, "relation": "below"}
-    assert one(tmp_path, claim, rows).number.startswith(f"{number:.4f}, gap {number - 10:+.4f}"[:12])
-
-
-def test_one_place_or_a_rule_that_chooses(tmp_path):
-    rows = cells(GRID, acc=lambda a, b: a + b)
-    claim = {"kind": "gap", "a": {"source": "cnn", "metric": "acc", "where": {"a": 2}}, "b": BEST, "relation": "near"}
-    with pytest.raises(LackingError, match="5 places of cnn match: the claim needs reduce or where"):
-        one(tmp_path, claim, rows)
-    claim["a"]["where"]["b"] = 3
-    assert one(tmp_path, claim, rows).number == "5.0000, gap -5.0000"
 
 
 # -- robust area ------------------------------------------------------------------------------------------------------

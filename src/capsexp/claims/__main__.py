@@ -34,8 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m capsexp.claims",
         description="Judge each conclusion of a paper by the tables of reports, and write one Markdown page.",
-        epilog="A source without FOLDER is read from multirun/<its sweep>/report, if that is there. The last line "
-        "printed is the path of the page. The same tables give the same bytes.",
+        epilog="A source without FOLDER is read from multirun/<its sweep>/report, if that is there. Where several "
+        "folders have a cell for one place and seed, the last one's counts. The last line printed is the path of the "
+        "page. The same tables give the same bytes.",
     )
     parser.add_argument("name", metavar="NAME", help="which paper, a file of conf/claims: wang")
     parser.add_argument(

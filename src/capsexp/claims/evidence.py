@@ -1,14 +1,13 @@
-"""The cells of all tables, sorted into bodies of evidence; seeds are averaged, bodies never."""
+"""Bodies of evidence and the cells in them; seeds are averaged, bodies never."""
 
 import itertools
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capsexp.claims.table import Row, Table, TableError, Value
-from capsexp.report.cells import SEED
+from capsexp.claims.table import Row, Value
 from capsexp.report.spec import Condition
 
 Where = Mapping[str, Condition]
@@ -61,14 +60,14 @@ class Sample:
     lost: int
 
     @property
-    def ids(self) -> set[str]:
-        """Ids of the cells."""
-        return {row.id for row in self.rows}
-
-    @property
     def places(self) -> list[Place]:
         """The cells, those of different seeds together."""
         return [Place(axes, rows) for axes, rows in grouped(self.rows, self.part.axes)]
+
+    @property
+    def whole(self) -> bool:
+        """Whether no cell is lacking: none of the source, and none for want of a number."""
+        return self.part.whole and not self.lost
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class Part:
         planned: cells of the tables behind it, without those that finished in another body.
         values: those of each axis, of all planned cells, in order.
         cells: size of the paper's grid; 0 = not stated.
+        replaced: cells of earlier folders in whose place those of later ones count.
     """
 
     source: str
@@ -90,6 +90,17 @@ class Part:
     values: Mapping[str, tuple[Value, ...]]
     folders: tuple[Path, ...]
     cells: int = 0
+    replaced: int = 0
+
+    @property
+    def beyond(self) -> int:
+        """Size of the paper's grid where fewer places than it has have finished; else 0."""
+        return self.cells if len(grouped(self.rows, self.axes)) < self.cells else 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell that was planned has finished, and every place of the paper's grid."""
+        return self.planned == len(self.rows) and not self.beyond
 
     def sample(self, where: Where, *metrics: str) -> Sample:
         """The cells that satisfy every condition and have every number.
@@ -139,72 +150,6 @@ class Evidence:
         return self.parts[source]
 
 
-def gather(tables: Mapping[str, Sequence[Table]], cells: Mapping[str, int], paper_data: str) -> dict[Body, Evidence]:
-    """All bodies of evidence: those of the paper's data (an empty one for want of any), then others, by name.
-
-    Args:
-        tables: the tables of each source.
-        cells: size of the paper's grid, by source.
-        paper_data: the paper's data set.
-
-    Raises:
-        TableError: two tables of a source contradict each other.
-    """
-    found = {Body(r.data, r.select_on) for each in tables.values() for table in each for r in _done(table)}
-    own = {body for body in found if body.data.lower() == paper_data.lower()} or {Body(paper_data)}
-    evidence = {}
-    for body in [*sorted(own), *sorted(found - own)]:
-        parts = [_part(source, each, body, cells.get(source, 0)) for source, each in tables.items()]
-        evidence[body] = Evidence(body, {part.source: part for part in parts if part}, body in own)
-    return evidence
-
-
-def _done(table: Table) -> Iterator[Row]:
-    return (row for row in table.rows if row.state == "done")
-
-
-def _part(source: str, tables: Sequence[Table], body: Body, cells: int) -> Part | None:
-    used = [table for table in tables if any(_belongs(row, body) for row in _done(table))]
-    if not used:
-        return None
-    for table in used:
-        if set(table.axes) != set(used[0].axes):
-            raise TableError(f"{source}: {used[0].folder} and {table.folder} swept different axes; give one of them")
-    axes = tuple(axis for axis in used[0].axes if axis != SEED)
-    planned = {r.id: r for table in used for r in table.rows if r.state != "done" or _belongs(r, body)}
-    return Part(
-        source=source,
-        axes=axes,
-        metrics=frozenset(metric for table in used for metric in table.metrics),
-        rows=_once(source, body, used),
-        planned=len(planned),
-        values={axis: tuple(_different(row.axes[axis] for row in planned.values())) for axis in axes},
-        folders=tuple(table.folder for table in used),
-        cells=cells,
-    )
-
-
-def _belongs(row: Row, body: Body) -> bool:
-    return Body(row.data, row.select_on) == body
-
-
-def _once(source: str, body: Body, tables: Sequence[Table]) -> tuple[Row, ...]:
-    """Every finished cell of the body once; two trainings of one place and seed are a contradiction."""
-    rows: dict[str, Row] = {}
-    places: dict[str, tuple[Row, Table]] = {}
-    for table in tables:
-        for row in (row for row in _done(table) if _belongs(row, body) and row.id not in rows):
-            other = places.setdefault(key_of(row.axes), (row, table))
-            if other[0] is not row:
-                folders = " and ".join(dict.fromkeys(str(each.folder) for each in (other[1], table)))
-                raise TableError(
-                    f"{source}: {other[0].name} and {row.name} ({folders}) are two trainings of one place on"
-                    f" {body.data}; give one of them"
-                )
-            rows[row.id] = row
-    return tuple(rows.values())
-
-
 def grouped(rows: Iterable[Row], axes: Sequence[str]) -> list[tuple[dict[str, Value], tuple[Row, ...]]]:
     """Rows apart by their values on some axes, in order of these values: numbers by size, before texts."""
     keyed = [({axis: row.axes.get(axis) for axis in axes}, row) for row in rows]
@@ -219,11 +164,6 @@ def order(value: Value) -> tuple[bool, float, str]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return False, value, ""
     return True, 0.0, str(value)
-
-
-def _different(values: Iterable[Value]) -> list[Value]:
-    """Each value once, in order."""
-    return sorted({json.dumps(value): value for value in values}.values(), key=order)
 
 
 def key_of(axes: Mapping[str, Value]) -> str:

@@ -41,6 +41,10 @@ class Kind(Protocol):
     def sources(self) -> tuple[str, ...]:
         """Names of the sources that it needs."""
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Columns whose size decides; none where their order alone does."""
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided, in one or two sentences."""
 

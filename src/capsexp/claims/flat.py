@@ -40,6 +40,11 @@ class Flat:
         """The one source."""
         return (self.source,)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided."""
         name = labels.name(self.metric)

@@ -1,5 +1,6 @@
 """One number of a source against one of another, or against a constant."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,7 +9,7 @@ from capsexp.claims import quantity
 from capsexp.claims.evidence import Evidence, LackingError
 from capsexp.claims.finding import Finding, Verdict, within
 from capsexp.claims.labels import Labels
-from capsexp.claims.quantity import Quantity
+from capsexp.claims.quantity import Found, Quantity
 from capsexp.errors import require, require_choice, require_number
 from capsexp.report import checks
 
@@ -20,6 +21,8 @@ RELATIONS = {
     "at_most_near": "at most {0}",
 }
 
+TURNED = "cells are lacking, and more of them could turn it"
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -29,6 +32,10 @@ class Gap:
     ``at_most_near`` if it is at most the tolerance, ``above`` if it exceeds the tolerance, ``below`` if it is less
     than -tolerance.  Undecided where a number is missing, and where a constant, which is a number of the paper's, meets
     other data than the paper's.
+
+    Where cells of a source are lacking, a largest value is a lower bound (more cells could only raise it), a lowest one
+    an upper bound, and a mean or the number of the best place may go either way.  A verdict that more cells could turn
+    is undecided.
     """
 
     KEYS: ClassVar = frozenset({"a", "b", "relation", "tolerance", "relative"})
@@ -54,6 +61,11 @@ class Gap:
         """The source of each number that is no constant."""
         return tuple(dict.fromkeys(each.source for each in (self.a, self.b) if each.source))
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metrics of both numbers, and those that choose their places."""
+        return tuple(name for each in (self.a, self.b) for name in (each.metric, each.best) if name)
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided."""
         size = f"{100 * self.tolerance:g} %" if self.relative else f"{self.tolerance:g}"
@@ -61,8 +73,12 @@ class Gap:
         formula = "(A - B) / |B|" if self.relative else "A - B"
         return (
             f"{formula}, where A is {self.a.words(labels)}, and B {b}; it holds if that gap is"
-            f" {RELATIONS[self.relation].format(size)}."
+            f" {RELATIONS[self.relation].format(size)}{self._caution()}."
         )
+
+    def _caution(self) -> str:
+        chosen = any(each.reduce or each.best for each in (self.a, self.b))
+        return "; undecided where cells are lacking that could turn it" if chosen else ""
 
     def judge(self, evidence: Evidence, labels: Labels) -> Finding:
         """The gap, with the places of both numbers."""
@@ -70,14 +86,24 @@ class Gap:
         if self.relative and not b.value:
             raise LackingError(self.a.source, "B is 0, and nothing is a share of it")
         gap = (a.value - b.value) / (abs(b.value) if self.relative else 1.0)
-        comparable = bool(self.b.source) or evidence.papers
         right: Verdict = "holds" if holds(self.relation, gap, self.tolerance) else "does not hold"
+        doubts = self._doubts(gap, a, b, evidence)
         shown = f"{100 * gap:+.1f} %" if self.relative else labels.signed(self.a.metric, gap)
         number = f"{labels.number(self.a.metric, a.value)}, gap {shown}"
         samples = tuple(each.sample for each in (a, b) if each.sample)
-        lines = [f"A: {a.words}", f"B: {b.words}", f"gap {shown}"]
-        lines += [] if comparable else ["the paper's number is of its own data, on which alone it can be checked"]
-        return Finding(right if comparable else "undecided", number, tuple(lines), samples)
+        lines = (f"A: {a.words}", f"B: {b.words}", f"gap {shown}", *doubts)
+        lacking = [each.sample.part.source for each in (a, b) if each.sample and (each.can_rise or each.can_fall)]
+        turned = tuple(dict.fromkeys(lacking)) if TURNED in doubts else ()
+        return Finding("undecided" if doubts else right, number, lines, samples, turned)
+
+    def _doubts(self, gap: float, a: Found, b: Found, evidence: Evidence) -> list[str]:
+        """Why the gap decides nothing; empty where it decides."""
+        if not (self.b.source or evidence.papers):
+            return ["the paper's number is of its own data, on which alone it can be checked"]
+        # A share of B moves with B in a direction that depends on both signs.
+        share = self.relative and (b.can_rise or b.can_fall)
+        up, down = a.can_rise or b.can_fall or share, a.can_fall or b.can_rise or share
+        return [] if settled(self.relation, gap, self.tolerance, up, down) else [TURNED]
 
 
 def holds(relation: str, gap: float, tolerance: float) -> bool:
@@ -90,3 +116,18 @@ def holds(relation: str, gap: float, tolerance: float) -> bool:
         "at_least_near": low,
         "at_most_near": high,
     }[relation]
+
+
+def settled(relation: str, gap: float, tolerance: float, up: bool, down: bool) -> bool:
+    """Whether the answer stays what it is, however far the gap moves.
+
+    Args:
+        relation: what is claimed.
+        gap: as it is now.
+        tolerance: where answers change, to either side of 0.
+        up: whether it can grow.
+        down: whether it can shrink.
+    """
+    # Answers change at -tolerance and tolerance alone, so one gap stands for each of the three stretches.
+    moved = [each for each in (-math.inf, 0.0, math.inf) if (up and each > gap) or (down and each < gap)]
+    return len({holds(relation, each, tolerance) for each in (gap, *moved)}) == 1

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from capsexp.claims import learning
 from capsexp.claims.evidence import Body, Evidence, LackingError
 from capsexp.claims.finding import VERDICTS, Finding
 from capsexp.claims.schema import Claim, Claims
@@ -20,7 +21,7 @@ class Judged:
 
 
 def judge(claims: Claims, bodies: Mapping[Body, Evidence]) -> list[Judged]:
-    """Every claim on every body of evidence; what lacks cells is undecided."""
+    """Every claim on every body of evidence; undecided is what lacks cells, or what :func:`learning.judge` says."""
     return [
         Judged(claim, {body: _judge(claim, evidence, claims) for body, evidence in bodies.items()})
         for claim in claims.claims
@@ -29,7 +30,7 @@ def judge(claims: Claims, bodies: Mapping[Body, Evidence]) -> list[Judged]:
 
 def _judge(claim: Claim, evidence: Evidence, claims: Claims) -> Finding:
     try:
-        return claim.kind.judge(evidence, claims.labels)
+        return learning.judge(claim.kind, evidence, claims.labels)
     except LackingError as error:
         empty = [source for source in claim.kind.sources if source not in evidence.parts]
         return Finding("undecided", lines=(str(error),), lacking=tuple(empty or [error.source]))

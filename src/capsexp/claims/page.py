@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capsexp.claims.evidence import Body, Evidence, Part, gather
+from capsexp.claims import learning
+from capsexp.claims.evidence import Body, Evidence, Part
 from capsexp.claims.finding import Finding
+from capsexp.claims.gathering import gather
 from capsexp.claims.judging import Judged, judge, tally
 from capsexp.claims.labels import code
 from capsexp.claims.schema import Claims, Source
 from capsexp.claims.sources import Request
 from capsexp.report import formats
 from capsexp.report.tables import Table
-from capsexp.words import count
+from capsexp.words import count, plural
 
 HOW = (
     "from the tables of reports alone. Each conclusion of the paper is put to a fixed rule, which stands with the"
@@ -21,6 +23,7 @@ HOW = (
     " splits, are never mixed, and what other data than the paper's say is no reproduction. *Undecided* means that"
     " cells are lacking, or that the numbers allow either answer. *Partial* means that there are fewer cells than were"
     " planned, or than the paper has."
+    f" {learning.RULE}"
 )
 
 
@@ -98,21 +101,26 @@ class _Page:
         return "\n".join([f"- **{self._name(body)}: {finding.verdict}**", *lines])
 
     def _cells(self, finding: Finding) -> list[str]:
-        """How many cells of each source stand behind a finding, and where their table is."""
+        """How many cells of each source stand behind a finding, where their table is, and whether they had ended."""
         parts = {sample.part.source: sample.part for sample in finding.samples}
         lines = []
         for source, part in parts.items():
             samples = [sample for sample in finding.samples if sample.part is part]
-            used = len(set[str]().union(*(sample.ids for sample in samples)))
+            used = {row.id: row for sample in samples for row in sample.rows}
             lost = max(sample.lost for sample in samples)
+            verb = plural(len(part.rows), "is", "are")
             left = f", {lost} left out for want of a value" if lost else ""
-            lines.append(f"cells: {used} of {code(source)}{left}; there are {self._state(part)}")
+            lines.append(f"cells: {len(used)} of {code(source)}{left}; there {verb} {self._state(part)}")
+            ends = learning.learning(used.values())
+            lines += [ends.words(source)] if ends.known else []
         return lines
 
     def _state(self, part: Part) -> str:
         """How many cells there are, what is lacking, and where they lie."""
         holes = _holes(part)
-        return f"{count(len(part.rows), 'cell')}{f' ({holes})' if holes else ''} in {self._links(part)}"
+        cells = f"{count(len(part.rows), 'cell')}{f' ({holes})' if holes else ''}"
+        later = f"; of {count(part.replaced, 'place')} in several folders the last one's cell counts"
+        return f"{cells} in {self._links(part)}{later if part.replaced else ''}"
 
     def _links(self, part: Part) -> str:
         return ", ".join(self._link(folder) for folder in part.folders)
@@ -148,5 +156,5 @@ def _holes(part: Part) -> str:
     """What a source lacks: cells that were planned, and cells of the paper's grid; empty where it is whole."""
     done = len(part.rows)
     planned = f"{part.planned} planned" if part.planned != done else ""
-    papers = f"{part.cells} in the paper" if done < part.cells else ""
+    papers = f"{part.beyond} in the paper" if part.beyond else ""
     return ", ".join(text for text in (planned, papers) if text)

@@ -13,6 +13,7 @@ from capsexp.claims.pairs import Difference, Side
 from capsexp.errors import require_choice, require_number
 from capsexp.report import checks
 from capsexp.report.cells import SEED
+from capsexp.words import count
 
 CLAIMED = ("every", "near", "above")
 
@@ -57,6 +58,11 @@ class Paired:
         """The sources of both sides."""
         return tuple(dict.fromkeys((self.a.source, self.b.source)))
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided."""
         by = f" at equal {', '.join(labels.name(axis) for axis in self.by)}" if self.by else ", cell by cell"
@@ -87,12 +93,12 @@ class Paired:
         few = too_few(len(values), found.left)
         mean, against = statistics.fmean(values), self._worst(found.differences)
         verdict = self._verdict(values, bool(few))
-        share = sum(value > 0 for value in values)
+        share, of_pairs = sum(value > 0 for value in values), count(len(values), "pair")
         lines = [
-            f"mean difference {labels.signed(self.metric, mean)}{self._spread(values, labels)}, {len(values)} pairs",
-            f"greater in {share} of {len(values)} pairs ({100 * share / len(values):.0f} %)",
+            f"mean difference {labels.signed(self.metric, mean)}{self._spread(values, labels)}, {of_pairs}",
+            f"greater in {share} of {of_pairs} ({100 * share / len(values):.0f} %)",
             f"the pair most against it: {labels.signed(self.metric, against.value)} at {against.words(labels)}",
-            *([pairs.UNPAIRED.format(found.unpaired)] if found.unpaired else []),
+            *([pairs.UNPAIRED.format(count(found.unpaired, "cell"))] if found.unpaired else []),
             *([f"too few: {few}"] if verdict == "undecided" else []),
         ]
         number = f"{share} of {len(values)}" if self.claimed == "every" else f"mean {labels.signed(self.metric, mean)}"

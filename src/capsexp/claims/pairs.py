@@ -13,13 +13,14 @@ from capsexp.claims.table import Row, Value
 from capsexp.report import checks
 from capsexp.report.cells import SEED
 from capsexp.report.compare import axis_text
+from capsexp.words import count
 
 LEAD = (
     "it holds if the whole 95 % interval of the mean difference over seeds is above 0, and does not if the interval is"
     " below 0, or around 0 and within {0}"
 )
 
-UNPAIRED = "{0} cells without a partner left out"
+UNPAIRED = "{0} without a partner left out"
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _judge(name: str, found: Pairs, metric: str, tolerance: float, labels: Label
     ahead = sum(each.value > 0 for each in found.differences)
     line = (
         f"{name + ': ' if name else ''}mean difference {shown}, {said}, n = {len(seeds)};"
-        f" greater in {ahead} of {len(found.differences)} pairs"
-        f"{'; ' + UNPAIRED.format(found.unpaired) if found.unpaired else ''}: {verdict}"
+        f" greater in {ahead} of {count(len(found.differences), 'pair')}"
+        f"{'; ' + UNPAIRED.format(count(found.unpaired, 'cell')) if found.unpaired else ''}: {verdict}"
     )
     return verdict, f"{name + ' ' if name else ''}{shown}", line

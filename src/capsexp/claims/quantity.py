@@ -8,6 +8,7 @@ from capsexp.claims.evidence import Evidence, LackingError, Place, Sample, Where
 from capsexp.claims.labels import Labels, code
 from capsexp.errors import require, require_choice, require_number
 from capsexp.report import checks
+from capsexp.words import count
 
 REDUCES = {"max": "largest", "min": "lowest", "mean": "mean"}
 
@@ -51,9 +52,20 @@ class Quantity:
             return Found(self.value, self.words(labels))
         sample = evidence.part(self.source).sample(self.where, *[self.metric, *([self.best] if self.best else [])])
         value, place = self._reduced(sample)
-        at = f" at {labels.place(place)}" if place else f" over {len(sample.places)} places"
+        at = f" at {labels.place(place)}" if place else f" over {count(len(sample.places), 'place')}"
         shown = labels.number(self.metric, value * self.factor)
-        return Found(value * self.factor, f"{self.words(labels)}: {shown}{at}", sample)
+        return Found(value * self.factor, f"{self.words(labels)}: {shown}{at}", sample, *self._open(sample))
+
+    def _open(self, sample: Sample) -> tuple[bool, bool]:
+        """Whether more cells could raise the number, and whether they could lower it."""
+        if sample.whole or not (self.reduce or self.best):
+            return False, False
+        # A mean over other seeds than the rest's may go either way, and take the extreme with it.
+        even = len({len(place.rows) for place in sample.places}) == 1
+        if not even or self.reduce not in ("max", "min"):
+            return True, True
+        up = (self.reduce == "max") == (self.factor >= 0)
+        return up, not up
 
     def _reduced(self, sample: Sample) -> tuple[float, Place | None]:
         """The number before the factor, and where it is from; None: from all places."""
@@ -76,11 +88,20 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Found:
-    """A number, in words where it is from, and the cells looked at (None: a constant)."""
+    """A number, and what it rests on.
+
+    Attributes:
+        words: what it is and where it is from.
+        sample: the cells looked at; None: a constant.
+        can_rise: whether more cells could raise it: cells are lacking, and it is no lowest value.
+        can_fall: whether more cells could lower it.
+    """
 
     value: float
     words: str
     sample: Sample | None = None
+    can_rise: bool = False
+    can_fall: bool = False
 
 
 def parse(key: str, value: object) -> Quantity:

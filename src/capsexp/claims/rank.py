@@ -51,6 +51,11 @@ class Rank:
         """The one source."""
         return (self.source,)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided."""
         axis, others = labels.name(self.axis), " and with ".join(self.against)

@@ -56,6 +56,11 @@ class RobustArea:
         """The one source."""
         return (self.source,)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided."""
         x, y = (labels.name(axis) for axis in self.axes)

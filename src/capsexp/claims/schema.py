@@ -16,6 +16,8 @@ Its keys::
         command: "..."           # what makes the cells; {data} is the data set's name
         what: "..."              # in words
         cells: 225               # size of the paper's grid, so that a part of it is flagged; default: not said
+        axes: [model.c2]         # what its tables must have swept, more is allowed; default: nothing
+        columns: [test/acc]      # columns that its tables must have besides; default: none
     claims:                      # in the order of the page
       - name: cnn_flat           # unique; a file name
         statement: "..."         # the conclusion, as a sentence that is true or not
@@ -94,13 +96,21 @@ OF_CLAIM = {"name", "statement", "paper", "note", "kind"}
 
 @dataclass(frozen=True)
 class Source:
-    """Where numbers come from; ``cells`` is the size of the paper's grid, 0 where it is not said."""
+    """Where numbers come from.
+
+    Attributes:
+        cells: size of the paper's grid; 0 where it is not said.
+        axes: what its tables must have swept.
+        columns: columns of numbers that its tables must have.
+    """
 
     name: str
     folder: str
     command: str
     what: str
     cells: int = 0
+    axes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,13 +158,16 @@ def parse(name: str, content: object) -> Claims:
 
 
 def _source(key: str, name: str, value: object) -> Source:
-    raw = checks.mapping(key, value, {"folder", "command", "what", "cells"}, {"folder", "command", "what"})
+    needed = {"folder", "command", "what"}
+    raw = checks.mapping(key, value, needed | {"cells", "axes", "columns"}, needed)
     return Source(
         name=name,
         folder=checks.text(f"{key}.folder", raw["folder"]),
         command=checks.text(f"{key}.command", raw["command"]),
         what=checks.text(f"{key}.what", raw["what"]),
         cells=require_int(f"{key}.cells", raw.get("cells", 0), 0),
+        axes=tuple(checks.texts(f"{key}.axes", raw.get("axes"))),
+        columns=tuple(checks.texts(f"{key}.columns", raw.get("columns"))),
     )
 
 

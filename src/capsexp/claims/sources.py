@@ -8,7 +8,7 @@ import yaml
 
 from capsexp import records
 from capsexp.claims import schema, table
-from capsexp.claims.schema import Claims
+from capsexp.claims.schema import Claims, Source
 from capsexp.claims.table import Table, TableError
 from capsexp.errors import require, require_choice
 
@@ -55,9 +55,23 @@ def read(claims: Claims, given: Mapping[str, Sequence[Path]]) -> dict[str, list[
     """The tables of each source: those of the folders given, else that of its sweep below ``multirun`` if it is there.
 
     Raises:
-        TableError: a folder that was given has no table, or a table is damaged.
+        TableError: a folder that was given has no table, or that of another one; a table is damaged, or another
+            source's.
     """
-    return {name: [table.read(path) for path in _paths(claims, name, given.get(name))] for name in claims.sources}
+    return {
+        name: [_read(source, path) for path in _paths(claims, name, given.get(name))]
+        for name, source in claims.sources.items()
+    }
+
+
+def _read(source: Source, path: Path) -> Table:
+    """A table that has what the source's tables have."""
+    found = table.read(path)
+    for word, needed, there in (("axis", source.axes, found.axes), ("column", source.columns, found.metrics)):
+        lacking = [name for name in needed if name not in there]
+        if lacking:
+            raise TableError(f"{source.name}: {path} has no {word} {lacking[0]}: it is no table of {source.folder}")
+    return found
 
 
 def _paths(claims: Claims, name: str, given: Sequence[Path] | None) -> list[Path]:
@@ -68,7 +82,11 @@ def _paths(claims: Claims, name: str, given: Sequence[Path] | None) -> list[Path
     for folder, path in zip(given, paths, strict=True):
         if path is None:
             raise TableError(f"{name}: {folder} has no {table.NAME}; of a sweep, python -m capsexp.report writes it")
-    return [path for path in paths if path]
+    there = [path for path in paths if path]
+    for place, table_path in enumerate(there):
+        if table_path.resolve() in [other.resolve() for other in there[:place]]:
+            raise TableError(f"{name}: {table_path} was given twice; once is enough")
+    return there
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ class Trend:
         """The one source."""
         return (self.source,)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """None: ranks decide."""
+        return ()
+
     def rule(self, labels: Labels) -> str:
         """What is measured and how it is decided."""
         said = {
