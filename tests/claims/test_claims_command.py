@@ -224,3 +224,8 @@ def papers_world():
     normal, shared = ([row | {"reconstruction/loss": 0.04} for row in rows] for rows in (normal, shared))
     autoencoders = {"autoencoder": normal, "shared": shared}
     return dict(cnn=cnn, cnn_trained=cnn, baseline=baseline, **autoencoders, capsnet=capsnet, walk=walk)
+
+
+def test_the_kept_page_is_what_the_kept_tables_give(monkeypatch):
+    page = ROOT / "docs" / "results" / "wang.md"
+    assert remade(page, ROOT, monkeypatch) == page.read_text(encoding="utf-8")

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,15 @@ from tests.references import autoencoder as reference
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(2, 3, 8, 12), (1, 1, 2, 2), (3, 1, 4, 6), (2, 5, 2, 4)]
+
+
+@pytest.fixture(autouse=True)
+def _any_algorithm() -> Iterator[None]:
+    """Torch's own unpooling warns where a cell of another test has asked for deterministic algorithms."""
+    asked, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(asked, warn_only=warns)
 
 
 def maps(shape: tuple[int, ...], layout: torch.memory_format, *, ties: bool = False) -> Tensor:
