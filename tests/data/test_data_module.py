@@ -355,12 +355,33 @@ def test_making_a_module_loads_nothing_and_setup_twice_changes_nothing(monkeypat
     assert all(a.images.data_ptr() == b.images.data_ptr() for a, b in zip(before.values(), after.values(), strict=True))
 
 
-def test_training_leaves_the_shared_arrays_alone():
+def test_modules_of_one_division_share_their_images_and_others_do_not():
+    source = Fake()
+    data, same, other = (module(source, select_on="test") for _ in range(3))
+    other.split_seed = 1
+    for each in (data, same, other):
+        each.setup()
+    assert data._parts["train"].images is same._parts["train"].images
+    assert data._parts["train"].images is not other._parts["train"].images
+
+
+def test_the_arrays_are_left_alone_whatever_happens_to_the_images_in_use():
     source = Fake()
     data = module(source, select_on="test")
     data.setup()
     data._parts["train"].images.zero_()
+    del data
     assert numbers(module(source, Bytes(), select_on="test").ordered_train_dataloader()) == list(range(103))
+
+
+def test_thinning_leaves_the_others_images_alone():
+    source = Fake()
+    data, other = (module(source, select_on="test") for _ in range(2))
+    data.setup()
+    other.setup()
+    data.thin(0.5)
+    data.setup()
+    assert len(data._parts["train"].labels) < len(other._parts["train"].labels) == 103
 
 
 def test_a_path_takes_the_place_of_the_source(tmp_path):

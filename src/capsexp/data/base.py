@@ -1,6 +1,8 @@
 """The data module: a source, its division into parts, and the loaders over them."""
 
+from collections.abc import Hashable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -16,6 +18,14 @@ from capsexp.data.splits import TEST_SHARE, stratified
 from capsexp.errors import ConfigError, require, require_choice, require_int, require_number
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+class Parts(dict[str, Part]):
+    """The parts of a data set by name, on one device."""
+
+
+_in_use: WeakValueDictionary[Hashable, Parts] = WeakValueDictionary()
+"""Whole parts that some data module of this process holds: cells that train together share one copy of the images."""
 
 
 class ImageDataModule(LightningDataModule):
@@ -69,7 +79,8 @@ class ImageDataModule(LightningDataModule):
         self.select_on = require_choice("select_on", select_on, ("val", "test"))
         self.normalise = require_choice("normalise", normalise, SCHEMES)
         self._generator = torch.Generator().manual_seed(require_int("seed", seed, 0, 2**63 - 1))
-        self._parts: dict[str, Part] = {}
+        self._parts = Parts()
+        self._thinned = False
 
     # -- loading ------------------------------------------------------------------------------------------------------
 
@@ -95,10 +106,16 @@ class ImageDataModule(LightningDataModule):
             stage: not used: all parts are ready for every stage.  A second call changes nothing.
         """
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        if not self._parts:
-            _ = self.image_shape  # Refuses images that are too small before any are copied.
-            self._parts = {name: _part(*labelled) for name, labelled in self._divide().items()}
-        self._parts = {name: Part(*(tensor.to(device) for tensor in part)) for name, part in self._parts.items()}
+        if self._thinned:
+            self._parts = _on(device, self._parts)
+            return
+        _ = self.image_shape  # Refuses images that are too small before any are copied.
+        key = (self._source.key(), self.split_seed, self.val_share, self.select_on, str(device))
+        shared = _in_use.get(key)
+        if shared is None:
+            made = self._parts or Parts({name: _part(*labelled) for name, labelled in self._divide().items()})
+            shared = _in_use[key] = _on(device, made)
+        self._parts = shared
 
     def _divide(self) -> dict[str, Labelled]:
         arrays = self._arrays
@@ -118,7 +135,8 @@ class ImageDataModule(LightningDataModule):
             train = self._ready("train")
             labels = train.labels.cpu().numpy()
             kept = torch.from_numpy(stratified(labels, 1 - share, self.split_seed)[0]).to(train.labels.device)
-            self._parts["train"] = Part(*(tensor[kept] for tensor in train))
+            self._parts = Parts(self._parts, train=Part(*(tensor[kept] for tensor in train)))
+            self._thinned = True
 
     def _cut(self, labelled: Labelled, share: float) -> tuple[Labelled, Labelled]:
         images, labels = labelled
@@ -189,6 +207,10 @@ def _test_split(arrays: Arrays) -> str:
     if arrays.x_test is None:
         return "seeded stratified 85/15"
     return "seeded" if arrays.generated else "published"
+
+
+def _on(device: torch.device, parts: Parts) -> Parts:
+    return Parts({name: Part(*(tensor.to(device) for tensor in part)) for name, part in parts.items()})
 
 
 def _part(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Part:

@@ -1,5 +1,6 @@
 """Batches from images that already lie on the device: no worker processes, no copy from host to device in a step."""
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,7 +40,10 @@ class TrainLoader:
     def __init__(self, part: Part, augment: Augment, scheme: str, batch_size: int, generator: Generator) -> None:
         self._part, self._augment, self._scheme = part, augment, scheme
         self._batch_size, self._generator = batch_size, generator
-        self._prepared = augment.prepare(part.images)
+
+    @functools.cached_property
+    def _prepared(self) -> Tensor:
+        return self._augment.prepare(self._part.images)
 
     def __len__(self) -> int:
         return -(-len(self._part.labels) // self._batch_size)
