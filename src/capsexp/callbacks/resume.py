@@ -2,17 +2,15 @@
 
 import logging
 import pickle
-import random
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from capsexp import interruption, records
+from capsexp import interruption, randomness, records
 from capsexp.errors import require_number
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ class ResumeCheckpoint(Checkpoint):
     def __init__(self, min_interval_s: float = 60) -> None:
         self.min_interval_s = require_number("min_interval_s", min_interval_s, 0)
         self._last = 0.0
-        self._random: dict[str, Any] | None = None
+        self._random: randomness.States | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -41,7 +39,7 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the random states back just before the first epoch after a resume draws from them."""
         if self._random is not None:
-            _set_random_states(self._random)
+            randomness.put_back(self._random)
             self._random = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -61,7 +59,7 @@ class ResumeCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The random states at this moment."""
-        return _random_states()
+        return randomness.states()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the saved random states until the first epoch starts."""
@@ -88,23 +86,3 @@ def resumable(trainer: L.Trainer) -> Path | None:
 def resume_path(trainer: L.Trainer) -> Path:
     """Where the fit of ``trainer`` saves."""
     return Path(trainer.default_root_dir) / records.RESUME_CHECKPOINT
-
-
-def _random_states() -> dict[str, Any]:
-    # Tensors, numbers and strings only: the file loads with torch's safe loader.
-    algorithm, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (algorithm, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
-        "python": random.getstate(),
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"].cpu())
-    if states["cuda"] and torch.cuda.is_available():  # a cell may go on where there is no GPU
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
-    algorithm, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((algorithm, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-    random.setstate(states["python"])

@@ -64,7 +64,7 @@ class AutoencodeThenClassify(Recipe):
         autoencoded = factories.stages.get(stage, lambda directory: self._reconstruct(factories, directory))
         data = factories.make_data()
         module, model = _untrained(factories, data)
-        module.load_state_dict(_best(autoencoded))
+        module.take(_best(autoencoded))
         module.only("classify")
         frozen = Freeze(modules=["encoder", "decoder"])
         trainer = factories.make_trainer("classify", callbacks=[frozen])

@@ -72,7 +72,7 @@ class Networks:
         saved = torch.load(stage.directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
         sizes = saved["hyper_parameters"]["sizes"]
         module = self.module(self.model(**sizes), **sizes)
-        module.load_state_dict(saved["state_dict"])
+        module.take(saved["state_dict"])
         return module
 
     def train(
