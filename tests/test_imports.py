@@ -15,14 +15,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "capsexp"
 TRAINING_TOOLS = {"models", "losses", "metrics", "pruning", "filters", "routing", "nn", "types"}
 BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 
+PLANNED_STACKS = {"stacking.choice", "stacking.lots", "stacking.settings"}
+"""What of stacks is known before one is trained."""
+
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"job", "launch", "plan"},
     "job": {"cell", "interruption", "plan"},
     "plan.__main__": {"cli"},
-    "launch": {"cell", "engine", "plan"},
-    "engine": {"build", "cell", "interruption", "machine"},
-    "plan": {"engine", "tracking"},
+    "launch": {"cell", "engine", "plan", "stacking.choice", "stacking.lots"},
+    "engine": {"build", "cell", "interruption", "machine", "stacking", *PLANNED_STACKS},
+    "plan": {"engine", "tracking", "stacking.choice", "stacking.lots"},
     "cell": {"build"},
     "status": {"report"},
     "claims": {"report"},
@@ -32,12 +35,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyse": {"build", "report", "tracking"},
     "machine": set(),
     "interruption": set(),
-    "build": {"machine", "recipes", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "build": {"machine", "recipes", "stacking", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "stacking": {"randomness", "stacking.settings"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "stacking.choice": {"stacking.lots"},
+    "stacking.lots": set(),
+    "stacking.settings": set(),
+    "randomness": set(),
     "tracking": set(),
     "report": set(),
     "recipes": {"interruption"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
-    "callbacks": TRAINING_TOOLS | {"footprint", "interruption", "machine"},
+    "callbacks": TRAINING_TOOLS | {"footprint", "interruption", "machine", "randomness"},
     "footprint": {"nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "filters": {"metrics", "types"},  # filter and metric share what a correlation is
@@ -58,19 +66,20 @@ ONLY_IN: dict[str, set[str]] = {
     "hydra": {"cli", "build", "job", "plan"},
     "omegaconf": {"cli", "build", "job", "launch", "plan"},
     "pebble": {"engine"},
-    "lightning": {"build", "recipes", "tracking"} | BELOW_RECIPES,
-    "torch": {"build", "export", "footprint", "recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "lightning": {"build", "recipes", "stacking", "tracking"} | BELOW_RECIPES,
+    "greenlet": {"stacking"},
+    "torch": {"build", "export", "footprint", "randomness", "recipes", "stacking"} | BELOW_RECIPES | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},
     "wandb": {"tracking"},
     "matplotlib": {"report"},
     "sklearn": {"data", "filters"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
-    "ray": set(),
+    "ray": {"engine"},
 }
 """Libraries that belong into few rooms."""
 
-STANDARD_LIBRARY_ALONE = BOTTOM | {"__main__", "interruption", "machine"}
+STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "interruption", "machine"}
 
 
 def room_of(module: str) -> str:

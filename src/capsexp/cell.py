@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def run(cell: Cell) -> Ended:
         return Ended(status, f"is being run by process {status.pid} on {status.host}", busy=True, ran=False)
     except OSError as error:  # not even its status can be written
         status = _failure(records.Status("running", cell.id), error)
-        return Ended(status, _closing_words(status, None))
+        return Ended(status, closing_words(status, None))
 
 
 def finished(cell: Cell) -> Ended | None:
@@ -107,7 +108,7 @@ def finished(cell: Cell) -> Ended | None:
         records.write_status(cell.directory, status)
     stale = records.is_stale(result)
     words = "stale (its numbers come from older code)" if stale else "already done"
-    return Ended(status, f"{words}, not run again", _score(result), ran=False)
+    return Ended(status, f"{words}, not run again", score(result), ran=False)
 
 
 def settle(cell: Cell, state: records.State, cause: str, kind: records.Kind | None = None) -> records.Status:
@@ -154,8 +155,8 @@ def _run_locked(cell: Cell) -> Ended:
     result = records.read_result(cell.directory) if status.state == "done" else None
     return Ended(
         status,
-        _closing_words(status, result),
-        _score(result),
+        closing_words(status, result),
+        score(result),
         busy=status.state == "pending",
         gpu=(result or {}).get("gpu"),
     )
@@ -221,7 +222,8 @@ def _kind(error: BaseException) -> records.Kind:
     return "exception"
 
 
-def _closing_words(status: records.Status, result: dict[str, Any] | None) -> str:
+def closing_words(status: records.Status, result: dict[str, Any] | None) -> str:
+    """How a cell ended, in one line."""
     if status.state != "done" or result is None:
         kind = f" ({status.kind})" if status.kind not in (None, "exception", "config", "diverged") else ""
         return f"{status.state}{kind}: {status.cause}"
@@ -230,12 +232,24 @@ def _closing_words(status: records.Status, result: dict[str, Any] | None) -> str
     return "  ".join(["done", *shown, f"{result['clocks']['total_s']:.1f} s"])
 
 
-def _score(result: dict[str, Any] | None) -> float | None:
+def score(result: dict[str, Any] | None) -> float | None:
+    """The selection split's accuracy in a result."""
     return None if result is None else result["metrics"].get("val/acc")
 
 
+_logging_to: ContextVar[Path | None] = ContextVar("logging_to", default=None)
+"""The log of the cell that runs now; several cells may be open in one process, of which one at a time runs."""
+
+_open_logs = 0
+"""Logs that are open in this process: warnings are captured while there is one."""
+
+
 class _LogFile(logging.FileHandler):
-    """A log file that a full disk does not turn into tracebacks on the terminal."""
+    """A log file that a full disk does not turn into tracebacks on the terminal, and that other cells' lines leave."""
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """What is logged while this cell runs, or while none does."""
+        return _logging_to.get() in (None, Path(self.baseFilename)) and super().filter(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         """Lose the line."""
@@ -244,17 +258,22 @@ class _LogFile(logging.FileHandler):
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Everything that is logged while the cell runs also goes into its own file; tracebacks go only there."""
+    global _open_logs
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, trace = logging.getLogger(), logging.getLogger("capsexp.trace")
     trace.propagate = False
     for logger in (root, trace):
         logger.addHandler(handler)
+    _open_logs += 1
     logging.captureWarnings(True)
+    token = _logging_to.set(Path(handler.baseFilename))
     try:
         yield
     finally:
-        logging.captureWarnings(False)
+        _logging_to.reset(token)
+        _open_logs -= 1
+        logging.captureWarnings(_open_logs > 0)
         for logger in (root, trace):
             logger.removeHandler(handler)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""From a planned sweep to an engine that runs it: what ``hydra/launcher=capsexp`` does."""
+"""From a planned sweep to an engine that runs it: what ``hydra/launcher=capsexp`` (``stacked``, ``auto``) does."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 from capsexp import cell as cell_life
 from capsexp import plan, records
 from capsexp.cell import Cell, Ended
+from capsexp.engine.base import Engine, Lot, Tally
 from capsexp.engine.local import LocalEngine
-from capsexp.engine.options import Layout
-from capsexp.engine.progress import progress
+from capsexp.engine.options import Layout, Options
+from capsexp.engine.progress import Progress, progress
 from capsexp.errors import require
+from capsexp.stacking.lots import lots
 from capsexp.words import count
 
 
@@ -36,16 +38,34 @@ def run(jobs: Sequence[Sequence[str]]) -> list[float | None]:
     ended = {cell.id: done for cell in cells if (done := cell_life.finished(cell)) is not None}
     failed = {cell.id: before for cell in cells if (before := _left_alone(launch, cell)) is not None}
     to_run = [cell for cell in cells if cell.id not in ended | failed]
-    shown = progress(len(cells), len(ended), min(layout.most, max(1, len(to_run))))
+    shown = progress(len(cells), len(ended))
     with shown.shown():
         shown.said(_what_is_there(launch, ended, failed))
         if to_run:
-            shown.said(_what_runs(len(to_run), layout))
-            tally = LocalEngine(launch.options, layout).run(to_run, shown)
+            tally = _run(launch.options, layout, to_run, shown)
             ended |= tally.ended
             if tally.stopped:
                 raise KeyboardInterrupt
     return [ended[identifier].score if identifier in ended else None for identifier in ids]
+
+
+def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress) -> Tally:
+    """Run cells, in lots if they are stacked."""
+    engine = _engine(options, layout)
+    parts = lots(cells, engine.at_once, options.members) if layout.stacked else [(cell,) for cell in cells]
+    shown.at_once = sum(len(lot) for lot in parts[: engine.at_once])
+    if layout.why:
+        shown.said(layout.why)
+    shown.said(_what_runs(parts, layout, engine.at_once))
+    return engine.run(parts, shown)
+
+
+def _engine(options: Options, layout: Layout) -> Engine:
+    if options.engine == "local":
+        return LocalEngine(options, layout, settings=options.settings)
+    from capsexp.engine.ray import RayEngine  # imports Ray
+
+    return RayEngine(options, layout, settings=options.settings)
 
 
 def _left_alone(launch: plan.Launch, cell: Cell) -> records.Status | None:
@@ -85,9 +105,15 @@ def _what_is_there(launch: plan.Launch, ended: Mapping[str, Ended], failed: Mapp
     return f"{launch.directory}: {', '.join(facts)}"
 
 
-def _what_runs(number: int, layout: Layout) -> str:
+def _what_runs(parts: Sequence[Lot], layout: Layout, at_once: int) -> str:
+    number = sum(len(lot) for lot in parts)
+    stacks = [lot for lot in parts if len(lot) > 1]
+    stacked = sum(len(lot) for lot in stacks)
+    some = "" if stacked == number else f", {stacked} of them"
+    together = f"{some} in {count(len(stacks), 'stack')}" if stacks else ""
     gpus = [device for device in layout.devices if device]
     where = f" on GPU {', '.join(gpus)}" if gpus else ""
     measured = gpus and layout.per_device is None
-    each = "as many on each as fit" if measured else f"{min(layout.most, number)} at once"
-    return f"running {number}{where}, {each}, {count(layout.threads, 'thread')} a cell"
+    each = "as many on each as fit" if measured else f"{min(at_once, len(parts))} at once"
+    threads = f"{count(layout.threads, 'thread')} a {'stack' if stacks else 'cell'}"
+    return f"running {number}{together}{where}, {each}, {threads}"

@@ -1,4 +1,4 @@
-"""A sweep in a process of its own, for the tests that stop it: ``python -m tests.engine.driver FOLDER COUNT FAULT``."""
+"""A sweep in its own process, for tests that stop it: ``python -m tests.engine.driver FOLDER COUNT FAULT [SIZE]``."""
 
 import json
 import sys
@@ -13,13 +13,15 @@ from tests.engine.sweeps import cells_in
 AT_ONCE = 2
 
 
-def main(folder: Path, count: int, fault: str) -> None:
+def main(folder: Path, count: int, fault: str, size: int = 1) -> None:
     cells = cells_in(folder, count, faults=[fault] * 9, seconds=60 if fault == "none" else 0)
     shown = Progress(count, 0, AT_ONCE)
-    tally = LocalEngine(Options(retries=0), Layout((None,), 1, AT_ONCE, AT_ONCE), work.run).run(cells, shown)
+    lots = [tuple(cells[first : first + size]) for first in range(0, count, size)]
+    engine = LocalEngine(Options(retries=0), Layout((None,), 1, AT_ONCE, AT_ONCE), work.run, work.together)
+    tally = engine.run(lots, shown)
     told = {"stopped": tally.stopped, "left": [cell.id for cell in tally.left], "ended": sorted(tally.ended)}
     (folder / "tally.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))

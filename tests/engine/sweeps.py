@@ -10,7 +10,7 @@ from typing import Any
 
 from capsexp import records
 from capsexp.cell import Cell, Ended
-from capsexp.engine.base import Tally
+from capsexp.engine.base import Lot, Tally
 from capsexp.engine.local import LocalEngine
 from capsexp.engine.options import Layout, Options
 from tests.engine import work
@@ -30,6 +30,7 @@ class Heard:
         started: cells and where they run, in order.
         ended: what became of the cells, by id; a second word about a cell is refused.
         put_back: cells and why.
+        split: ids of the cells of a stack that went back together, and why.
         said: lines.
         most: the most cells that were in workers' hands at once, by place, and altogether as "all".
         at_tick: called at every tick.
@@ -38,6 +39,7 @@ class Heard:
     started_: list[tuple[str, str]] = field(default_factory=list)
     ended_: dict[str, Ended] = field(default_factory=dict)
     put_back_: list[tuple[str, str]] = field(default_factory=list)
+    split_: list[tuple[list[str], str]] = field(default_factory=list)
     said_: list[str] = field(default_factory=list)
     most: Counter[str] = field(default_factory=Counter)
     at_tick: Callable[[], None] = lambda: None
@@ -66,6 +68,11 @@ class Heard:
     def put_back(self, cell: Cell, why: str) -> None:
         self._left(cell)
         self.put_back_.append((cell.id, why))
+
+    def split(self, cells: Sequence[Cell], why: str) -> None:
+        for cell in cells:
+            self._left(cell)
+        self.split_.append(([cell.id for cell in cells], why))
 
     def said(self, line: str) -> None:
         self.said_.append(line)
@@ -113,10 +120,19 @@ def at_once(found: Sequence[Execution]) -> int:
 
 
 def run_sweep(
-    cells: Sequence[Cell], layout: Layout, heard: Heard, options: Options | None = None, does: Any = work.run
+    cells: Sequence[Cell],
+    layout: Layout,
+    heard: Heard,
+    options: Options | None = None,
+    does: Any = work.run,
+    lots: Sequence[Lot] | None = None,
 ) -> Tally:
-    """Run the cells and check what holds for every sweep: no cell is lost, none is counted twice."""
-    tally = LocalEngine(options or Options(), layout, does).run(cells, heard)
+    """Run the cells and check what holds for every sweep: no cell is lost, none is counted twice.
+
+    Without lots each cell is one.
+    """
+    engine = LocalEngine(options or Options(), layout, does, work.together)
+    tally = engine.run(lots or [(cell,) for cell in cells], heard)
     left = [cell.id for cell in tally.left]
     assert sorted([*tally.ended, *left]) == sorted(cell.id for cell in cells)
     assert tally.ended == heard.ended_

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from capsexp import records
 from capsexp.cell import Cell
-from capsexp.engine import crew, local
+from capsexp.engine import crew, local, loop
 from capsexp.engine.options import Layout, Options
 from tests.engine import work
 from tests.engine.sweeps import Heard, HeardBusy, at_once, cells_in, executions, run_sweep, status_of
@@ -43,7 +43,7 @@ def test_four_of_sixteen_cells_fail_and_the_others_are_done(tmp_path: Path) -> N
     killed.config["faults"] = ["kill"] * 3
     hanging.config["faults"] = ["hang"] * 3
     hungry.config["faults"] = ["memory"] * 3
-    options = Options(retries=1, cell_timeout=3.0)
+    options = Options(retries=1, cell_timeout=2.0)
     heard = Heard()
     tally = run_sweep(cells, Layout(("0", "1"), 1, 2, 4), heard, options)
 
@@ -62,7 +62,7 @@ def test_four_of_sixteen_cells_fail_and_the_others_are_done(tmp_path: Path) -> N
     assert (found[killed.id].cause, found[killed.id].retried) == (why_killed, (why_killed,))
     assert (found[hungry.id].cause, found[hungry.id].retried) == (why_hungry, (why_hungry,))
     assert (found[raising.id].cause, found[raising.id].retried) == ("RuntimeError: the numbers are wrong", ())
-    why_hanging = "ran longer than hydra.launcher.cell_timeout=3 s and was ended"
+    why_hanging = "ran longer than hydra.launcher.cell_timeout=2 s and was ended"
     assert (found[hanging.id].cause, found[hanging.id].retried) == (why_hanging, ())
     assert f"pending: {why_killed}" in log_of(killed.directory)
     assert f"failed: {why_killed}" in log_of(killed.directory)
@@ -118,7 +118,7 @@ def test_a_process_that_ends_itself_in_the_middle_of_a_cell_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some libraries call exit(0); that is no way for a cell to end."""
-    monkeypatch.setattr(local, "LOST_S", 0.4, raising=False)
+    monkeypatch.setattr(loop, "LOST_S", 0.4, raising=False)
     cells = cells_in(tmp_path, 2)
     cells[0].config["faults"] = ["exit_0"] * 2
     run_sweep(cells, ONE, Heard(), Options(retries=0))
@@ -126,7 +126,7 @@ def test_a_process_that_ends_itself_in_the_middle_of_a_cell_is_noticed(
 
 
 def test_a_process_that_ends_itself_behind_its_cell_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "LOST_S", 0.4)
+    monkeypatch.setattr(loop, "LOST_S", 0.4)
     cells = cells_in(tmp_path, 2)
     cells[0].config["faults"] = ["result_then_exit_0"]
     tally = run_sweep(cells, ONE, Heard(), Options(retries=0))
@@ -157,22 +157,22 @@ def test_no_more_workers_than_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
-def test_225_cells_on_eight_gpus_three_on_each(tmp_path: Path) -> None:
-    cells, gpus = cells_in(tmp_path, 225, seconds=0.02), [str(number) for number in range(8)]
+def test_60_cells_on_four_gpus_two_on_each(tmp_path: Path) -> None:
+    cells, gpus = cells_in(tmp_path, 60, seconds=0.04), [str(number) for number in range(4)]
     heard = Heard()
-    run_sweep(cells, Layout(tuple(gpus), 5, 3, 24), heard, does=work.tiny)
+    run_sweep(cells, Layout(tuple(gpus), 5, 2, 8), heard, does=work.tiny)
     found = executions(tmp_path)
     assert sorted(each.id for each in found) == [cell.id for cell in cells]
-    assert at_once(found) <= 24
+    assert at_once(found) <= 8
     by_gpu = {gpu: [each for each in found if each.cuda == gpu] for gpu in gpus}
-    assert sum(len(each) for each in by_gpu.values()) == 225
-    assert all(1 <= at_once(each) <= 3 for each in by_gpu.values())
+    assert sum(len(each) for each in by_gpu.values()) == 60
+    assert all(1 <= at_once(each) <= 2 for each in by_gpu.values())
     pids = {gpu: {each.pid for each in by_gpu[gpu]} for gpu in gpus}
-    assert all(1 <= len(each) <= 3 for each in pids.values())
+    assert all(1 <= len(each) <= 2 for each in pids.values())
     assert len(set().union(*pids.values())) == sum(len(each) for each in pids.values()), "a process saw two GPUs"
     assert all(each.at_import == {"cuda": each.cuda, "torch": False} for each in found)
     assert {each.omp for each in found} == {"5"}
-    assert heard.most == {**{f"GPU {gpu}": 3 for gpu in gpus}, "all": 24}
+    assert heard.most == {**{f"GPU {gpu}": 2 for gpu in gpus}, "all": 8}
     where = dict(heard.started_)
     assert all(where[each.id] == f"GPU {each.cuda}" for each in found)
 

@@ -7,6 +7,8 @@ import pytest
 from capsexp import machine
 from capsexp.engine.options import AUTO, CHECKS, WORKER_BYTES, Layout, Options, check_gpus, checked, environment, layout
 from capsexp.errors import ConfigError
+from capsexp.stacking.choice import FEWEST
+from capsexp.stacking.settings import Settings
 
 CPU: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "cpu"}}]
 ANY: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "auto"}}]
@@ -36,7 +38,7 @@ GPUS = "be auto or a list of different GPUs, such as [0,1]"
     [
         *[
             (key, value, AUTO_OR_POSITIVE)
-            for key in ("cpus_per_cell", "cells_per_gpu")
+            for key in ("cpus_per_cell", "cells_per_gpu", "members", "buckets")
             for value in (0, 1.5, "x", None)
         ],
         *[("max_cells", value, AUTO_OR_POSITIVE) for value in (0, -1, True, "two", [1])],
@@ -48,6 +50,10 @@ GPUS = "be auto or a list of different GPUs, such as [0,1]"
         *[("retries", value, "be a whole number >= 0") for value in (-1, 1.0, None, True)],
         *[("fail_fast", value, "be true or false") for value in (1, "true", None)],
         *[("max_cells_per_worker", value, POSITIVE) for value in (0, "auto", 2.5)],
+        *[("stack", value, "be one of never, always, auto") for value in (True, "yes", None)],
+        *[("form", value, "be one of auto, grouped, vmap, unfold, loop") for value in ("dense", None)],
+        *[("engine", value, "be one of local, ray") for value in ("slurm", None)],
+        *[("address", value, "be a text, or null") for value in (1, " ", True)],
         ("max_cell", 3, f"be one of {', '.join(CHECKS)}"),
     ],
 )
@@ -65,9 +71,21 @@ def test_right_values() -> None:
     given = {"cpus_per_cell": 2, "gpus": [0, "GPU-5"], "cells_per_gpu": 3, "max_cells": 4, "cell_timeout": 0.5}
     given |= {"retries": 0, "fail_fast": True, "max_cells_per_worker": 9}
     assert checked(given) == Options(2, ("0", "GPU-5"), 3, 4, 0.5, 0, True, 9)
+    stacks = {"stack": "auto", "members": 3, "form": "vmap", "buckets": 2, "engine": "ray", "address": "auto"}
+    assert checked(stacks) == Options(stack="auto", members=3, form="vmap", buckets=2, engine="ray", address="auto")
+    assert checked(stacks).settings == Settings("vmap", 2)
+    assert checked({"members": AUTO, "buckets": AUTO, "form": AUTO, "engine": "local", "address": None}) == Options()
+    assert Options().settings == Settings("auto", "auto")
     assert checked({"gpus": []}).gpus == ()
     assert checked({"gpus": 3}).gpus == ("3",)
     assert checked({"gpus": "MIG-1"}).gpus == ("MIG-1",)
+
+
+def test_an_address_is_a_clusters() -> None:
+    with pytest.raises(
+        ConfigError, match=r"hydra\.launcher\.address must be null unless hydra\.launcher\.engine is ray"
+    ):
+        checked({"address": "auto"})
 
 
 @pytest.mark.parametrize(
@@ -148,3 +166,31 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     has(monkeypatch, gpus=())
     with pytest.raises(ConfigError, match=r"\(there is none\), or trainer\.accelerator be cpu, got \['0'\]"):
         check_gpus(Options(gpus=("0",)), [*CPU, *ANY])
+
+
+def test_stacks_have_the_place_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    always = Options(stack="always")
+    assert layout(always, 300, CPU) == Layout(("",), 1, 8, 8, stacked=True), "as many stacks as cells otherwise"
+    assert layout(always, 300, ANY) == Layout(("0", "1"), 4, 1, 2, stacked=True), "one on each GPU"
+    assert layout(Options(stack="always", cells_per_gpu=2), 300, ANY) == Layout(("0", "1"), 2, 2, 4, stacked=True)
+    assert layout(Options(stack="always", max_cells=1), 300, ANY).most == 1
+    chosen = layout(Options(stack="auto"), 300, ANY * FEWEST)
+    assert (chosen.stacked, chosen.per_device, chosen.why[:13]) == (True, 1, "auto: stacked")
+    chosen = layout(Options(stack="auto"), 300, CPU * FEWEST)
+    assert (chosen.stacked, chosen.per_device, chosen.why[:15]) == (False, 8, "auto: processes")
+    chosen = layout(Options(stack="auto"), 300, ANY)
+    assert (chosen.stacked, chosen.per_device, chosen.most) == (False, None, 8), "too few are alike"
+
+
+def test_in_a_cluster_this_machine_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its cores, nor its memory, nor its GPUs."""
+    has(monkeypatch, cores=64, memory=1)
+    ray = Options(engine="ray", gpus=None)
+    assert layout(ray, 300, ANY) == Layout((None,), 1, None, 300)
+    assert layout(ray, 300, CPU) == Layout(("",), 1, None, 300)
+    assert layout(Options(engine="ray", max_cells=7, cpus_per_cell=3, cells_per_gpu=2), 300, ANY) == Layout(
+        (None,), 3, 2, 7
+    )
+    assert layout(ray, 300, [{**ANY[0], "threads": 2}]).threads == 2
+    assert layout(Options(engine="ray", stack="always"), 300, ANY) == Layout((None,), 1, 1, 300, stacked=True)
+    check_gpus(Options(engine="ray", gpus=("7",)), ANY)

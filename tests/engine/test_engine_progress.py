@@ -67,6 +67,21 @@ def test_counts(tmp_path: Path) -> None:
     assert (shown.done, shown.failed, shown.left) == (1, 1, 2)
 
 
+def test_the_cells_of_a_stack_go_back_in_one_line(tmp_path: Path) -> None:
+    lines = io.StringIO()
+    cells, shown = cells_in(tmp_path, 4), Progress(4, 0, 4, lines)
+    for cell in cells:
+        shown.started(cell, "")
+    shown.split(cells[1:], "signal: killed; it is halved")
+    assert shown.running.keys() == {cells[0].id}
+    assert shown.left == 3
+    shown.split(cells[:1], "broke")
+    assert lines.getvalue().splitlines() == [
+        "[0/4]  cell-0000000001 and 2 more  put back: signal: killed; it is halved",
+        "[0/4]  cell-0000000000  put back: broke",
+    ]
+
+
 def test_the_time_that_is_left(tmp_path: Path) -> None:
     cells, shown = cells_in(tmp_path, 10), Progress(10, 0, 2, io.StringIO())
     assert shown.eta_s() is None

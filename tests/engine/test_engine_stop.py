@@ -31,9 +31,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 class Sweep:
     """A sweep of fake cells in a process of its own."""
 
-    def __init__(self, folder: Path, fault: str, *, nohup: bool = False) -> None:
+    def __init__(self, folder: Path, fault: str, *, nohup: bool = False, size: int = 1) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
-        line = [sys.executable, "-m", "tests.engine.driver", str(folder), str(COUNT), fault]
+        line = [sys.executable, "-m", "tests.engine.driver", str(folder), str(COUNT), fault, str(size)]
         with (folder / "printed").open("w") as printed:
             self.process = subprocess.Popen(
                 ["nohup", *line] if nohup else line,
@@ -88,7 +88,7 @@ class Sweep:
 def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     begun: list[Sweep] = []
 
-    def begin(fault: str, **how: bool) -> Sweep:
+    def begin(fault: str, **how: Any) -> Sweep:
         begun.append(Sweep(tmp_path, fault, **how))
         return begun[-1]
 
@@ -114,6 +114,21 @@ def test_ctrl_c_lets_running_cells_save_and_starts_no_more(sweep: Callable[..., 
     assert running.tally() == {"stopped": True, "left": left, "ended": [cell.id for cell in cells[:2]]}
     assert len(executions(tmp_path)) == 2
     assert "stopping: 2 running cells save themselves; Ctrl-C again ends them at once" in printed.splitlines()
+    assert "Traceback" not in printed
+
+
+def test_ctrl_c_lets_the_cells_of_stacks_save(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    """Those that have not begun by then too: they are their worker's."""
+    running = sweep("obey", size=2)
+    running.wait_for_two("status.json")
+    os.killpg(running.process.pid, signal.SIGINT)
+    printed = running.over()
+    cells = cells_in(tmp_path, COUNT)
+    assert [(cell.directory / "saved").exists() for cell in cells] == [True, True, True, True, False]
+    assert running.states() == ["interrupted"] * 4 + [None]
+    told = {"stopped": True, "left": [cells[4].id], "ended": [cell.id for cell in cells[:4]]}
+    assert running.tally() == told
+    assert "stopping: 4 running cells save themselves; Ctrl-C again ends them at once" in printed.splitlines()
     assert "Traceback" not in printed
 
 

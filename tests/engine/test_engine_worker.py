@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from capsexp import cell as cell_life
 from capsexp import interruption, records
 from capsexp.cell import Cell, Ended
 from capsexp.engine import worker
 from capsexp.engine.options import Layout, Options
 from capsexp.engine.progress import Progress
+from capsexp.stacking.settings import Settings
 from tests.engine import work
 from tests.engine.sweeps import Heard, cells_in, run_sweep, status_of
 
@@ -99,7 +102,7 @@ def test_the_report_of_a_cell(cell: Cell) -> None:
         return Ended(records.Status("done", cell.id), "done")
 
     report = worker.run(does, cell)
-    assert report.ended.words == "done"
+    assert report.ended[cell.id].words == "done"
     assert report.warnings == ("from capsexp.data", "from capsexp")
 
 
@@ -108,9 +111,68 @@ def test_an_interrupted_cell_is_reported_as_one(cell: Cell) -> None:
         records.write_status(cell.directory, records.Status("interrupted", cell.id, cause="stopped by the user"))
         raise KeyboardInterrupt
 
-    assert worker.run(stopped, cell).ended.status.cause == "stopped by the user"
+    assert worker.run(stopped, cell).ended[cell.id].status.cause == "stopped by the user"
     (cell.directory / records.STATUS).unlink()
-    assert worker.run(stopped, cell).ended.status.state == "interrupted"
+    assert worker.run(stopped, cell).ended[cell.id].status.state == "interrupted"
+
+
+def test_the_report_of_a_lot(tmp_path: Path, cell: Cell, capfd: pytest.CaptureFixture[str]) -> None:
+    lot, given = tuple(cells_in(tmp_path, 3)), Settings("loop", 2)
+
+    def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings: Settings) -> None:
+        assert (cells, settings) == (lot, given)
+        logging.getLogger("capsexp.data").warning("heard")
+        os.write(1, b"printed\n")
+        for each in reversed(cells):
+            ended(each, Ended(records.Status("done", each.id), f"done {each.id}"))
+
+    report = worker.run_lot(together, lot, given)
+    assert {key: ended.words for key, ended in report.ended.items()} == {each.id: f"done {each.id}" for each in lot}
+    assert report.warnings == ("heard",)
+    assert (lot[0].directory / records.LOG).read_text() == "printed\n"
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nroom"), KeyboardInterrupt(), SystemExit(1)])
+def test_the_report_of_a_lot_that_was_left(tmp_path: Path, cell: Cell, error: BaseException) -> None:
+    """By an error of nobody's own: the others are to run again.  By a wish to stop: they are interrupted."""
+    lot = tuple(cells_in(tmp_path, 2))
+
+    def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], _: Settings) -> None:
+        ended(cells[0], Ended(records.Status("done", cells[0].id), "done"))
+        raise error
+
+    report = worker.run_lot(together, lot, Settings())
+    states = {key: ended.status.state for key, ended in report.ended.items()}
+    if isinstance(error, RuntimeError):
+        assert states == {lot[0].id: "done"}
+        log = lot[0].directory / records.LOG
+        assert report.warnings == (f"a stack broke (RuntimeError: no room; see {log})",)
+    else:
+        assert states == {lot[0].id: "done", lot[1].id: "interrupted"}
+
+
+def test_a_stack_lives_its_cells_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted one raises ends no other."""
+    lot, ended, fake = cells_in(tmp_path, 3), dict[str, Ended](), types.ModuleType("capsexp.stacking.run")
+
+    def live(each: Cell) -> Ended:
+        if each is lot[1]:
+            raise KeyboardInterrupt
+        return Ended(records.Status("done", each.id), "done")
+
+    def stacked(
+        cells: Sequence[Cell], tell: Callable[[Cell, Ended], None], given: Settings, work: Callable[[Cell], Ended]
+    ) -> None:
+        assert given == Settings("vmap")
+        for each in cells:
+            tell(each, work(each))
+
+    fake.run = stacked  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "capsexp.stacking.run", fake)
+    monkeypatch.setattr(cell_life, "run", live)
+    worker.stack(lot, lambda each, how: ended.__setitem__(each.id, how), Settings("vmap"))
+    assert [ended[each.id].status.state for each in lot] == ["done", "interrupted", "done"]
 
 
 def test_the_wish_to_stop_is_asked_of_the_last_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +212,6 @@ def test_a_worker_is_prepared_before_torch() -> None:
 
 
 def test_only_the_real_cells_make_workers_import_torch_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    from capsexp import cell as cell_life
     from capsexp.engine import crew
 
     warm = [crew.Crew(None, 1, 1, None, does, None)._make.args[3][3] for does in (cell_life.run, work.run)]

@@ -14,7 +14,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from capsexp import interruption, records
 from capsexp.cell import Cell, Ended
 from capsexp.engine import worker
 from capsexp.errors import ConfigError, StageBusy
+from capsexp.stacking.settings import Settings
 
 EVIDENCE = "evidence"
 
@@ -89,6 +90,17 @@ def noted(directory: Path, identifier: str) -> Iterator[int]:
     finally:
         whole.write_text(str(time.monotonic()))
         whole.replace(folder / f"{identifier}.{number}.end")
+
+
+def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings: Settings) -> None:
+    """Cells of a stack, one after the other here; what kills one kills all.  A "broken" one fails before any begins."""
+    if cells[0].config.get("stack") == "broken":
+        raise MemoryError("too many")
+    for cell in cells:
+        try:
+            ended(cell, run(cell))
+        except KeyboardInterrupt:
+            ended(cell, Ended(records.read_status(cell.directory) or records.Status("interrupted", cell.id), "stopped"))
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -14,47 +14,56 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from capsexp import records
-from capsexp.cell import Cell
 from capsexp.engine import worker
+from capsexp.engine.base import Lot, Report, Vanished
 from capsexp.engine.options import environment
+from capsexp.stacking.settings import Settings
 
 SPAWN = multiprocessing.get_context("spawn")
 
 
 class Crew:
-    """Some workers of one device.
+    """Some workers of one device; see :class:`capsexp.engine.base.Crew`.
 
     Args:
         device: for CUDA_VISIBLE_DEVICES, or None.
         size: how many.
         threads: CPU threads of each.
         stop: the shared flag that asks running cells to save and stop.
-        work: what is done with a cell.
-        max_cells: cells after which a worker is replaced, or None.
-
-    Attributes:
-        stillborn: how often, one after the other, workers died while none had a cell; whoever sees a cell end sets it
-            to 0.
+        work: what is done with a cell on its own.
+        max_cells: lots after which a worker is replaced, or None.
+        together: what is done with a lot of several.
+        settings: how those are trained.
     """
 
     def __init__(
-        self, device: str | None, size: int, threads: int, stop: Any, work: worker.Work, max_cells: int | None
+        self,
+        device: str | None,
+        size: int,
+        threads: int,
+        stop: Any,
+        work: worker.Work,
+        max_cells: int | None,
+        together: worker.Together = worker.stack,
+        settings: Settings = Settings(),  # noqa: B008 - frozen
     ) -> None:
         self.device, self.size, self.busy = device, size, 0
         self.stillborn = 0
-        self._waiting: list[Future[worker.Report]] = []
-        self._work = work
+        self._waiting: list[Future[Report]] = []
+        self._work, self._together, self._settings = work, together, settings
         warm = work.__module__ == "capsexp.cell"
         told = (os.getpid(), environment(device, threads), stop, warm)
         self._make = functools.partial(ProcessPool, size, max_cells or 0, worker.start, told, SPAWN)
         self._pool = self._make()
 
-    def submit(self, cell: Cell, timeout: float | None) -> "Future[worker.Report]":
-        """Let a worker do a cell; its time counts from when the worker begins with it."""
+    def submit(self, lot: Lot, timeout: float | None) -> "Future[Report]":
+        """Let a worker do a lot; its time counts from when the worker begins with it."""
         self.mend()
+        alone, together = (self._work, *lot), (self._together, lot, self._settings)
+        does, told = (worker.run, alone) if len(lot) == 1 else (worker.run_lot, together)
         with _deaf_to_ctrl_c():
             assert self._pool.active, "this starts a new pool's workers"
-            future: Future[worker.Report] = self._pool.schedule(worker.run, args=(self._work, cell), timeout=timeout)
+            future: Future[Report] = self._pool.schedule(does, args=told, timeout=timeout)
         self._waiting = [each for each in self._waiting if not each.done()] + [future]
         return future
 
@@ -113,6 +122,8 @@ def cause_of(error: BaseException, timeout: float | None) -> tuple[records.Kind,
         if error.exitcode is not None and error.exitcode < 0:
             return "signal", f"its process was killed by {_signal_name(-error.exitcode)}"
         return "signal", f"its process ended with exit code {error.exitcode}"
+    if isinstance(error, Vanished):
+        return "signal", "its process ended with exit code 0"  # any other one would have been noticed
     if isinstance(error, BrokenProcessPool):
         return "signal", "its process died before it began"
     return "exception", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

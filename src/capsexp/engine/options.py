@@ -8,8 +8,12 @@ from typing import Any
 
 from capsexp import machine
 from capsexp.errors import require, require_int
+from capsexp.stacking.choice import WORDS, choose
+from capsexp.stacking.settings import FORMS, Settings
 
 AUTO = "auto"
+
+ENGINES = ("local", "ray")
 
 WORKER_BYTES = 1_000_000_000
 """Main memory that a worker is assumed to need when ``max_cells`` is ``auto``: torch and a small network."""
@@ -25,12 +29,19 @@ class Options:
         cpus_per_cell: CPU threads of a cell; None = ``threads`` if that is a number, else the cores divided by the
             cells at once, one at least.
         gpus: which GPUs, as CUDA_VISIBLE_DEVICES names them; None = all that are visible, [] = none.
-        cells_per_gpu: cells at once on a GPU; None = as many as the first cell's peak of memory lets fit.
+        cells_per_gpu: cells at once on a GPU; None = as many as the first cell's peak of memory lets fit.  Where cells
+            are stacked, a stack counts as one of these cells, and None is one; so for the next one, and for workers.
         max_cells: cells at once altogether; None = as many as the GPUs or the cores and the memory take.
-        cell_timeout: seconds after which a cell is ended, or None.
+        cell_timeout: seconds after which a cell is ended, or None; a stack has as many times that as it has members.
         retries: how often a cell is tried again after its process died or memory ran out.
         fail_fast: start no more cells once one has failed.
         max_cells_per_worker: cells after which a worker process is replaced, or None.
+        stack: whether cells that are alike are trained as one stack: never, always or auto.
+        members: cells of a stack at most; None = no limit.
+        form: see :class:`~capsexp.stacking.settings.Settings`.
+        buckets: likewise; None = what is fastest on the device.
+        engine: where cells run: local = processes of this machine, ray = a Ray cluster.
+        address: of the Ray cluster.
     """
 
     cpus_per_cell: int | None = None
@@ -41,6 +52,17 @@ class Options:
     retries: int = 1
     fail_fast: bool = False
     max_cells_per_worker: int | None = None
+    stack: str = "never"
+    members: int | None = None
+    form: str = AUTO
+    buckets: int | None = None
+    engine: str = "local"
+    address: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """How stacks are trained."""
+        return Settings(self.form, self.buckets or "auto")
 
 
 def checked(given: Mapping[str, Any]) -> Options:
@@ -51,7 +73,10 @@ def checked(given: Mapping[str, Any]) -> Options:
     """
     for key, value in given.items():
         require(key in CHECKS, f"hydra.launcher.{key}", f"be one of {', '.join(CHECKS)}", value)
-    return Options(**{key: CHECKS[key](f"hydra.launcher.{key}", value) for key, value in given.items()})
+    options = Options(**{key: CHECKS[key](f"hydra.launcher.{key}", value) for key, value in given.items()})
+    fine = options.address is None or options.engine == "ray"
+    require(fine, "hydra.launcher.address", "be null unless hydra.launcher.engine is ray", options.address)
+    return options
 
 
 def _number(key: str, value: Any) -> int | None:
@@ -81,6 +106,19 @@ def _flag(key: str, value: Any) -> bool:
     return bool(value)
 
 
+def _one_of(*words: str) -> Callable[[str, Any], str]:
+    def check(key: str, value: Any) -> str:
+        require(value in words, key, f"be one of {', '.join(words)}", value)
+        return str(value)
+
+    return check
+
+
+def _address(key: str, value: Any) -> str | None:
+    require(value is None or (isinstance(value, str) and value.strip() != ""), key, "be a text, or null", value)
+    return None if value is None else str(value)
+
+
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "cpus_per_cell": _number,
     "gpus": _gpus,
@@ -90,6 +128,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "retries": lambda key, value: require_int(key, value, 0),
     "fail_fast": _flag,
     "max_cells_per_worker": lambda key, value: None if value is None else require_int(key, value, 1),
+    "stack": _one_of(*WORDS),
+    "members": _number,
+    "form": _one_of(*FORMS),
+    "buckets": _number,
+    "engine": _one_of(*ENGINES),
+    "address": _address,
 }
 """What each option must be."""
 
@@ -103,31 +147,39 @@ class Layout:
         threads: CPU threads of a cell, the same for all cells of the sweep.
         per_device: cells at once on each device; None = one, until the first cell's peak of memory is known.
         most: cells at once altogether.
+        stacked: cells that are alike are trained as one stack, which has the place and the threads of one cell.
+        why: what ``auto`` has chosen, in one line; empty where the user has.
     """
 
     devices: tuple[str | None, ...]
     threads: int
     per_device: int | None
     most: int
+    stacked: bool = False
+    why: str = ""
 
 
 def layout(options: Options, cells: int, configs: Collection[Mapping[str, Any]]) -> Layout:
     """The layout for a plan of ``cells`` cells.
 
     It depends on the plan and not on how much of it is done, so that a sweep that goes on uses the same number of
-    threads, and its results are equal to the last digit.
+    threads, and its results are equal to the last digit.  In a cluster it says what a cell needs and wants; how many
+    run at once depends on the nodes.
     """
-    cores = machine.cores()
     devices = _devices(options, configs)
+    choice = choose(options.stack, options.engine, devices, configs)
     threads = _given_threads(options, configs)
-    if devices in ((None,), ("",)):
+    per_device = options.cells_per_gpu or (1 if choice.stacked else None)
+    if options.engine != "local":
+        return Layout(devices, threads or 1, per_device, options.max_cells or cells, choice.stacked, choice.why)
+    cores = machine.cores()
+    if not any(devices):
         threads = threads or max(1, cores // min(cells, options.max_cells or cores))
         most = _most(options, max(1, cores // threads))
-        return Layout(devices, threads, most, most)
-    per_device = options.cells_per_gpu
+        return Layout(devices, threads, most, most, choice.stacked, choice.why)
     at_once = len(devices) * per_device if per_device else max(cores, len(devices))
     threads = threads or max(1, cores // at_once)
-    return Layout(devices, threads, per_device, options.max_cells or at_once)
+    return Layout(devices, threads, per_device, options.max_cells or at_once, choice.stacked, choice.why)
 
 
 def _devices(options: Options, configs: Collection[Mapping[str, Any]]) -> tuple[str | None, ...]:
@@ -136,16 +188,17 @@ def _devices(options: Options, configs: Collection[Mapping[str, Any]]) -> tuple[
     wanted = {(config.get("trainer") or {}).get("accelerator", AUTO) for config in configs}
     if wanted <= {"cpu"}:
         return ("",)
-    return tuple(machine.gpus()) or (None,)
+    return tuple(machine.gpus() if options.engine == "local" else ()) or (None,)
 
 
 def check_gpus(options: Options, configs: Collection[Mapping[str, Any]]) -> None:
-    """Refuse GPUs that are not there, unless no cell wants one.
+    """Refuse GPUs that are not there, unless no cell wants one; a cluster's are not looked for.
 
     Raises:
         ConfigError: for ``hydra.launcher.gpus``.
     """
-    if not options.gpus or all((config.get("trainer") or {}).get("accelerator") == "cpu" for config in configs):
+    on_cpu = all((config.get("trainer") or {}).get("accelerator") == "cpu" for config in configs)
+    if not options.gpus or options.engine != "local" or on_cpu:
         return
     visible = machine.gpus()
     missing = [name for name in options.gpus if name not in visible and not name.startswith(("GPU-", "MIG-"))]

@@ -26,6 +26,11 @@ class Place:
     held: int = 0
     alone: bool = False
 
+    @property
+    def where(self) -> str:
+        """The place, for people; empty where it needs no word."""
+        return f"GPU {self.device}" if self.device else ""
+
 
 class Places:
     """The devices of a sweep.

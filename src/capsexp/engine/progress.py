@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from capsexp import records
@@ -26,11 +26,12 @@ class Progress:
         stream: where lines go.
     """
 
-    def __init__(self, total: int, done: int, at_once: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, done: int, at_once: int = 1, stream: TextIO | None = None) -> None:
         self.total, self.done, self.failed = total, done, 0
         self.running: dict[str, tuple[Cell, str, float]] = {}
         self.last = ""
-        self._at_once, self._seconds, self._counted = max(1, at_once), 0.0, 0
+        self.at_once = at_once
+        self._seconds, self._counted = 0.0, 0
         self._begun = time.monotonic()
         self._said: set[str] = set()
         self._stream = stream or sys.stdout
@@ -60,6 +61,13 @@ class Progress:
         self.running.pop(cell.id, None)
         self.line(f"{self._place()}  {cell.name}  put back: {why}")
 
+    def split(self, cells: Sequence[Cell], why: str) -> None:
+        """The cells of a stack go back into the queue."""
+        for cell in cells:
+            self.running.pop(cell.id, None)
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        self.line(f"{self._place()}  {cells[0].name}{more}  put back: {why}")
+
     def said(self, line: str) -> None:
         """Something about the whole sweep, or a warning from a cell; each is shown once."""
         if line not in self._said:
@@ -81,7 +89,7 @@ class Progress:
         if not self._counted:
             return None
         each = self._seconds / self._counted
-        return each * (self.left + 0.5 * len(self.running)) / self._at_once
+        return each * (self.left + 0.5 * len(self.running)) / max(1, self.at_once)
 
     def line(self, text: str) -> None:
         """Print one line."""
@@ -160,7 +168,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def progress(total: int, done: int, at_once: int) -> Progress:
+def progress(total: int, done: int, at_once: int = 1) -> Progress:
     """The progress display that fits the output: live on a terminal, plain lines in a file or pipe."""
     kind = LiveProgress if sys.stdout.isatty() else Progress
     return kind(total, done, at_once)

@@ -1,8 +1,9 @@
-"""Inside a worker process: bound to its device and to its parent's life before torch is there, then cell after cell."""
+"""Inside a worker process: bound to its device and to its parent's life before torch is there, then lot after lot."""
 
 import contextlib
 import ctypes
 import faulthandler
+import functools
 import gc
 import logging
 import os
@@ -10,26 +11,48 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from capsexp import cell as cell_life
 from capsexp import interruption, records
 from capsexp.cell import Cell, Ended
+from capsexp.engine.base import Lot, Report
+from capsexp.stacking.settings import Settings
 
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[Cell], Ended]
+"""What is done with a cell on its own."""
+
+Together = Callable[[Sequence[Cell], Callable[[Cell, Ended], None], Settings], None]
+"""What is done with several cells at once; it says of each how it ended."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a worker sends back: how a cell ended, and the warnings that were logged meanwhile."""
+def stack(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings: Settings) -> None:
+    """Let the cells live together, trained as one stack."""
+    from capsexp.stacking.run import run as run_stack  # imports torch
 
-    ended: Ended
-    warnings: tuple[str, ...]
+    _keep_memory()
+    run_stack(cells, ended, settings, functools.partial(_end_of, cell_life.run))
+
+
+def _keep_memory() -> None:
+    """Let the C library keep what is freed: the maps of many members are large, and are made anew in every step.
+
+    By default glibc gets blocks of 32 MB and more from the system each time and gives them back.  It took a third off
+    a step of 32 members (benchmarks/stacked_forms.py).
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) -> None:
@@ -58,19 +81,57 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) ->
 
 def run(work: Work, cell: Cell) -> Report:
     """Do one cell, and leave the process as it was."""
+    with _left_as_it_was(cell) as heard:
+        ended = _end_of(work, cell)
+    return Report({cell.id: ended}, heard.told)
+
+
+def run_lot(together: Together, lot: Lot, settings: Settings) -> Report:
+    """Do the cells of a lot together, and leave the process as it was.
+
+    An error that belongs to none of them costs none: the report leaves out those that came to no end.
+    """
+    ended: dict[str, Ended] = {}
+
+    def note(cell: Cell, how: Ended) -> None:
+        ended[cell.id] = how
+
+    with _left_as_it_was(lot[0]) as heard:
+        try:
+            together(lot, note, settings)
+        except (KeyboardInterrupt, SystemExit):
+            ended = {cell.id: _interrupted(cell) for cell in lot} | ended
+        except Exception as error:
+            words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            log.warning("a stack broke (%s; see %s)", words, lot[0].directory / records.LOG)
+            traceback.print_exc()
+    return Report(ended, heard.told)
+
+
+def _end_of(work: Work, cell: Cell) -> Ended:
+    try:
+        return work(cell)
+    except (KeyboardInterrupt, SystemExit):
+        return _interrupted(cell)
+
+
+def _interrupted(cell: Cell) -> Ended:
+    status = records.read_status(cell.directory) or records.Status("interrupted", cell.id)
+    return Ended(status, "interrupted: saved as far as it was")
+
+
+@contextlib.contextmanager
+def _left_as_it_was(cell: Cell) -> Iterator["_Warnings"]:
+    """What is printed goes into the cell's log and warnings are kept; at the end nothing of it stays."""
     heard = _Warnings()
     logging.getLogger().addHandler(heard)
     try:
         with _output_into(cell.directory / records.LOG), warnings.catch_warnings():
-            ended = work(cell)
-    except (KeyboardInterrupt, SystemExit):
-        status = records.read_status(cell.directory) or records.Status("interrupted", cell.id)
-        ended = Ended(status, "interrupted: saved as far as it was")
+            yield heard
     finally:
         logging.getLogger().removeHandler(heard)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Lightning puts its own there
         _tidy()
-    return Report(ended, tuple(dict.fromkeys(heard.lines)))
 
 
 def _die_with(parent: int) -> None:
@@ -95,6 +156,11 @@ class _Warnings(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The lines, each once."""
+        return tuple(dict.fromkeys(self.lines))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the line of our own loggers; the cell's log has all."""

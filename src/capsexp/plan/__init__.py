@@ -22,6 +22,7 @@ from capsexp.plan.launch import (
     register_resolvers,
 )
 from capsexp.plan.rerun import set_back, tries_failed
+from capsexp.stacking.lots import lots
 
 __all__ = [
     "Grid",
@@ -51,7 +52,13 @@ __all__ = [
 def text_of(launch: Launch) -> str:
     """What ``python -m capsexp.plan`` tells of a launch."""
     cost = estimate.of(launch.directory, launch.sweep.cells, launch.grid.frozen, launch.rerun)
-    return text.of(launch.directory, launch.sweep, cost, layout_of(launch).most if launch.options else None)
+    if launch.options is None:
+        return text.of(launch.directory, launch.sweep, cost, None)
+    layout = layout_of(launch)
+    at_once = layout.most if launch.options.engine == "local" else None
+    frozen = list(launch.grid.frozen.values())
+    parts = lots(frozen, at_once or 1, launch.options.members) if layout.stacked else []
+    return text.of(launch.directory, launch.sweep, cost, at_once, [len(part) for part in parts], layout.why)
 
 
 def layout_of(launch: Launch) -> Layout:

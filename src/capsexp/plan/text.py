@@ -1,5 +1,6 @@
 """What ``python -m capsexp.plan`` tells: how many cells, which, what is done, and what the rest will cost."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from capsexp import records
@@ -10,8 +11,24 @@ SHOWN = 8
 """Values of an axis that are written out."""
 
 
-def of(directory: Path, sweep: records.Sweep, estimate: Estimate, at_once: int | None) -> str:
-    """The plan as text; ``at_once`` is how many cells the launcher runs together, None if it does not say."""
+def of(
+    directory: Path,
+    sweep: records.Sweep,
+    estimate: Estimate,
+    at_once: int | None,
+    lots: Sequence[int] = (),
+    why: str = "",
+) -> str:
+    """The plan as text.
+
+    Args:
+        directory: the sweep's folder.
+        sweep: what is planned.
+        estimate: what is left of it.
+        at_once: how many cells the launcher runs together, None if it does not say.
+        lots: how many cells each worker would get if nothing were done yet; empty where they are not stacked.
+        why: what ``hydra/launcher=auto`` has chosen, in one line.
+    """
     first, last = sweep.cells[0], sweep.cells[-1]
     lines = [
         f"{sweep.name}: {count(len(sweep.cells), 'cell')} in {directory}",
@@ -19,7 +36,9 @@ def of(directory: Path, sweep: records.Sweep, estimate: Estimate, at_once: int |
         f"  first: {first.name}",
         f"  last:  {last.name}",
         _states(estimate),
-        _time(estimate, at_once),
+        *([why] if why else []),
+        *([_stacks(lots, at_once)] if lots else []),
+        _time(estimate, at_once, stacked=max(lots, default=1) > 1),
         _disk(estimate),
     ]
     return "\n".join(lines) + "\n"
@@ -38,9 +57,19 @@ def _states(estimate: Estimate) -> str:
     return f"now: {', '.join(there)}{orphans}; to run: {estimate.left}"
 
 
-def _time(estimate: Estimate, at_once: int | None) -> str:
+def _stacks(lots: Sequence[int], at_once: int | None) -> str:
+    stacks = [cells for cells in lots if cells > 1]
+    each = f" of up to {max(stacks)} cells" if stacks else ""
+    alone = f" and {count(len(lots) - len(stacks), 'cell')} alone" if len(stacks) < len(lots) else ""
+    together = f", {min(at_once, len(lots))} at once" if at_once else ""
+    return f"stacks: {len(stacks)}{each}{alone}{together}"
+
+
+def _time(estimate: Estimate, at_once: int | None, *, stacked: bool) -> str:
     if not estimate.left:
         return "time: none, nothing is left to run"
+    if stacked:
+        return "time: not known beforehand for stacks"
     if not estimate.measured:
         return "time: not known, no such cell has been measured yet"
     together = min(at_once or 1, estimate.left)

@@ -1,4 +1,4 @@
-"""The launcher ``capsexp`` (``hydra/launcher=capsexp``), a thin layer over :mod:`capsexp.engine`.
+"""The launcher of ``hydra/launcher=capsexp``, ``stacked`` and ``auto``, a thin layer over :mod:`capsexp.engine`.
 
 Hydra imports this file whenever it looks for plugins, so nothing heavy is imported at its top.
 """

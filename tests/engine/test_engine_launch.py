@@ -1,0 +1,160 @@
+"""From a command to lots: which launcher makes stacks, what it says, and that it changes no cell."""
+
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsexp import cli, launch, machine, records
+from capsexp.engine.base import Lot, Tally, Watcher
+from capsexp.engine.options import Layout, Options
+from capsexp.stacking.settings import Settings
+
+Run = Callable[..., int]
+GRID = ["model.c2=2,3,4", "model.c3=2,3,4", "-m"]
+
+
+class Engine:
+    """Takes lots, and runs none."""
+
+    made: list["Engine"]
+
+    def __init__(self, options: Options, layout: Layout, *, settings: Settings) -> None:
+        self.options, self.layout, self.settings, self.at_once = options, layout, settings, layout.most
+        self.lots: list[Lot] = []
+        self.shown: Any = None
+        Engine.made.append(self)
+
+    def run(self, lots: Sequence[Lot], watcher: Watcher) -> Tally:
+        self.lots, self.shown = list(lots), watcher
+        return Tally(left=[cell for lot in lots for cell in lot])
+
+
+@pytest.fixture(autouse=True)
+def _a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores, no GPU, and an engine that does nothing."""
+    Engine.made = []
+    monkeypatch.setattr(launch, "LocalEngine", Engine)
+    has(monkeypatch, cores=2)
+
+
+def has(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: Sequence[str] = ()) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "gpus", lambda: list(gpus))
+
+
+@pytest.fixture
+def words(quick: list[str]) -> list[str]:
+    return [word for word in quick if not word.startswith("hydra/launcher")]
+
+
+def sizes() -> list[int]:
+    (engine,) = Engine.made
+    return [len(lot) for lot in engine.lots]
+
+
+NO_GPU = "auto: processes (no GPU: members of a stack take longer than one by one)"
+LAUNCHERS = {
+    ("capsexp",): ([1] * 9, ["running 9, 2 at once, 1 thread a cell"]),
+    ("stacked",): ([4, 5], ["running 9 in 2 stacks, 2 at once, 1 thread a stack"]),
+    ("stacked", "members=3", "max_cells=1"): ([3] * 3, ["running 9 in 3 stacks, 1 at once, 1 thread a stack"]),
+    ("auto",): ([1] * 9, [NO_GPU, "running 9, 2 at once, 1 thread a cell"]),
+}
+"""Launchers with their options, the sizes of the lots that they make of nine cells, and what they say."""
+
+
+def test_what_a_launcher_makes_of_a_sweep(
+    run: Run, words: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lots; the cells are the same under each."""
+    plans = []
+    for (name, *options), (expected, told) in LAUNCHERS.items():
+        Engine.made = []
+        capsys.readouterr()
+        run(*words, *GRID, f"hydra/launcher={name}", *(f"hydra.launcher.{option}" for option in options))
+        assert sizes() == expected
+        assert capsys.readouterr().out.splitlines()[1 : 1 + len(told)] == told
+        assert Engine.made[0].shown.at_once == sum(expected[: 1 if "max_cells=1" in options else 2])
+        sweep = records.read_sweep(in_tmp / "multirun" / "adhoc")
+        assert sweep is not None
+        plans.append({(cell.id, cell.name) for cell in sweep.cells})
+        assert {(cell.id, cell.name) for lot in Engine.made[0].lots for cell in lot} == plans[0]
+    assert all(each == plans[0] for each in plans)
+
+
+def test_auto_stacks_on_a_gpu(
+    run: Run, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, cores=16, gpus=["0"])
+    run(*[word for word in words if word != "threads=1"], *GRID, "hydra/launcher=auto", "trainer.accelerator=auto")
+    assert sizes() == [9]
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "auto: stacked (9 cells can share a stack on a GPU)",
+        "running 9 in 1 stack on GPU 0, 1 at once, 16 threads a stack",
+    ]
+
+
+def test_settings_reach_the_engine_and_those_that_cannot_share_run_alone(
+    run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["model.c2=2,3,4", "model.kernels=[3,3,3],[5,3,3]", "-m", "hydra/launcher=stacked"]
+    run(*words, *grid, "hydra.launcher.form=unfold", "hydra.launcher.buckets=2", "hydra.launcher.members=2")
+    assert sizes() == [1, 2, 1, 2]
+    assert Engine.made[0].settings == Settings("unfold", 2)
+    kernels = [{tuple(cell.config["model"]["kernels"]) for cell in lot} for lot in Engine.made[0].lots]
+    assert [len(each) for each in kernels] == [1] * 4
+    assert "running 6, 4 of them in 2 stacks, 2 at once, 1 thread a stack" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [
+        ("stacked", ["stacks: 2 of up to 5 cells, 2 at once", "time: not known beforehand for stacks"]),
+        ("auto", [NO_GPU]),
+    ],
+)
+def test_the_plan_tells_of_stacks(
+    words: list[str], capsys: pytest.CaptureFixture[str], launcher: str, expected: list[str]
+) -> None:
+    assert cli.main([*words, *GRID, f"hydra/launcher={launcher}"], preview=True) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith(("stacks:", "auto:", "time: not known beforehand"))] == expected
+
+
+def test_a_cluster_has_its_own_engine(run: Run, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how many run together there, and stacks are cut by that."""
+
+    class Cluster(Engine):
+        def __init__(self, options: Options, layout: Layout, *, settings: Settings) -> None:
+            super().__init__(options, layout, settings=settings)
+            self.at_once = 3
+
+    there: Any = types.ModuleType("capsexp.engine.ray")
+    there.RayEngine = Cluster
+    monkeypatch.setitem(sys.modules, "capsexp.engine.ray", there)
+    ray = ["hydra.launcher.engine=ray", "hydra.launcher.address=head:6379"]
+    run(*words, *GRID, "hydra/launcher=stacked", *ray)
+    assert sizes() == [3, 3, 3]
+    assert Engine.made[0].options.address == "head:6379"
+    assert Engine.made[0].layout.most == 9
+
+
+def test_nothing_left_needs_no_engine(run: Run, words: list[str], in_tmp: Path) -> None:
+    run(*words, *GRID, "hydra/launcher=stacked")
+    for cell in Engine.made[0].lots[0] + Engine.made[0].lots[1]:
+        cell.directory.mkdir(parents=True)
+        body = {"id": cell.id, "metrics": {"val/acc": 0.5}, "clocks": {"total_s": 1.0}, "axes": {}}
+        records.write_result(cell.directory, {**body, "numerics": records.NUMERICS_VERSION})
+    assert run(*words, *GRID, "hydra/launcher=stacked") == 0
+    assert len(Engine.made) == 1
+
+
+def test_an_address_without_a_cluster_is_refused(
+    run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, *GRID, "hydra/launcher=stacked", "hydra.launcher.address=auto") == 2
+    assert "hydra.launcher.address must be null unless hydra.launcher.engine is ray" in capsys.readouterr().err
+    assert Engine.made == []
