@@ -1,13 +1,10 @@
 """From a resolved config to objects: the only caller of Hydra's ``instantiate``."""
 
-import contextlib
 import functools
-import logging
 import platform
 import re
 import sys
-import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -29,11 +26,13 @@ from capsexp import machine, records, tracking
 from capsexp.data.base import ImageDataModule
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.lightning_modules.base import BaseModule
+from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.models.base import Classifier
 from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.recipes.base import Factories, Outcome, Recipe
 from capsexp.recipes.examine import examine
 from capsexp.recipes.stages import StageMemo
+from capsexp.stacking import seat
 
 Config = dict[str, Any]
 
@@ -63,9 +62,9 @@ def run(
     _check_name(config)
     about = tracking.About(config, directory, cell_id, axes or {})
     recipe = _make_recipe(config)
-    with _quiet_lightning():
+    with quiet_lightning():
         recipe.check(factories(config, directory))  # before a run is opened that would only wait
-    with _quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
+    with quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
         outcome = recipe.run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
         body = _result_body(config, outcome, threads) | _gpu_memory()
         tracking.summarise(wandb_logger, body, axes or {})
@@ -193,7 +192,7 @@ def make_trainer(
     # Under `deterministic` torch fills fresh memory, though nothing reads it: some 3 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        return L.Trainer(**options, **fixed)
+        return seat.joined(L.Trainer(**options, **fixed), config)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         line = " ".join(str(error).split())
         raise ConfigError("trainer", f"be arguments that lightning.Trainer takes ({line})", options) from error
@@ -248,7 +247,7 @@ class LoadedRun:
         options |= dict.fromkeys(
             ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False
         )
-        with _quiet_lightning():
+        with quiet_lightning():
             arrays, _ = examine(self.module, self.data(), functools.partial(_examining, options))
         return arrays
 
@@ -360,6 +359,9 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
         "accelerator": config["trainer"]["accelerator"],
         "precision": config["trainer"]["precision"],
     }
+    stacked = seat.facts()
+    if stacked is not None:  # its numbers are rounded as the stack's arithmetic rounds them
+        environment["stack"] = stacked
     body = {key: value for key, value in asdict(outcome).items() if key != "arrays"}
     body["training"] |= seed
     return {"numerics": records.NUMERICS_VERSION, "environment": environment, **body}
@@ -368,15 +370,3 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
 def _write_arrays(directory: Path, outcome: Outcome) -> None:
     with records.replacing(directory / records.ARRAYS) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **cast("dict[str, Any]", outcome.arrays))
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's hints about hardware, products and intervals away; its other warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-        logging.getLogger(name).handlers.clear()  # its own handler would print every line twice
-    with warnings.catch_warnings():
-        for hint in (".*smaller than the logging interval.*", ".*treespec, LeafSpec.*"):
-            warnings.filterwarnings("ignore", message=hint)
-        yield

@@ -3,9 +3,10 @@
 from typing import Any, Literal, cast
 
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from capsexp.errors import require_number
-from capsexp.lightning_modules.base import BaseModule
+from capsexp.lightning_modules.base import BaseModule, Made
 from capsexp.models.autoencoder import Autoencoder
 from capsexp.types import Batch, StepOutput
 
@@ -51,18 +52,28 @@ class AutoencoderModule(BaseModule):
         """Reconstruction alone has no accuracy."""
         return ("loss",) if self._task == "reconstruct" else super().measures
 
-    def shared_step(self, batch: Batch) -> StepOutput:
-        """Loss of a batch, and the class scores unless it is only reconstructed."""
-        model, images_BCHW = self._autoencoder, batch.images_BCHW
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """Which of the two is trained."""
+        return (self._task,)
+
+    def made_by(self, model: nn.Module, images_BCHW: Tensor) -> Made:
+        """What the task asks of ``model``: ``scores`` (B, K), what is ``drawn`` (B, C, H, W), or both."""
+        autoencoder = cast("Autoencoder", model)
         if self._task == "reconstruct":
-            return StepOutput(F.mse_loss(model.reconstruct(images_BCHW), images_BCHW), None)
+            return {"drawn": autoencoder.reconstruct(images_BCHW)}
         if not self._both:
-            scores_BK = model(images_BCHW)
-            return StepOutput(F.cross_entropy(scores_BK, batch.labels_B), scores_BK)
-        code = model.encode(images_BCHW)
-        scores_BK, drawn_BCHW = model.classify(code), model.decode(code)
-        terms = {
-            "cross_entropy": F.cross_entropy(scores_BK, batch.labels_B),
-            "reconstruction": F.mse_loss(drawn_BCHW, images_BCHW),
-        }
-        return StepOutput(terms["cross_entropy"] + self._weight * terms["reconstruction"], scores_BK, terms)
+            return {"scores": autoencoder(images_BCHW)}
+        code = autoencoder.encode(images_BCHW)
+        return {"scores": autoencoder.classify(code), "drawn": autoencoder.decode(code)}
+
+    def judged(self, made: Made, batch: Batch) -> StepOutput:
+        """The loss of what was made of a batch."""
+        if self._task == "reconstruct":
+            return StepOutput(F.mse_loss(made["drawn"], batch.images_BCHW), None)
+        cross_entropy = F.cross_entropy(made["scores"], batch.labels_B)
+        if not self._both:
+            return StepOutput(cross_entropy, made["scores"])
+        reconstruction = F.mse_loss(made["drawn"], batch.images_BCHW)
+        terms = {"cross_entropy": cross_entropy, "reconstruction": reconstruction}
+        return StepOutput(cross_entropy + self._weight * reconstruction, made["scores"], terms)

@@ -1,7 +1,6 @@
 """The step that train, validation and test share."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -18,8 +17,14 @@ SPLITS = ("train", "val", "test")
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
+Made = Mapping[str, Tensor]
+"""What a network makes of a batch's images, by name; the first dimension is the image."""
 
-class BaseModule(L.LightningModule, ABC):
+Sums = Mapping[str, tuple[Tensor, int]]
+"""Of every measure: its sum over images, and how many they were."""
+
+
+class BaseModule(L.LightningModule):
     """An architecture, its loss, and the streaming means that are logged as ``<split>/loss`` and ``<split>/acc``.
 
     Metrics add up on the device and are read once an epoch, so no step waits for the device.
@@ -47,6 +52,12 @@ class BaseModule(L.LightningModule, ABC):
         self.model = _channels_last(model)
         self.save_hyperparameters({"sizes": sizes}, logger=False)
 
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from saved weights, in the precision in which they were saved."""
+        if any(value.dtype == torch.float64 for value in weights.values()):
+            self.double()
+        self.load_state_dict(weights)
+
     def reward_correlation(self, weight: float) -> None:
         """From now on, lower every loss by ``weight`` times the correlation between the channels of a layer.
 
@@ -66,9 +77,28 @@ class BaseModule(L.LightningModule, ABC):
         """What is logged of a split, as ``<split>/<measure>``."""
         return ("loss", "acc", *self.terms, *(("correlation",) if self._correlation_weight else ()))
 
-    @abstractmethod
     def shared_step(self, batch: Batch) -> StepOutput:
-        """Loss and class scores of a batch."""
+        """Loss and class scores of a batch: what the network makes of it, judged."""
+        return self.judged(self.made_by(self.model, batch.images_BCHW), batch)
+
+    def made_by(self, model: nn.Module, images_BCHW: Tensor) -> Made:
+        """What ``model`` makes of a batch's images; it may be one that holds several networks (see ``stacking``)."""
+        raise NotImplementedError("a module has made_by and judged, or a shared_step of its own")
+
+    def judged(self, made: Made, batch: Batch) -> StepOutput:
+        """Loss and class scores of what was made of a batch; it reads nothing of the network."""
+        raise NotImplementedError("a module has made_by and judged, or a shared_step of its own")
+
+    @property
+    def stackable(self) -> bool:
+        """Whether a step is what the network makes, judged, and nothing else, so that networks can share it."""
+        plain = type(self).shared_step is BaseModule.shared_step and type(self).step is BaseModule.step
+        return plain and not self._correlation_weight
+
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """What its step depends on beside the config."""
+        return ()
 
     def step(self, batch: Batch) -> StepOutput:
         """The shared step, and the reward for correlated channels where there is one."""
@@ -105,16 +135,26 @@ class BaseModule(L.LightningModule, ABC):
 
     def _step(self, batch: Batch, split: str) -> Tensor:
         output = self.step(batch)
+        self.add(split, {name: (total, len(batch.labels_B)) for name, total in self.totals(output, batch).items()})
+        return output.loss
+
+    def totals(self, output: StepOutput, batch: Batch) -> dict[str, Tensor]:
+        """The sum over a batch of everything that is measured, without gradients."""
         count = len(batch.labels_B)
+        found: dict[str, Tensor] = {}
         for name in self.measures:
             if name == "acc":
                 assert output.scores_BK is not None, "a module without scores does not measure an accuracy"
-                sum_over_batch = (output.scores_BK.detach().argmax(1) == batch.labels_B).sum()
+                found[name] = (output.scores_BK.detach().argmax(1) == batch.labels_B).sum()
             else:
                 mean = output.loss if name == "loss" else output.terms[name]
-                sum_over_batch = mean.detach() * count
-            self._mean(split, name).update(sum_over_batch, count)
-        return output.loss
+                found[name] = mean.detach() * count
+        return found
+
+    def add(self, split: str, sums: Sums) -> None:
+        """Add images that were measured to what is logged of a split."""
+        for name, (total, count) in sums.items():
+            self._mean(split, name).update(total, count)
 
     def on_train_epoch_end(self) -> None:
         """Log the training means."""

@@ -1,15 +1,19 @@
 """Classification by cross-entropy."""
 
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from capsexp.lightning_modules.base import BaseModule
+from capsexp.lightning_modules.base import BaseModule, Made
 from capsexp.types import Batch, StepOutput
 
 
 class ClassifierModule(BaseModule):
     """An architecture with one score a class, trained by cross-entropy of its softmax."""
 
-    def shared_step(self, batch: Batch) -> StepOutput:
-        """Mean cross-entropy over the batch, and the scores."""
-        scores_BK = self.model(batch.images_BCHW)
-        return StepOutput(F.cross_entropy(scores_BK, batch.labels_B), scores_BK)
+    def made_by(self, model: nn.Module, images_BCHW: Tensor) -> Made:
+        """The scores (B, K) that ``model`` gives."""
+        return {"scores": model(images_BCHW)}
+
+    def judged(self, made: Made, batch: Batch) -> StepOutput:
+        """Mean cross-entropy of what was made of a batch."""
+        return StepOutput(F.cross_entropy(made["scores"], batch.labels_B), made["scores"])

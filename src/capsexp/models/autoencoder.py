@@ -42,6 +42,8 @@ class Autoencoder(Classifier):
         decoder: "own" weights, the encoder's weights "shared", or None for no decoder.
     """
 
+    stackable = frozenset({"c1", "c2", "latent", "dropout"})
+
     def __init__(
         self,
         *,

@@ -21,6 +21,8 @@ class BaselineCNN(Classifier):
         dropout: share of the hidden activations dropped, in [0, 1).
     """
 
+    stackable = frozenset({"c1", "c2", "hidden", "dropout"})
+
     def __init__(
         self,
         *,

@@ -26,6 +26,8 @@ class CNN(Classifier):
         dropout: share of activations dropped behind each pooling, in [0, 1).
     """
 
+    stackable = frozenset({"c1", "c2", "c3", "dropout"})
+
     def __init__(
         self,
         *,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor, nn
 
@@ -44,7 +44,15 @@ class ChannelLayer:
 
 
 class Prunable(nn.Module):
-    """A model whose channels can be pruned."""
+    """A model whose channels can be pruned.
+
+    Attributes:
+        stackable: its arguments in which networks may differ that are trained together (see ``stacking``): widths and
+            shares of dropout.  Whoever names any says that channels which are all zero change nothing, and that between
+            its layers every channel of a map is treated alike.
+    """
+
+    stackable: ClassVar[frozenset[str]] = frozenset()
 
     def channel_layers(self) -> dict[str, ChannelLayer]:
         """The layers whose channels can be pruned, by name, from the image on; none where nobody has said how."""

@@ -1,0 +1,1 @@
+"""Stacks: many small networks trained together, one training step for all."""

@@ -1,0 +1,151 @@
+"""Adam and AdamW for all members of a stack at once, each with its own numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from capsexp.stacking.folding import Slots
+from capsexp.stacking.updates import Apart, Numbers, Together, Update
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+Parameters = Mapping[str, nn.Parameter]
+"""By name."""
+
+State = Mapping[str, dict[str, Tensor]]
+"""What torch's Adam keeps of parameters that have stepped, by their names."""
+
+
+def accepts(optimizer: Optimizer) -> bool:
+    """Whether :class:`StackedAdam` can take such optimizers over: plain Adam or AdamW with one group of parameters.
+
+    Where padding has no gradient, its step is zero divided by epsilon, which therefore must not be zero.
+    """
+    if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1:
+        return False
+    (group,) = optimizer.param_groups
+    if any(group[key] for key in ("amsgrad", "maximize", "capturable", "differentiable")):
+        return False
+    plain = all(isinstance(number, int | float) for number in (group["lr"], group["weight_decay"], *group["betas"]))
+    full = all(parameter.dtype in (torch.float32, torch.float64) for parameter in group["params"])
+    return plain and full and group["eps"] > 0
+
+
+def decoupled(optimizer: Optimizer) -> bool:
+    """Whether weight decay stays out of the moments, as in AdamW; the members of a stack agree in that."""
+    return bool(optimizer.param_groups[0]["decoupled_weight_decay"])
+
+
+class StackedAdam(Optimizer):
+    """The optimizers of all members, as one.
+
+    Between epochs the members' own optimizers hold the truth: :meth:`load` takes their numbers and state over, and
+    :meth:`store` gives the state back.
+
+    Args:
+        stacked: the folded model's parameters (N, ...); those that require no gradient are left out.
+        members: each member's parameters.
+        decoupled: see :func:`decoupled`.
+    """
+
+    def __init__(self, stacked: Parameters, members: Sequence[Parameters], *, decoupled: bool) -> None:
+        self._stacked = {name: parameter for name, parameter in stacked.items() if parameter.requires_grad}
+        super().__init__(list(self._stacked.values()), {})
+        self._decoupled = decoupled
+        for parameter in self._stacked.values():
+            self.state[parameter] = {key: torch.zeros_like(parameter) for key in MOMENTS}
+        shapes = [{name: own[name].shape for name in self._stacked} for own in members]
+        self._slots = {
+            key: Slots({name: self.state[parameter][key] for name, parameter in self._stacked.items()}, shapes)
+            for key in MOMENTS
+        }
+        self._update: Update | None = None
+        self._taken = dict.fromkeys(self._stacked, 0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of every member, on the parameters that have a gradient.
+
+        Args:
+            closure: makes the gradients, where they are not there yet.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        trained = {name: parameter for name, parameter in self._stacked.items() if parameter.grad is not None}
+        for name in trained:
+            self._taken[name] += 1
+        if trained:
+            assert self._update is not None, "load comes first"
+            self._update(trained, *([self.state[parameter][key] for parameter in trained.values()] for key in MOMENTS))
+        return loss
+
+    # -- to and from the members --------------------------------------------------------------------------------------
+
+    def load(self, optimizers: Sequence[Optimizer | None], members: Sequence[Parameters]) -> None:
+        """Take numbers and state of the members' own optimizers over.
+
+        Args:
+            optimizers: for which :func:`accepts` holds; one that has not stepped yet has no state.  None where a place
+                is idle: what becomes of it does not matter.
+            members: their parameters.
+        """
+        states = [self._state(*pair) for pair in zip(optimizers, members, strict=True)]
+        for key, slots in self._slots.items():
+            slots.load([{name: each[key] for name, each in state.items()} for state in states])
+        self._taken = dict.fromkeys(self._stacked, 0)
+        # An idle place is handled like one that is not, so that it does not set the others apart.
+        live = {place: optimizer for place, optimizer in enumerate(optimizers) if optimizer is not None}
+        places = [place if place in live else min(live) for place in range(len(optimizers))]
+        numbers, counts = [Numbers.of(live[place]) for place in places], self._counts(states)
+        self._update = self._made(numbers, {name: [counts[place][name] for place in places] for name in self._stacked})
+
+    def _made(self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]]) -> Update:
+        alike = len(set(numbers)) == 1 and all(len(set(steps)) == 1 for steps in steps_N.values())
+        update = Together if alike else Apart
+        return update(numbers, steps_N, next(iter(self._stacked.values())), self._decoupled)
+
+    @torch.no_grad()
+    def store(self, optimizers: Sequence[Optimizer | None], members: Sequence[Parameters]) -> None:
+        """Give the members' own optimizers their state after the steps taken since :meth:`load`.
+
+        Args:
+            optimizers: as there.
+            members: as there.
+        """
+        taken = {name: count for name, count in self._taken.items() if count}
+        self._taken = dict.fromkeys(self._stacked, 0)
+        pairs = list(zip(optimizers, members, strict=True))
+        started = [{} if one is None else {name: _started(one, own[name]) for name in taken} for one, own in pairs]
+        for key, slots in self._slots.items():
+            slots.store([{name: each[key] for name, each in state.items()} for state in started])
+        steps = [(state[name]["step"], count) for state in started if state for name, count in taken.items()]
+        if steps:
+            torch._foreach_add_([step for step, _ in steps], [count for _, count in steps])
+
+    def _state(self, optimizer: Optimizer | None, own: Parameters) -> State:
+        if optimizer is None:
+            return {}
+        return {name: optimizer.state[own[name]] for name in self._stacked if optimizer.state.get(own[name])}
+
+    def _counts(self, states: Sequence[State]) -> list[dict[str, float]]:
+        """Each member's steps so far, by parameter; the device is asked once."""
+        tensors = [each["step"] for state in states for each in state.values()]
+        steps = iter(torch.stack(tensors).tolist() if tensors else [])
+        return [dict.fromkeys(self._stacked, 0.0) | {name: next(steps) for name in state} for state in states]
+
+
+def _started(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """A parameter's state; where it has not stepped yet, as torch begins it."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
+    if not state:
+        if optimizer.param_groups[0]["fused"]:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        else:
+            double = torch.get_default_dtype() == torch.float64
+            state["step"] = torch.tensor(0.0, dtype=torch.float64 if double else torch.float32)
+        state |= {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
+    return state

@@ -1,0 +1,160 @@
+"""Where cells that run together in one process meet: whenever all wait for an epoch, one is trained for many."""
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from greenlet import getcurrent
+
+from capsexp.stacking.buckets import Buckets, Size
+from capsexp.stacking.capacity import buckets_of, ran_out_of_memory, too_large
+from capsexp.stacking.convolutions import Form
+from capsexp.stacking.member import MemberEpochs
+from capsexp.stacking.seat import Life, Seat
+from capsexp.stacking.settings import Settings
+from capsexp.stacking.signature import signature
+from capsexp.stacking.stack import Stack, train
+
+log = logging.getLogger(__name__)
+
+FEW = 0.75
+"""Share of a stack's members below which those that are left get a narrower stack."""
+
+
+class Group(NamedTuple):
+    """Who is trained together.
+
+    Attributes:
+        common: what they have in common.
+        members: all of them wait for an epoch.
+    """
+
+    common: Hashable
+    members: list[MemberEpochs]
+
+
+class Hub:
+    """Runs cells together: whenever all of them wait for an epoch, it trains one for those that can be stacked.
+
+    One greenlet runs at a time, and hands over only where its fit waits for an epoch.  A failure in a cell's life is
+    that cell's.  Fits that lag behind are trained first, so that cells meet again in their next ones.
+
+    Attributes:
+        greenlet: in which stacks are trained.
+        waiting: members that wait for an epoch, with their seats.
+        paused: cells that can do nothing until others have done something.
+
+    Args:
+        settings: how stacks are trained.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._buckets = Buckets()
+        self.greenlet = getcurrent()
+        self.waiting: dict[MemberEpochs, Seat] = {}
+        self.paused: list[Seat] = []
+
+    def run(self, lives: Sequence[Life]) -> None:
+        """Let all lives go to their end."""
+        try:
+            self._run(lives)
+        finally:  # whoever is still here, since something broke, lets go of what it holds
+            for seat in (*self.waiting.values(), *self.paused):
+                seat.leave()
+
+    def _run(self, lives: Sequence[Life]) -> None:
+        for number, life in enumerate(lives):
+            Seat(life, self, number).go_on()
+        while self.waiting or self.paused:
+            if self.waiting:
+                self._train(self._next())
+                self._try_paused(again=True)
+            else:  # what they wait for is done by now, or not done here
+                self._try_paused(again=True)
+                self._try_paused(again=bool(self.waiting))
+
+    def _try_paused(self, *, again: bool) -> None:
+        paused, self.paused = self.paused, []
+        for seat in paused:
+            seat.go_on(again)
+
+    # -- who is trained together --------------------------------------------------------------------------------------
+
+    def _next(self) -> Group:
+        """Those who lag behind most."""
+        alike = self._alike()
+        common = min(alike, key=lambda each: min(self.waiting[member].fits for member in alike[each]))
+        return self._beside(common, alike[common], alike[common][0])
+
+    def _alike(self) -> dict[Hashable, list[MemberEpochs]]:
+        """All that wait, by what they have in common."""
+        alike: dict[Hashable, list[MemberEpochs]] = {}
+        for member in self.waiting:
+            alike.setdefault(signature(member), []).append(member)
+        return alike
+
+    def _beside(self, common: Hashable, members: Sequence[MemberEpochs], one: MemberEpochs) -> Group:
+        """Those of a group's members that are in one bucket with one of them."""
+        sizes = self._sizes(members)
+        if not self._buckets.knows(common):
+            wanted = self._settings.buckets
+            self._buckets.cut(common, sizes, buckets_of(members) if wanted == "auto" else wanted)
+        buckets = dict(zip(members, self._buckets.of(common, sizes), strict=True))
+        return Group(common, [member for member, bucket in buckets.items() if bucket == buckets[one]])
+
+    def _sizes(self, members: Sequence[MemberEpochs]) -> list[Size]:
+        return [(size_of(member), self.waiting[member].number) for member in members]
+
+    # -- their training -----------------------------------------------------------------------------------------------
+
+    def _train(self, group: Group) -> None:
+        """Train a group until too few of it are left, or others have come who could be with them."""
+        if too_large(group.members):
+            self._buckets.halve(group.common, self._sizes(group.members))
+            return
+        form = chosen(self._settings.form, group.members[0].module.device)
+        for member in group.members:
+            self.waiting[member].was_in(len(group.members), form)
+        stack = Stack(group.members, form, self._turns)
+        try:
+            train(stack)
+        except Exception as error:
+            self._failed(stack, error)
+
+    def _failed(self, stack: Stack, error: Exception) -> None:
+        """What happens to a stack happens to its members; but if memory ran out, they are tried in two halves."""
+        stack.undo()
+        left = [stack.members[place] for place in stack.live if stack.members[place] in self.waiting]
+        if ran_out_of_memory(error) and len(left) > 1:
+            log.warning("a stack of %d did not fit into memory; it is trained in two halves", len(left))
+            self._buckets.halve(signature(left[0]), self._sizes(left))
+            return
+        for member in left:
+            self.waiting.pop(member).go_on(error)
+
+    def _turns(self, stack: Stack) -> bool:
+        """Let the members of a stack go on; whether the same stack is wanted for another epoch."""
+        for place in stack.live:
+            member = stack.members[place]
+            self.waiting.pop(member).go_on(stack.outcome(place))
+        live = [place for place in stack.live if stack.members[place] in self.waiting]
+        if not live or len(live) < FEW * len(stack.members):
+            return False
+        one, alike = stack.members[live[0]], self._alike()
+        common = signature(one)
+        if {stack.members[place] for place in live} != set(self._beside(common, alike[common], one).members):
+            return False
+        stack.keep(live)
+        return True
+
+
+def chosen(form: str, device: torch.device) -> Form:
+    """The form of convolution that is used on a device."""
+    return "grouped" if form == "auto" else cast("Form", form)
+
+
+def size_of(member: MemberEpochs) -> int:
+    """Parameters of a member's network."""
+    return sum(parameter.numel() for parameter in member.module.model.parameters())

@@ -1,0 +1,77 @@
+"""The batches of members: those whose random streams stand at the same place share them."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from capsexp.data.base import ImageDataModule
+from capsexp.data.loaders import TrainLoader
+
+
+class StackBatch(NamedTuple):
+    """A batch of every stream; in evaluation there is one stream, since all members see the same images.
+
+    Attributes:
+        images_SBCHW: as ``Batch.images_BCHW``.
+        labels_SB: as there.
+        pixels_SBCHW: as there.
+    """
+
+    images_SBCHW: Tensor
+    labels_SB: Tensor
+    pixels_SBCHW: Tensor
+
+
+def in_streams(datas: Sequence[ImageDataModule]) -> list[list[int]]:
+    """Places of the members of each stream."""
+    streams: dict[bytes, list[int]] = {}
+    for place, data in enumerate(datas):
+        streams.setdefault(data.state_dict()["generator"].numpy().tobytes(), []).append(place)
+    return list(streams.values())
+
+
+class StreamLoader:
+    """Training batches of several streams side by side; each pass is the next epoch of all of them.
+
+    Args:
+        leaders: a data module for each stream.
+    """
+
+    def __init__(self, leaders: Sequence[ImageDataModule]) -> None:
+        self.leaders = list(leaders)
+        self._loaders: dict[ImageDataModule, TrainLoader] = {}
+
+    def __len__(self) -> int:
+        return len(self._loader(self.leaders[0]))
+
+    def __iter__(self) -> Iterator[StackBatch]:
+        different = list(dict.fromkeys(self.leaders))  # each draws once, also where it leads two streams
+        places = [different.index(leader) for leader in self.leaders]
+        for batches in zip(*map(self._loader, different), strict=True):
+            parts = zip(*(batches[place] for place in places), strict=True)
+            yield StackBatch(*(torch.stack(part) if len(part) > 1 else part[0][None] for part in parts))
+
+    def _loader(self, data: ImageDataModule) -> TrainLoader:
+        if data not in self._loaders:
+            self._loaders[data] = data.train_dataloader()
+        return self._loaders[data]
+
+
+class SharedLoader:
+    """Evaluation batches, the same for all members.
+
+    Args:
+        data: any member's.
+    """
+
+    def __init__(self, data: ImageDataModule) -> None:
+        self._loader = data.val_dataloader()
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[StackBatch]:
+        for batch in self._loader:
+            yield StackBatch(*(part[None] for part in batch))
