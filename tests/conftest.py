@@ -5,6 +5,7 @@ import gc
 import io
 import itertools
 import json
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 from capsexp import cli, records
@@ -40,6 +44,49 @@ def _yaml_is_parsed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", staticmethod(parse))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_merged_once() -> Iterator[None]:
+    """Before it looks at a command's values, Hydra finds and merges the files of its groups; the same give the same."""
+    kept: dict[str, bytes] = {}
+    find, merge = defaults_list._create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def once(key: str, work: Callable[[], Any]) -> Any:
+        if key not in kept:
+            kept[key] = pickle.dumps(work())
+        return pickle.loads(kept[key])
+
+    def found(repo: Any, config_name: str | None, overrides: Any, prepend_hydra: bool, skip_missing: bool) -> Any:
+        def work() -> Any:
+            files = find(repo, config_name, overrides, prepend_hydra, skip_missing)
+            return files, {name: value for name, value in vars(overrides).items() if name != "config_overrides"}
+
+        asked = [overrides.override_choices, overrides.append_group_defaults, overrides.deletions]
+        files, noted = once(repr([repo.get_sources(), config_name, asked, prepend_hydra, skip_missing]), work)
+        vars(overrides).update(noted)
+        return files
+
+    def merged(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> Any:
+        return once(repr([repo.get_sources(), defaults]), lambda: merge(self, defaults, repo))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defaults_list, "_create_defaults_list", found)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_command_is_composed_once() -> Iterator[None]:
+    """Hydra composes a command's config once more before, only to read ``hydra.mode``, which no file of conf/ sets."""
+    read = Hydra.get_mode
+
+    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        return read(self, config_name, overrides) if "hydra.mode" in " ".join(overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode)
         yield
 
 

@@ -1,6 +1,7 @@
 """The pictures of one trained capsule network, from what it has kept or from one more pass over its data."""
 
 import csv
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,25 +12,68 @@ import pytest
 import torch
 from PIL import Image
 
-from capsexp import analyse, records, tracking
+from capsexp import analyse, cli, records, tracking
 from capsexp.build import load_run
-from tests.conftest import results
+from tests.conftest import results, write_tiny_npz
 
 Run = Callable[..., int]
 
 FIGURES = ["fig02_images", "fig03_classes", "fig05_master", "fig06_probabilities", "fig07_tuning"]
 
 
-@pytest.fixture
-def words(tiny_npz: Path, in_tmp: Path) -> list[str]:
+def overrides(npz: Path) -> list[str]:
     model = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=[16]", "optimizer.lr=5e-3", "routing=max_min"]
-    data = ["data=dhcd", f"data.path={tiny_npz}", "data.batch_size=16", "trainer.max_epochs=2"]
+    data = ["data=dhcd", f"data.path={npz}", "data.batch_size=16", "trainer.max_epochs=2"]
     return [*model, *data, "hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
 
 
-def the_cell(folder: Path) -> Path:
-    (found,) = records.cell_directories(folder / "multirun" / "adhoc").values()
+@pytest.fixture
+def words(tiny_npz: Path, in_tmp: Path) -> list[str]:
+    return overrides(tiny_npz)
+
+
+TRAINED = {
+    "kept": ["recipe=accumulate", "model.decoder=null"],
+    "plain": ["model.decoder=null"],
+    "decoder": [],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one cell of each kind was trained, in a sweep folder of its own; who changes one takes a copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    npz = write_tiny_npz(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
+        for name, more in TRAINED.items():
+            assert cli.main([*overrides(npz), *more, f"sweep.name={name}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(trained: Path) -> tuple[Path, list[Any]]:
+    """The analysed cell with a decoder, and what was given to Weights & Biases."""
+    cell, seen = the_cell(trained, "decoder"), list[Any]()
+
+    def log_images(about: tracking.About, pictures: dict[str, Path]) -> bool:
+        seen.append((about.config["logger"]["wandb"]["mode"], about.cell_id, sorted(pictures)))
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "log_images", log_images)
+        assert analyse.main([str(cell), "--wandb", "offline"]) == 0
+    return cell, seen
+
+
+def the_cell(folder: Path, name: str = "adhoc") -> Path:
+    (found,) = records.cell_directories(folder / "multirun" / name).values()
     return found
+
+
+def copy_of(cell: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(cell, folder / cell.name))
 
 
 def written(folder: Path) -> list[str]:
@@ -43,23 +87,21 @@ def table(path: Path) -> Any:
 
 
 def test_a_cell_that_kept_its_arrays_and_one_that_did_not_give_the_same(
-    run: Run, words: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(*words, "recipe=accumulate", "model.decoder=null") == 0
-    cell = the_cell(in_tmp)
+    cell = copy_of(the_cell(trained, "kept"), in_tmp)
     with monkeypatch.context() as patch:
         patch.setattr("capsexp.build.LoadedRun.examine", None)  # it is not needed
         assert analyse.main([str(cell)]) == 0
     kept = {path.name: table(path) for path in (cell / "analysis").glob("*.csv")}
     assert written(cell / "analysis") == FIGURES
-    metrics = results(in_tmp)[cell.name]["metrics"]
+    metrics = results(cell)[cell.name]["metrics"]
     intra, inter = metrics["correlation/classes/intra"], metrics["correlation/classes/inter"]
     out = capsys.readouterr().out
     assert f"{intra:.3f} within a class, {inter:.3f} between two" in out
     assert out.splitlines()[-1] == str(cell / "analysis")
 
-    assert run(*words, "model.decoder=null", "sweep.name=plain") == 0  # the same training, by recipe=train
-    (plain,) = records.cell_directories(in_tmp / "multirun" / "plain").values()
+    plain = the_cell(trained, "plain")  # the same training, by recipe=train
     assert analyse.main([str(plain), "--out", str(in_tmp / "pictures")]) == 0
     assert kept.keys() > {
         "correlation_images.csv",
@@ -71,10 +113,8 @@ def test_a_cell_that_kept_its_arrays_and_one_that_did_not_give_the_same(
         np.testing.assert_allclose(table(in_tmp / "pictures" / name), values, atol=1e-6, err_msg=name)
 
 
-def test_a_decoder_adds_a_picture_for_each_class(run: Run, words: list[str], in_tmp: Path) -> None:
-    assert run(*words) == 0
-    cell = the_cell(in_tmp)
-    assert analyse.main([str(cell)]) == 0
+def test_a_decoder_adds_a_picture_for_each_class(shown: tuple[Path, list[Any]]) -> None:
+    cell, _ = shown
     assert written(cell / "analysis") == [*(f"activity_class{k}" for k in range(4)), *FIGURES]
     with Image.open(cell / "analysis" / "activity_class2.png") as picture:
         assert picture.size[1] > picture.size[0]  # 16 rows, 11 columns
@@ -97,16 +137,15 @@ def test_what_was_kept_is_drawn_where_the_data_is_gone(
     assert capsys.readouterr().err.startswith("capsexp.analyse: error: data.path must name a .npz file that exists")
 
 
-def test_damaged_arrays_are_found_again(run: Run, words: list[str], in_tmp: Path) -> None:
-    assert run(*words, "recipe=accumulate", "model.decoder=null") == 0
-    (the_cell(in_tmp) / records.ARRAYS).write_bytes(b"junk")
-    assert analyse.main([str(the_cell(in_tmp))]) == 0
-    assert written(the_cell(in_tmp) / "analysis") == FIGURES
+def test_damaged_arrays_are_found_again(trained: Path, in_tmp: Path) -> None:
+    cell = copy_of(the_cell(trained, "kept"), in_tmp)
+    (cell / records.ARRAYS).write_bytes(b"junk")
+    assert analyse.main([str(cell)]) == 0
+    assert written(cell / "analysis") == FIGURES
 
 
-def test_the_network_stays_as_it_was(run: Run, words: list[str], in_tmp: Path) -> None:
-    assert run(*words) == 0
-    loaded = load_run(the_cell(in_tmp))
+def test_the_network_stays_as_it_was(trained: Path) -> None:
+    loaded = load_run(the_cell(trained, "decoder"))
     before = {name: value.clone() for name, value in loaded.module.state_dict().items()}
     state = torch.get_rng_state()
     loaded.examine()
@@ -117,20 +156,9 @@ def test_the_network_stays_as_it_was(run: Run, words: list[str], in_tmp: Path) -
     assert loaded.module.model.class_capsules.inference == "dynamic"  # type: ignore[union-attr]
 
 
-def test_the_pictures_go_into_the_cells_run(
-    run: Run, words: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(*words) == 0
-    cell, seen = the_cell(in_tmp), []
-
-    def log_images(about: tracking.About, pictures: dict[str, Path]) -> bool:
-        seen.append((about.config["logger"]["wandb"]["mode"], about.cell_id, sorted(pictures)))
-        return True
-
-    monkeypatch.setattr(tracking, "log_images", log_images)
-    assert analyse.main([str(cell), "--wandb", "offline"]) == 0
-    ((mode, identifier, names),) = seen
-    assert (mode, identifier) == ("offline", results(in_tmp)[cell.name]["id"])
+def test_the_pictures_go_into_the_cells_run(shown: tuple[Path, list[Any]]) -> None:
+    cell, ((mode, identifier, names),) = shown
+    assert (mode, identifier) == ("offline", results(cell)[cell.name]["id"])
     assert {f"analysis/{name}" for name in FIGURES} < set(names)
 
 

@@ -1,6 +1,7 @@
 """A cell's life: once, resumable, never half written, equal however it was interrupted."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from capsexp import records
+from capsexp import cli, records
 from capsexp.build import load_run
 from capsexp.callbacks.criterion_scores import CriterionScores
 from capsexp.callbacks.history import History
 from capsexp.errors import ConfigError
 from capsexp.report.write import write_report
-from tests.conftest import results
+from tests.conftest import quick_words, results, write_tiny_npz
 
 Run = Callable[..., int]
 
@@ -30,49 +31,65 @@ def the_cell(folder: Path) -> Path:
     return found
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one cell leaves; tests that change something get a copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
+        assert cli.main(quick_words(write_tiny_npz(folder))) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(trained: Path, in_tmp: Path) -> Path:
+    """The cell that the command of :func:`quick` has made."""
+    shutil.copytree(trained / "multirun", in_tmp / "multirun")
+    return the_cell(in_tmp)
+
+
 def without_clocks(body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "clocks"}
 
 
-def test_a_cell_leaves_everything_about_it_in_its_directory(run: Run, quick: list[str], in_tmp: Path) -> None:
-    assert run(*quick) == 0
-    cell = the_cell(in_tmp)
+def test_a_cell_leaves_everything_about_it_in_its_directory(trained: Path) -> None:
+    cell = the_cell(trained)
     wanted = {"config.yaml", "status.json", "result.json", "metrics.csv", "arrays.npz", "log.txt", "checkpoints"}
     assert wanted <= {path.name for path in cell.iterdir()}
     assert [path.name for path in (cell / "checkpoints").iterdir()] == ["best.ckpt"]
     status = records.read_status(cell)
     assert status is not None
     assert (status.state, status.id) == ("done", cell.name[-10:])
-    (body,) = results(in_tmp).values()
+    (body,) = results(trained).values()
     means = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "acc")}
     assert means <= body["metrics"].keys()
 
 
-def test_a_finished_cell_is_not_run_again(run: Run, quick: list[str], in_tmp: Path) -> None:
+def test_a_finished_cell_is_not_run_again(run: Run, quick: list[str], in_tmp: Path, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert run(*quick) == 0
-    cell = the_cell(in_tmp)
-    before = {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}
-    assert run(*quick) == 0
-    assert before == {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}
+    assert the_cell(in_tmp) == finished
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("finished")
 def test_a_changed_config_is_a_new_cell_and_a_volatile_key_is_not(run: Run, quick: list[str], in_tmp: Path) -> None:
-    assert run(*quick) == 0
     assert run(*quick, "optimizer.lr=1e-3") == 0
     assert run(*quick, "callbacks.resume.min_interval_s=5") == 0
     assert len(results(in_tmp)) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
-def test_a_damaged_result_is_made_again(run: Run, quick: list[str], in_tmp: Path, damage: str) -> None:
-    assert run(*quick) == 0
-    path = the_cell(in_tmp) / records.RESULT
+def test_a_damaged_result_is_made_again(run: Run, quick: list[str], in_tmp: Path, finished: Path, damage: str) -> None:
+    path = finished / records.RESULT
     first, text = results(in_tmp), path.read_text()
     if damage == "delete":
         path.unlink()
     else:
         path.write_text(text[: len(text) // 2] if damage == "truncate" else text.replace('"epochs": 2', '"epochs": 3'))
     assert run(*quick) == 0
+    assert records.read_result(finished) is not None
     again = results(in_tmp)
     assert {name: without_clocks(body) for name, body in again.items()} == {
         name: without_clocks(body) for name, body in first.items()
@@ -98,13 +115,14 @@ def test_one_failed_cell_does_not_stop_the_others(run: Run, quick: list[str], in
     assert run(*quick, "model.c2=0,-1", "-m") == 2  # not one of the cells can work
 
 
-def test_a_locked_cell_is_left_to_the_one_who_holds_it(run: Run, quick: list[str], in_tmp: Path) -> None:
-    assert run(*quick, "-m") == 0
-    cell = the_cell(in_tmp)
-    (cell / records.RESULT).unlink()
-    with FileLock(cell / ".lock"):
+def test_a_locked_cell_is_left_to_the_one_who_holds_it(
+    run: Run, quick: list[str], in_tmp: Path, finished: Path
+) -> None:
+    (finished / records.RESULT).unlink()
+    with FileLock(finished / ".lock"):
         run(*quick, "-m")
-    assert not (cell / records.RESULT).exists()
+    assert the_cell(in_tmp) == finished
+    assert not (finished / records.RESULT).exists()
 
 
 def test_resumed_equals_uninterrupted(
@@ -213,7 +231,7 @@ def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(
     run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL once while a cell is between epochs: it goes on, the sweep completes, all results equal a quiet run's."""
-    arguments = [*quick, "trainer.max_epochs=40", "callbacks.peak.patience=40", "callbacks.resume.min_interval_s=0"]
+    arguments = [*quick, "trainer.max_epochs=25", "callbacks.peak.patience=25", "callbacks.resume.min_interval_s=0"]
     arguments += ["seed=0,1", "-m"]
     killed = command([*arguments, "paths.output=killed"])
     wait_for(lambda: any((in_tmp / "killed").rglob("resume-v*.ckpt")), killed)

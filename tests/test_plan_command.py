@@ -1,6 +1,7 @@
 """``python -m capsexp.plan``: what a command would do, and that it does nothing."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from capsexp import cli, records
 from capsexp.plan.names import MOST
 from capsexp.words import roughly
+from tests.conftest import quick_words, write_tiny_npz
 
 Run = Callable[..., int]
 Tell = Callable[..., str]
@@ -28,6 +30,23 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
     return told
 
 
+@pytest.fixture(scope="module")
+def three_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a sweep of three cells leaves."""
+    folder = tmp_path_factory.mktemp("three_done")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
+        assert cli.main([*quick_words(write_tiny_npz(folder)), "model.c2=2,3,5", "-m"]) == 0
+    return folder / "multirun"
+
+
+@pytest.fixture
+def done(three_done: Path, in_tmp: Path) -> Path:
+    """A copy of them, in the folder that the command of :func:`quick` writes to."""
+    return Path(shutil.copytree(three_done, in_tmp / "multirun")) / "adhoc"
+
+
 def test_count_axes_first_and_last(tell: Tell, quick: list[str], in_tmp: Path) -> None:
     told = tell(*quick, "model.c2=2,4,3", "seed=range(0,20)", "-m")
     assert told.splitlines()[0] == "adhoc: 60 cells in multirun/adhoc"
@@ -40,9 +59,12 @@ def test_count_axes_first_and_last(tell: Tell, quick: list[str], in_tmp: Path) -
     assert not (in_tmp / "multirun").exists()
 
 
-def test_what_is_done_and_what_the_rest_will_cost(tell: Tell, run: Run, quick: list[str], in_tmp: Path) -> None:
-    assert run(*quick, "model.c2=2,3,5", "-m") == 0
-    first, second, third = sorted(records.cell_directories(in_tmp / "multirun" / "adhoc").values())
+def test_what_is_done_and_what_the_rest_will_cost(
+    tell: Tell, three_done: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPSEXP_CACHE", str(three_done.parent / "cache"))
+    quick = quick_words(three_done.parent / "tiny.npz")
+    first, second, third = sorted(records.cell_directories(done).values())
     for cell, seconds in ((first, 100.0), (second, 140.0)):
         body = records.read_result(cell)
         assert body is not None
@@ -70,16 +92,15 @@ def test_nothing_left(tell: Tell, run: Run, quick: list[str]) -> None:
     assert "time: none, nothing is left to run" in told
 
 
-def test_what_is_asked_to_run_again_counts(tell: Tell, run: Run, quick: list[str], in_tmp: Path) -> None:
-    assert run(*quick, "model.c2=2,3,4", "-m") == 0
-    first = min(records.cell_directories(in_tmp / "multirun" / "adhoc").values())
+def test_what_is_asked_to_run_again_counts(tell: Tell, quick: list[str], done: Path) -> None:
+    first = min(records.cell_directories(done).values())
     (first / records.RESULT).unlink()
     status = records.read_status(first)
     assert status is not None
     records.write_status(first, status.now("failed", "RuntimeError: x", "exception"))
     counts = {"failed": 1, "null": 0, "all": 3, "stale": 0, first.name[-10:]: 1}
     for words, count in counts.items():
-        assert f"to run: {count}\n" in tell(*quick, "model.c2=2,3,4", "-m", f"sweep.rerun={words}")
+        assert f"to run: {count}\n" in tell(*quick, "model.c2=2,3,5", "-m", f"sweep.rerun={words}")
     assert (first / records.STATUS).exists()
     assert not (first / records.PREVIOUS_RESULT).exists()
 
@@ -179,15 +200,14 @@ def test_jobs_and_plan_agree_on_the_name(run: Run, quick: list[str], in_tmp: Pat
     assert {path.name for path in (in_tmp / "multirun").iterdir()} == {folder.name, "adhoc"}
 
 
-def test_the_launch_is_on_record(run: Run, quick: list[str], in_tmp: Path) -> None:
-    assert run(*quick, "model.c2=2,3", "-m") == 0
-    directory = in_tmp / "multirun" / "adhoc"
+def test_the_launch_is_on_record(three_done: Path) -> None:
+    directory = three_done / "adhoc"
     sweep = records.read_sweep(directory)
     assert sweep is not None
     assert {"time", "host", "python", "versions", "git"} == sweep.launch.keys()
     assert sweep.launch["versions"]["hydra-core"] == "1.3.8"
     frozen = records.read_configs(directory)
     assert list(frozen) == [cell.id for cell in sweep.cells]
-    assert [cell.config["model"]["c2"] for cell in frozen.values()] == [2, 3]
+    assert [cell.config["model"]["c2"] for cell in frozen.values()] == [2, 3, 5]
     for identifier, cell in frozen.items():
         assert records.cell_id(cell.config, records.file_sha256(Path(cell.config["data"]["path"]))) == identifier

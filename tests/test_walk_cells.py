@@ -283,12 +283,11 @@ def test_a_logger_gets_every_network_on_the_way(
 
 
 def test_a_wish_to_stop_is_heard_between_two_cuts(
-    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+    quiet: Path, run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = f"paths.stages={in_tmp / 'stages'}"
-    assert run(*small, stages) == 0
     monkeypatch.setattr(interruption, "requested", lambda: True)
-    assert run(*small, stages, "sweep.rerun=all") == 130
+    assert run(*small, f"paths.stages={quiet / 'multirun' / '.stages'}") == 130
+    assert "stage base: taken from" in (cell_of(in_tmp, "adhoc") / records.LOG).read_text(), "only the walk was left"
 
 
 def test_the_parameters_within_reach_are_those_before_the_first_fall(quiet: Path) -> None:

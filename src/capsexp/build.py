@@ -363,6 +363,8 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
     if stacked is not None:  # its numbers are rounded as the stack's arithmetic rounds them
         environment["stack"] = stacked
     body = {key: value for key, value in asdict(outcome).items() if key != "arrays"}
+    share_s = seat.share_s()
+    body["clocks"] |= {} if share_s is None else {"share_s": share_s}
     body["training"] |= seed
     return {"numerics": records.NUMERICS_VERSION, "environment": environment, **body}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from capsexp import records
+from capsexp import cli, records
 from capsexp.callbacks import divergence
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.callbacks.history import History
@@ -21,7 +21,7 @@ from capsexp.errors import Diverged
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.report.write import write_report
 from capsexp.types import Batch, StepOutput
-from tests.conftest import results
+from tests.conftest import quick_words, results, write_tiny_npz
 
 Run = Callable[..., int]
 
@@ -53,8 +53,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return apply
 
 
-def the_cell(folder: Path, output: str = "multirun") -> Path:
-    (found,) = records.cell_directories(folder / output / "adhoc").values()
+def the_cell(folder: Path) -> Path:
+    (found,) = records.cell_directories(folder / "multirun" / "adhoc").values()
     return found
 
 
@@ -90,15 +90,25 @@ def test_before_the_first_peak_nothing_is_kept(
     assert "Traceback" not in log
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cell of one epoch, which nothing went wrong with."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
+        assert cli.main([*quick_words(write_tiny_npz(folder)), "trainer.max_epochs=1"]) == 0
+    return the_cell(folder)
+
+
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_peak_and_the_finished_epochs_are_kept(
-    run: Run, quick: list[str], in_tmp: Path, poison: Callable[..., None], value: float
+    straight: Path, run: Run, quick: list[str], in_tmp: Path, poison: Callable[..., None], value: float
 ) -> None:
-    assert run(*quick, "trainer.max_epochs=1", "paths.output=straight") == 0
     poison(EPOCH + 3, value)
     assert run(*quick, "trainer.max_epochs=4") == 1
-    cell, straight = the_cell(in_tmp), the_cell(in_tmp, "straight")
+    cell = the_cell(in_tmp)
     assert ending(cell) == ("failed", "diverged", f"diverged at step {EPOCH + 3}")
     assert same(weights(cell), weights(straight))
     assert (cell / records.METRICS).read_bytes() == (straight / records.METRICS).read_bytes()

@@ -25,9 +25,15 @@ SMALL = {
 }
 """Overrides that make a large architecture small enough for tests."""
 
+UNCHECKED = "callbacks.memory_check=null"
+"""The check takes longer than these trainings; others of the same networks keep it."""
+
 SHORT = {
-    "capsule_grid": ["study.net=null", "model.capsules=3", "model.dim=4"],
+    "capsule_grid": ["study.net=null", "model.capsules=3", "model.dim=4", UNCHECKED],
+    "deep_prune": [UNCHECKED],
+    "depth_by_ratio": [UNCHECKED],
     "max_depth": ["recipe.limit=1", "callbacks.broken.last=1"],
+    "merge_walk": ["recipe.down_to=14", "recipe.steps=2"],
 }
 """The same for an experiment."""
 
@@ -116,6 +122,12 @@ def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tin
 @one_by_one
 def test_has_its_own_sweep_folder(file: Path) -> None:
     assert composed(file).sweep.name == file.stem
+
+
+@one_by_one
+def test_whether_it_is_a_sweep_is_left_to_the_command(file: Path) -> None:
+    """``conftest`` relies on it too."""
+    assert composed(file).hydra.mode is None
 
 
 @one_by_one

@@ -77,7 +77,8 @@ def test_a_full_disk_ends_the_sweep_in_one_line_and_the_same_command_completes_i
 def a_copy_that_is_edited(folder: Path) -> tuple[Path, dict[str, str]]:
     """The model's YAML file in a copy of the package, and the environment in which ``EditsYaml`` edits it."""
     for part in ("src", "conf"):
-        shutil.copytree(ROOT / part, folder / "copy" / part, ignore=shutil.ignore_patterns("__pycache__"))
+        # With __pycache__, so that nothing is compiled again, but for what another process may be writing there.
+        shutil.copytree(ROOT / part, folder / "copy" / part, ignore=shutil.ignore_patterns("*.pyc.*"))
     yaml = folder / "copy" / "conf" / "model" / "cnn.yaml"
     path = os.pathsep.join([str(folder / "copy" / "src"), str(ROOT)])
     return yaml, {"PYTHONPATH": path, "CAPSEXP_TEST_YAML": str(yaml)}

@@ -52,7 +52,8 @@ def of(
     here = [path for path in records.cell_directories(directory).values() if records.read_result(path)]
     found = here or list(_alike(directory, next(iter(frozen.values())).config))
     sample = found[:: max(1, math.ceil(len(found) / SAMPLE))]
-    seconds = [result["clocks"]["total_s"] for path in sample if (result := records.read_result(path))]
+    clocks = [result["clocks"] for path in sample if (result := records.read_result(path))]
+    seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # of a stack's hour, a member cost a part
     return Estimate(
         states=Counter(states),
         orphans=len(records.cell_directories(directory).keys() - {cell.id for cell in cells}),

@@ -41,7 +41,9 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) ->
     Raises:
         KeyboardInterrupt: the user stopped it.
     """
-    trainer.precision_plugin.convert_module(module)  # Lightning does so behind loading a checkpoint, which would round it
+    trainer.precision_plugin.convert_module(
+        module
+    )  # Lightning does so behind a checkpoint's loading, which would round
     trainer.fit(module, data, ckpt_path=resumable(trainer), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -55,6 +55,9 @@ def _environment(results: Results) -> list[str]:
     for key, name in SAME_DIGITS.items():
         counts = seen(results, key)
         found += [f"{name} ({described(counts)})"] if len(counts) > 1 else []
+    stacked = seen(results, "stack").total()
+    if 0 < stacked < sum(cell.done for cell in results.cells):
+        found += [f"ways of training (in stacks: {stacked} of them)"]
     if not found:
         return []
     return [f"Cells ran with different {' and '.join(found)}: their numbers may differ in the last digits."]
@@ -63,7 +66,13 @@ def _environment(results: Results) -> list[str]:
 def seen(results: Results, key: str) -> Counter[str]:
     """How many finished cells recorded each value of a fact of their environment."""
     bodies = [(cell.result or {}).get("environment") or {} for cell in results.cells if cell.done]
-    return Counter(axis_text(body[key]) for body in bodies if key in body)
+    return Counter(_text(body[key]) for body in bodies if key in body)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {axis_text(each)}" for name, each in value.items())
+    return axis_text(value)
 
 
 def described(counts: Counter[str]) -> str:

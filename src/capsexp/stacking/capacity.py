@@ -12,8 +12,9 @@ ROOM = 0.9
 """Share of the free memory that a stack may take."""
 
 CACHED_BYTES = 16e6
-"""On a CPU, what the largest maps of a stack should take together: then a step stays near the processor's caches, and
-the C library keeps the memory.  Measured in benchmarks/stacked_forms.py: 26 CNNs of batches of 32, six of batches of 128.
+"""On a CPU, what the largest maps of a stack should take together, so that a step stays near the processor's caches.
+
+Measured in benchmarks/stacked_forms.py: that is 26 CNNs with batches of 32 images, or six with batches of 128.
 """
 
 ON_A_GPU = 4

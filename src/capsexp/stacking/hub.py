@@ -136,9 +136,12 @@ class Hub:
 
     def _turns(self, stack: Stack) -> bool:
         """Let the members of a stack go on; whether the same stack is wanted for another epoch."""
+        share_s = stack.epoch_s / len(stack.live)
         for place in stack.live:
             member = stack.members[place]
-            self.waiting.pop(member).go_on(stack.outcome(place))
+            seat = self.waiting.pop(member)
+            seat.spent_s += share_s
+            seat.go_on(stack.outcome(place))
         live = [place for place in stack.live if stack.members[place] in self.waiting]
         if not live or len(live) < FEW * len(stack.members):
             return False

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -42,6 +43,7 @@ class Seat:
     Attributes:
         fits: how many fits of the cell have been stacked, the present one included.
         facts: ``members`` of the largest stack that the cell was in, and their ``form``; empty if it was in none.
+        spent_s: seconds that the cell has cost: its own turns, and its share of the epochs that it was trained in.
 
     Args:
         life: what the cell does.
@@ -57,6 +59,7 @@ class Seat:
         self._filters = list(warnings.filters)
         self.fits = 0
         self.facts: dict[str, Any] = {}
+        self.spent_s, self._since = 0.0, 0.0
 
     def go_on(self, what: Trained | BaseException | bool | None = None) -> None:
         """Let the cell do what comes next, until it waits for an epoch, pauses or ends.
@@ -120,11 +123,13 @@ class Seat:
     def _process(self) -> Iterator[None]:
         """While the cell runs, the process' random states and filters of warnings are the cell's."""
         random, filters = randomness.states(), list(warnings.filters)
+        self._since = time.perf_counter()
         randomness.put_back(self._random)
         warnings.filters[:] = self._filters  # type: ignore[index]
         try:
             yield
         finally:
+            self.spent_s += time.perf_counter() - self._since
             self._random, self._filters = randomness.states(), list(warnings.filters)
             randomness.put_back(random)
             warnings.filters[:] = filters  # type: ignore[index]
@@ -138,6 +143,12 @@ def facts() -> dict[str, Any] | None:
     """How the present cell was trained with others, for its result; None for one that was trained alone."""
     seat = _present.get()
     return seat.facts if seat is not None and seat.facts else None
+
+
+def share_s() -> float | None:
+    """Seconds that the present cell has cost so far; None for one that runs alone, which cost what it took."""
+    seat = _present.get()
+    return None if seat is None else seat.spent_s + time.perf_counter() - seat._since
 
 
 def pause() -> bool:

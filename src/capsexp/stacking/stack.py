@@ -1,5 +1,6 @@
 """A stack: one LightningModule of many members, trained for as long as the same ones go on together."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Stack(L.LightningModule):
     Attributes:
         members: those of one stream of batches lie side by side.
         live: places of those that are still trained.
+        epoch_s: seconds that the last epoch took.
 
     Args:
         members: in any order, all of one signature.
@@ -62,6 +64,7 @@ class Stack(L.LightningModule):
         self._adam = StackedAdam(stacked, self._own_parameters, decoupled=decoupled(self._optimizers[0]))
         self.train_loader = StreamLoader([self.members[stream[0]].data for stream in streams])
         self.val_loader = SharedLoader(self.members[0].data)
+        self.epoch_s = self._since = 0.0
         self._before: dict[ImageDataModule, dict[str, Tensor]] = {}
         self.keep(range(len(self.members)))
 
@@ -90,6 +93,7 @@ class Stack(L.LightningModule):
         self._totals: dict[str, Totals] = {"train": {}, "val": {}}
         self._counts = {"train": 0, "val": 0}
         self._step, self._first_bad_N = 0, torch.zeros(count, dtype=torch.int64, device=self.device)
+        self._since = time.perf_counter()
         self._before = {data: data.state_dict() for data in self.train_loader.leaders}
         tensors, optimizers = self._of_live()
         self._slots.load(tensors)
@@ -111,6 +115,7 @@ class Stack(L.LightningModule):
             member.data.load_state_dict(self.train_loader.leaders[self._stream_of[place]].state_dict())
         self._before = {}
         self._bad = self._first_bad_N.tolist()
+        self.epoch_s = time.perf_counter() - self._since
         if not self._go_on(self):
             self.trainer.should_stop = True
 
