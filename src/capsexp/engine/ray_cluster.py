@@ -1,0 +1,174 @@
+"""The Ray cluster that a sweep runs on: how it is reached, and what its nodes have to give."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from capsexp.errors import ConfigError, require
+
+ADDRESS = "hydra.launcher.address"
+
+ANSWER_S = 5.0
+"""How long an address may take to answer (seconds)."""
+
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How every client of Ray's head begins; the head answers with settings of its own."""
+
+SETTINGS_FRAME = 4
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_request_timeout_seconds": "10"}
+"""Nothing is reported to anybody, and nobody is waited for longer than a user would; what the user has set stays."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster.
+
+    Attributes:
+        id: Ray's name for it, which no other node ever has.
+        name: its address.
+        cpus: how many Ray may give away there.
+        gpus: likewise.
+        memory: bytes, likewise.
+    """
+
+    id: str
+    name: str
+    cpus: int
+    gpus: int
+    memory: int
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive."""
+    import ray
+
+    return [_node(entry) for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    given = entry["Resources"]
+    cpus, gpus, memory = (int(given.get(name, 0)) for name in ("CPU", "GPU", "memory"))
+    return Node(entry["NodeID"], entry["NodeManagerAddress"], cpus, gpus, memory)
+
+
+def connect(address: str | None) -> bool:
+    """Become a driver of the cluster.
+
+    Args:
+        address: auto, host:port or ray://host:port; None = auto.
+
+    Returns:
+        Whether this call did it; False where the process was one already.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no such cluster.
+    """
+    rule = "be local, or Ray be installed: pip install 'capsexp[ray]'"
+    require(importlib.util.find_spec("ray") is not None, "hydra.launcher.engine", rule, "ray")
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return False
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    named = address if address and address != "auto" else os.environ.get("RAY_ADDRESS")
+    found = named or _found()
+    _check_answer(found)
+    import ray
+
+    with _own_signals(), _mute(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's plans for its next versions
+        try:
+            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            rule = f"be of a cluster that this machine is a node of, or ray://host:port ({_line(error)})"
+            raise ConfigError(ADDRESS, rule, found) from error
+    _silence()
+    return True
+
+
+def _found() -> str:
+    """The address of the cluster that this machine is a node of, as Ray has written it down."""
+    from ray._private import services
+
+    found = services.find_bootstrap_address(None)
+    require(bool(found), ADDRESS, "be of a Ray cluster: none is known on this machine (ray start ...)", "auto")
+    return str(found)
+
+
+def _check_answer(address: str) -> None:
+    """Refuse an address that does not answer: Ray itself would wait for minutes, and deaf to Ctrl-C."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    require(bool(host) and port.isdigit(), ADDRESS, "be auto, host:port or ray://host:port", address)
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as line:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+                return  # it answers to nobody without a certificate
+            line.settimeout(ANSWER_S)
+            line.sendall(HTTP2_HELLO)
+            answer = line.recv(9)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(ADDRESS, f"be of a Ray cluster that answers ({error})", address) from error
+    require(answer[3:4] == bytes([SETTINGS_FRAME]), ADDRESS, "be of a Ray cluster; this is something else", address)
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """What Ray's C++ part writes while it tries to connect is in the error too, in one line."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray handles SIGTERM in its own way from now on; here that is for others to decide."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # in others Ray leaves it alone too
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _silence() -> None:
+    """Ray prints what its nodes tell of dead processes, across the live table; a cell's status says it in a line.
+
+    There is no setting for that.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
+
+
+def disconnect() -> None:
+    """Be a driver no more; what it has started on the nodes ends."""
+    import ray
+
+    with _own_signals():
+        ray.shutdown()
+
+
+def on(node_id: str) -> Any:
+    """The scheduling strategy that takes a task or an actor to a node, and to no other."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
