@@ -56,12 +56,12 @@ def sizes() -> list[int]:
     return [len(lot) for lot in engine.lots]
 
 
-NO_GPU = "auto: processes (no GPU: members of a stack take longer than one by one)"
+ALIKE = "auto: stacked (9 cells can share a stack)"
 LAUNCHERS = {
     ("capsexp",): ([1] * 9, ["running 9, 2 at once, 1 thread a cell"]),
     ("stacked",): ([4, 5], ["running 9 in 2 stacks, 2 at once, 1 thread a stack"]),
     ("stacked", "members=3", "max_cells=1"): ([3] * 3, ["running 9 in 3 stacks, 1 at once, 1 thread a stack"]),
-    ("auto",): ([1] * 9, [NO_GPU, "running 9, 2 at once, 1 thread a cell"]),
+    ("auto",): ([4, 5], [ALIKE, "running 9 in 2 stacks, 2 at once, 1 thread a stack"]),
 }
 """Launchers with their options, the sizes of the lots that they make of nine cells, and what they say."""
 
@@ -113,7 +113,7 @@ def test_settings_reach_the_engine_and_those_that_cannot_share_run_alone(
     ("launcher", "expected"),
     [
         ("stacked", ["stacks: 2 of up to 5 cells, 2 at once", "time: not known beforehand for stacks"]),
-        ("auto", [NO_GPU]),
+        ("auto", [ALIKE, "stacks: 2 of up to 5 cells, 2 at once", "time: not known beforehand for stacks"]),
     ],
 )
 def test_the_plan_tells_of_stacks(

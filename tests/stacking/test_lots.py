@@ -202,8 +202,8 @@ def test_auto_stacks_on_a_gpu_where_enough_cells_are_alike() -> None:
         (("0",), many, True, "auto: stacked (8 cells can share a stack on a GPU)"),
         (("0", "1"), [*many, other], True, "auto: stacked (8 cells can share a stack on a GPU)"),
         (("0",), [*many[1:], other], False, "auto: processes (7 cells at most could share a stack, 8 should)"),
-        ((None,), many, False, "auto: processes (no GPU: members of a stack take longer than one by one)"),
-        (("",), many, False, "auto: processes (no GPU: members of a stack take longer than one by one)"),
+        ((None,), many, True, "auto: stacked (8 cells can share a stack)"),
+        (("",), many[1:], False, "auto: processes (7 cells at most could share a stack, 8 should)"),
     ):
         assert choose("auto", "local", devices, configs) == Choice(stacked, why)
     assert not choose("auto", "ray", ("0",), many).stacked

@@ -30,10 +30,11 @@ class Choice:
 def choose(stack: str, engine: str, devices: Sequence[str | None], configs: Iterable[Mapping[str, Any]]) -> Choice:
     """The choice for a sweep.
 
-    ``auto`` stacks where cells run on a GPU and at least :data:`FEWEST` of them can share a stack: one small network
-    leaves most of a GPU idle.  On a CPU it does not, since a member of a stack takes longer there than a cell on its
-    own; nor in a cluster, since what its nodes are is not known when the sweep is planned.  The choice looks at the
-    whole plan and not at how much of it is done, so that a sweep that goes on is trained as it was begun.
+    ``auto`` stacks where at least :data:`FEWEST` cells can share a stack.  One small network leaves most of a GPU idle; on
+    a CPU, operations on many channels are faster a channel, and those around them are done once for all
+    (docs/throughput.md has the measurements).  It does not in a cluster, since what its nodes are is not known when the
+    sweep is planned.  The choice looks at the whole plan and not at how much of it is done, so that a sweep that goes on
+    is trained as it was begun.
 
     Args:
         stack: one of :data:`WORDS`.
@@ -45,9 +46,7 @@ def choose(stack: str, engine: str, devices: Sequence[str | None], configs: Iter
         return Choice(stack == "always")
     if engine != "local":
         return Choice(False, "auto: processes (a cluster's devices are not known beforehand)")
-    if not any(devices):
-        return Choice(False, "auto: processes (no GPU: members of a stack take longer than one by one)")
     alike = most_alike(configs)
     if alike < FEWEST:
         return Choice(False, f"auto: processes ({count(alike, 'cell')} at most could share a stack, {FEWEST} should)")
-    return Choice(True, f"auto: stacked ({count(alike, 'cell')} can share a stack on a GPU)")
+    return Choice(True, f"auto: stacked ({count(alike, 'cell')} can share a stack{' on a GPU' if any(devices) else ''})")
