@@ -2,9 +2,10 @@
 
     python benchmarks/paired_accuracy.py multirun/stacked multirun/cnn_prune multirun/other_seed
 
-All three are sweeps of one grid: in stacks, alone, and alone with another seed; of each the folder, or a ``cells.csv``
-of its report.  Cells are paired by their swept values.  In float32 a stack rounds otherwise than a cell alone, and training makes of a last digit what it
-likes; so what counts is whether the differences have a mean, and how they compare with those between two seeds.
+All three are sweeps of one grid: in stacks, alone, and alone with another seed; of each the folder, or a
+``results.csv`` of its report.  Cells are paired by their swept values.  In float32 a stack rounds otherwise than a cell
+alone, and training makes of a last digit what it likes; so what counts is whether the differences have a mean, and how
+they compare with those between two seeds.
 """
 
 import argparse

@@ -30,11 +30,11 @@ class Choice:
 def choose(stack: str, engine: str, devices: Sequence[str | None], configs: Iterable[Mapping[str, Any]]) -> Choice:
     """The choice for a sweep.
 
-    ``auto`` stacks where at least :data:`FEWEST` cells can share a stack.  One small network leaves most of a GPU idle; on
-    a CPU, operations on many channels are faster a channel, and those around them are done once for all
+    ``auto`` stacks where at least :data:`FEWEST` cells can share a stack.  One small network leaves most of a GPU idle;
+    on a CPU, operations on many channels cost less a channel, and those around them are done once for all
     (docs/throughput.md has the measurements).  It does not in a cluster, since what its nodes are is not known when the
-    sweep is planned.  The choice looks at the whole plan and not at how much of it is done, so that a sweep that goes on
-    is trained as it was begun.
+    sweep is planned.  The choice looks at the whole plan and not at how much of it is done, so that a sweep that goes
+    on is trained as it was begun.
 
     Args:
         stack: one of :data:`WORDS`.
