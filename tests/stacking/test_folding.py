@@ -14,6 +14,7 @@ from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.models.deep_capsnet import DeepCapsNet
 from capsexp.routing.dynamic import Dynamic
+from capsexp.routing.fixed import Fixed
 from capsexp.stacking.adam import StackedAdam
 from capsexp.stacking.convolutions import Form, apart
 from capsexp.stacking.folding import Fold, Slots, fold, foldable, tensors_of
@@ -343,7 +344,7 @@ UNKNOWN: list[nn.Module] = [
     Tied(),
     Bare(buffer=True),
     Bare(buffer=False),
-    CapsNet(image_shape=(1, 28, 28), classes=2, routing=Dynamic, c1=8, c2=8),
+    CapsNet(image_shape=(1, 28, 28), classes=2, routing=Fixed, c1=8, c2=8),
     DeepCapsNet(image_shape=(1, 16, 16), classes=2, routing=Dynamic, capsules=2, dim=4),
 ]
 

@@ -198,12 +198,14 @@ def test_the_user_has_the_last_word() -> None:
 def test_auto_stacks_on_a_gpu_where_enough_cells_are_alike() -> None:
     many = [changed("model.c2", width) for width in range(FEWEST)]
     other = changed("data.batch_size", 3)
+    plain = [{**each, "routing": None} for each in many]  # no capsules
     for devices, configs, stacked, why in (
         (("0",), many, True, "auto: stacked (8 cells can share a stack on a GPU)"),
         (("0", "1"), [*many, other], True, "auto: stacked (8 cells can share a stack on a GPU)"),
         (("0",), [*many[1:], other], False, "auto: processes (7 cells at most could share a stack, 8 should)"),
-        ((None,), many, True, "auto: stacked (8 cells can share a stack)"),
-        (("",), many[1:], False, "auto: processes (7 cells at most could share a stack, 8 should)"),
+        ((None,), plain, True, "auto: stacked (8 cells can share a stack)"),
+        (("",), plain[1:], False, "auto: processes (7 cells at most could share a stack, 8 should)"),
+        (("",), many, False, "auto: processes (0 cells at most could share a stack, 8 should)"),
     ):
         assert choose("auto", "local", devices, configs) == Choice(stacked, why)
     assert not choose("auto", "ray", ("0",), many).stacked

@@ -40,6 +40,7 @@ def stack(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings:
     from capsexp.stacking.run import run as run_stack  # imports torch
 
     _keep_memory()
+    _allow_open_files()
     run_stack(cells, ended, settings, functools.partial(_end_of, cell_life.run))
 
 
@@ -53,6 +54,15 @@ def _keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _allow_open_files() -> None:
+    """Every cell of a stack has its log, its lock and perhaps a run open: as many files as the system lets us have."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) -> None:

@@ -57,7 +57,7 @@ class AutoencoderModule(BaseModule):
         """Which of the two is trained."""
         return (self._task,)
 
-    def made_by(self, model: nn.Module, images_BCHW: Tensor) -> Made:
+    def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
         """What the task asks of ``model``: ``scores`` (B, K), what is ``drawn`` (B, C, H, W), or both."""
         autoencoder = cast("Autoencoder", model)
         if self._task == "reconstruct":

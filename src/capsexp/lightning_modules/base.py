@@ -79,10 +79,16 @@ class BaseModule(L.LightningModule):
 
     def shared_step(self, batch: Batch) -> StepOutput:
         """Loss and class scores of a batch: what the network makes of it, judged."""
-        return self.judged(self.made_by(self.model, batch.images_BCHW), batch)
+        return self.judged(self.made_by(self.model, batch.images_BCHW, batch.labels_B), batch)
 
-    def made_by(self, model: nn.Module, images_BCHW: Tensor) -> Made:
-        """What ``model`` makes of a batch's images; it may be one that holds several networks (see ``stacking``)."""
+    def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
+        """What ``model`` makes of a batch's images; it may be one that holds several networks (see ``stacking``).
+
+        Args:
+            model: whose own mode says whether it is trained.
+            images_BCHW: of the batch; in a stack (B, S*C, H, W), the images of S streams side by side.
+            labels_B: for what is made of the true class; in a stack (B, S).
+        """
         raise NotImplementedError("a module has made_by and judged, or a shared_step of its own")
 
     def judged(self, made: Made, batch: Batch) -> StepOutput:

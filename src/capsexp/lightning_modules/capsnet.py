@@ -2,10 +2,10 @@
 
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from capsexp.errors import require_number
-from capsexp.lightning_modules.base import BaseModule
+from capsexp.lightning_modules.base import BaseModule, Made
 from capsexp.losses.margin import margin_loss
 from capsexp.losses.reconstruction import reconstruction_loss
 from capsexp.models.capsnet import CapsNet
@@ -45,23 +45,22 @@ class CapsNetModule(BaseModule):
     @property
     def terms(self) -> tuple[str, ...]:
         """Both terms of the loss, where there are two."""
-        return () if self._capsnet.decoder is None else ("margin", "reconstruction")
+        return () if cast("CapsNet", self.model).decoder is None else ("margin", "reconstruction")
 
-    @property
-    def _capsnet(self) -> CapsNet:
-        return cast("CapsNet", self.model)
+    def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
+        """The capsules' ``lengths`` (B, K) and, where ``model`` has a decoder, what it has ``drawn`` (B, C, H, W)."""
+        capsnet = cast("CapsNet", model)
+        poses_BKE, lengths_BK, _ = capsnet.capsules(images_BCHW)
+        if capsnet.decoder is None:
+            return {"lengths": lengths_BK}
+        shown_B = labels_B if capsnet.training else capsnet.decoder.longest(lengths_BK)
+        return {"lengths": lengths_BK, "drawn": capsnet.decoder(poses_BKE, shown_B)}
 
-    def shared_step(self, batch: Batch) -> StepOutput:
-        """Loss and capsule lengths of a batch."""
-        poses_BKE, lengths_BK, _ = self._capsnet.capsules(batch.images_BCHW)
-        margin = margin_loss(lengths_BK, batch.labels_B, **self._margin)
-        if self._capsnet.decoder is None:
-            return StepOutput(margin, lengths_BK)
-        shown_B = batch.labels_B if self.training else lengths_BK.argmax(1)
-        reconstruction = self._reconstruction(poses_BKE, shown_B, batch.pixels_BCHW)
+    def judged(self, made: Made, batch: Batch) -> StepOutput:
+        """The loss of what was made of a batch."""
+        margin = margin_loss(made["lengths"], batch.labels_B, **self._margin)
+        if "drawn" not in made:
+            return StepOutput(margin, made["lengths"])
+        reconstruction = reconstruction_loss(made["drawn"], batch.pixels_BCHW / 255)
         loss = margin + self._reconstruction_weight * reconstruction
-        return StepOutput(loss, lengths_BK, {"margin": margin, "reconstruction": reconstruction})
-
-    def _reconstruction(self, poses_BKE: Tensor, shown_B: Tensor, pixels_BCHW: Tensor) -> Tensor:
-        assert self._capsnet.decoder is not None
-        return reconstruction_loss(self._capsnet.decoder(poses_BKE, shown_B), pixels_BCHW / 255)
+        return StepOutput(loss, made["lengths"], {"margin": margin, "reconstruction": reconstruction})

@@ -10,7 +10,7 @@ from capsexp.types import Batch, StepOutput
 class ClassifierModule(BaseModule):
     """An architecture with one score a class, trained by cross-entropy of its softmax."""
 
-    def made_by(self, model: nn.Module, images_BCHW: Tensor) -> Made:
+    def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
         """The scores (B, K) that ``model`` gives."""
         return {"scores": model(images_BCHW)}
 

@@ -32,6 +32,8 @@ class CapsNet(Classifier):
         decoder: widths of the decoder's hidden layers; None for no decoder.
     """
 
+    stackable = frozenset({"c1", "c2"})
+
     def __init__(
         self,
         *,

@@ -33,6 +33,10 @@ class Decoder(nn.Module):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid())
 
+    def longest(self, lengths_BK: Tensor) -> Tensor:
+        """Which class (B,) the network itself would draw: that of the longest capsule."""
+        return lengths_BK.argmax(1)
+
     def forward(self, poses_BKE: Tensor, shown_B: Tensor) -> Tensor:
         """The image (B, C, H, W) in [0, 1] drawn from class ``shown_B`` alone; the other poses are set to zero."""
         shown_BK = F.one_hot(shown_B, self.classes).bool()

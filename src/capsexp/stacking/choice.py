@@ -32,9 +32,9 @@ def choose(stack: str, engine: str, devices: Sequence[str | None], configs: Iter
 
     ``auto`` stacks where at least :data:`FEWEST` cells can share a stack.  One small network leaves most of a GPU idle;
     on a CPU, operations on many channels cost less a channel, and those around them are done once for all
-    (docs/throughput.md has the measurements).  It does not in a cluster, since what its nodes are is not known when the
-    sweep is planned.  The choice looks at the whole plan and not at how much of it is done, so that a sweep that goes
-    on is trained as it was begun.
+    (docs/throughput.md has the measurements).  It does not stack capsule networks on a CPU, where they are slower that
+    way, nor in a cluster, since what its nodes are is not known when the sweep is planned.  The choice looks at the
+    whole plan and not at how much of it is done, so that a sweep that goes on is trained as it was begun.
 
     Args:
         stack: one of :data:`WORDS`.
@@ -46,7 +46,8 @@ def choose(stack: str, engine: str, devices: Sequence[str | None], configs: Iter
         return Choice(stack == "always")
     if engine != "local":
         return Choice(False, "auto: processes (a cluster's devices are not known beforehand)")
-    alike = most_alike(configs)
+    alike = most_alike(config for config in configs if any(devices) or not config.get("routing"))
     if alike < FEWEST:
         return Choice(False, f"auto: processes ({count(alike, 'cell')} at most could share a stack, {FEWEST} should)")
-    return Choice(True, f"auto: stacked ({count(alike, 'cell')} can share a stack{' on a GPU' if any(devices) else ''})")
+    where = " on a GPU" if any(devices) else ""
+    return Choice(True, f"auto: stacked ({count(alike, 'cell')} can share a stack{where})")

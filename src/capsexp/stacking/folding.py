@@ -1,7 +1,7 @@
 """From many models of one architecture to one that computes all of them, and back."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.models.autoencoder import SharedDeconvolution
-from capsexp.stacking import layers
+from capsexp.nn.capsules import ClassCapsules
+from capsexp.nn.decoder import Decoder
+from capsexp.stacking import capsules, layers
 from capsexp.stacking.convolutions import Form
 
 
@@ -59,6 +61,8 @@ LEAVES: Mapping[type[nn.Module], Leaf] = MappingProxyType(
         nn.Linear: layers.FoldedLinear,
         nn.BatchNorm2d: layers.FoldedBatchNorm2d,
         nn.Dropout: layers.FoldedDropout,
+        ClassCapsules: capsules.FoldedClassCapsules,
+        Decoder: capsules.FoldedDecoder,
     }
 )
 """What is replaced.  A subclass may compute something else, so types are compared, not families."""
@@ -74,7 +78,15 @@ def foldable(model: nn.Module) -> bool:
     seen from outside: it must treat the channels of a map alike (flattening, activations that are zero at zero).
     """
     named = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return len(named) == len(list(model.parameters())) and all(_known(module) for module in model.modules())
+    return len(named) == len(list(model.parameters())) and all(map(_known, _outermost(model)))
+
+
+def _outermost(model: nn.Module) -> Iterator[nn.Module]:
+    """Its parts, but those inside of a layer that is replaced, which are that layer's own matter."""
+    yield model
+    if type(model) not in LEAVES:
+        for part in model.children():
+            yield from _outermost(part)
 
 
 def _known(module: nn.Module) -> bool:
@@ -94,7 +106,7 @@ def _plain(leaf: nn.Module) -> bool:
         return leaf.groups == 1 and leaf.padding_mode == "zeros" and not isinstance(leaf.padding, str)
     if isinstance(leaf, nn.BatchNorm2d):
         return leaf.momentum is not None
-    return True
+    return not isinstance(leaf, ClassCapsules) or capsules.routes_alone(leaf)
 
 
 def fold(models: Sequence[nn.Module], form: Form) -> tuple[nn.Module, Fold]:

@@ -166,7 +166,8 @@ class Stack(L.LightningModule):
         if len(batch.images_SBCHW) > 1 and not self._even:  # then every member gets images of its own
             batch = StackBatch(*(part[self._stream_of] for part in batch))
         streams = len(batch.images_SBCHW)
-        made = self._judge[0].made_by(self.folded, batch.images_SBCHW.transpose(0, 1).flatten(1, 2))
+        images_BCHW, labels_BS = batch.images_SBCHW.transpose(0, 1).flatten(1, 2), batch.labels_SB.T
+        made = self._judge[0].made_by(self.folded, images_BCHW, labels_BS)
         made_N = {name: apart(value, len(self.members)).transpose(0, 1) for name, value in made.items()}
         losses_N, totals_N = self._judged_together(made_N, batch, len(self.members) // streams)
         sums = self._totals[split]

@@ -1,0 +1,120 @@
+"""Capsule layers of all members of a stack at once, and the decoder behind them.
+
+Shape letters as in :mod:`capsexp.stacking.layers`.  Capsules lie as maps do, (B, N*I, D), the first member's first; the
+types that a narrower member lacks are zero, behind its own: such children cast no vote, so nothing changes for it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from capsexp.nn.capsules import ClassCapsules
+from capsexp.nn.decoder import Decoder
+from capsexp.nn.functional import at_least_single
+from capsexp.nn.votes import LinearVotes, Votes
+from capsexp.routing.dynamic import Dynamic
+from capsexp.routing.max_min import MaxMin
+from capsexp.routing.uniform import Uniform
+from capsexp.stacking.convolutions import apart
+from capsexp.stacking.layers import Folded
+from capsexp.types import RoutingOutput
+
+if TYPE_CHECKING:
+    from capsexp.stacking.folding import Fold
+
+ROUTINGS = (Dynamic, MaxMin, Uniform)
+"""Algorithms that have no tensors of their own and treat each image alone."""
+
+
+def routes_alone(layer: ClassCapsules) -> bool:
+    """Whether a layer's coupling follows from an image's votes and nothing else, so that members can share routing."""
+    return type(layer.routing) in ROUTINGS and layer.inference == "dynamic" and layer.master_JI is None
+
+
+class SideBySide(Votes):
+    """The members' votes as those of one batch: of image b, member n's come at place b * N + n.
+
+    To routing every image is alike, so it may take members for images.  Each member's own operator does the work.
+
+    Args:
+        members: their votes (B, J, E, I), without masks.
+    """
+
+    def __init__(self, members: Sequence[Votes]) -> None:
+        self._members = members
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
+        batch, *rest = self._members[0].shape
+        return cast("tuple[int, int, int, int]", (batch * len(self._members), *rest))
+
+    def weighted_sum(self, coupling: Tensor | float) -> Tensor:  # noqa: D102
+        if not isinstance(coupling, Tensor) or coupling.dim() == 2:
+            return _beside(votes.weighted_sum(coupling) for votes in self._members)
+        each = zip(self._members, self._apart(coupling), strict=True)
+        return _beside(votes.weighted_sum(own_BJI) for votes, own_BJI in each)
+
+    def agreement(self, parents_BJE: Tensor) -> Tensor:  # noqa: D102
+        each = zip(self._members, self._apart(parents_BJE), strict=True)
+        return _beside(votes.agreement(own_BJE) for votes, own_BJE in each)
+
+    def materialise(self) -> Tensor:  # noqa: D102
+        return _beside(votes.materialise() for votes in self._members)
+
+    def detach(self) -> SideBySide:  # noqa: D102
+        return SideBySide([votes.detach() for votes in self._members])
+
+    def _apart(self, values: Tensor) -> Sequence[Tensor]:
+        """Each member's part of what has a value an image and member."""
+        return values.view(-1, len(self._members), *values.shape[1:]).unbind(1)
+
+
+def _beside(parts: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(parts), 1).flatten(0, 1)
+
+
+class FoldedClassCapsules(Folded):
+    """``ClassCapsules`` of all members, which are routed in one go."""
+
+    weight: Tensor
+
+    def __init__(self, members: Sequence[ClassCapsules], fold: Fold) -> None:
+        super().__init__(members, fold)
+        self.routing = copy.deepcopy(members[0].routing)
+
+    def forward(self, poses_BID: Tensor) -> RoutingOutput:
+        """Poses (B, N*J, E), activations (B, N*J) and coupling (B, N*J, I)."""
+        members, parents = self.weight.shape[:2]
+        each = zip(poses_BID.chunk(members, 1), self.weight.unbind(), strict=True)
+        made = self.routing(SideBySide([LinearVotes(own_BID, own_JEDI) for own_BID, own_JEDI in each]))
+        self.fold.widths_N = [parents] * members
+        return RoutingOutput(*(part.reshape(len(poses_BID), members * parents, *part.shape[2:]) for part in made))
+
+
+class FoldedDecoder(Folded):
+    """``Decoder`` of all members, each of which draws from a class of its own; its layers are folded like others."""
+
+    def __init__(self, members: Sequence[Decoder], fold: Fold) -> None:
+        super().__init__(members, fold)
+        self.layers = copy.deepcopy(members[0].layers)
+        self.classes, self.image_shape = members[0].classes, members[0].image_shape
+
+    def longest(self, lengths_BK: Tensor) -> Tensor:
+        """The longest of each member's own capsules (B, N), from lengths (B, N*K)."""
+        return apart(lengths_BK, self.fold.members).argmax(2)
+
+    def forward(self, poses_BKE: Tensor, shown_BS: Tensor) -> Tensor:
+        """Images (B, N*C, H, W), drawn from class ``shown_BS`` of every member of a stream alone."""
+        poses_BNKE = apart(poses_BKE, self.fold.members)
+        shown_BN = shown_BS.repeat_interleave(self.fold.members // shown_BS.shape[1], 1)
+        shown_BNK = F.one_hot(shown_BN, self.classes).bool()
+        precision = next(self.layers.parameters()).dtype  # half, where the whole networks are
+        drawn: Tensor = self.layers(poses_BNKE.where(shown_BNK[..., None], 0).flatten(1).to(precision))
+        channels, height, width = self.image_shape
+        return at_least_single(drawn).view(-1, self.fold.members * channels, height, width)
