@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -117,7 +118,7 @@ class Hub:
         form = chosen(self._settings.form, group.members[0].module.device)
         for member in group.members:
             self.waiting[member].was_in(len(group.members), form)
-        stack = Stack(group.members, form, self._turns)
+        stack = Stack(group.members, form, partial(self._turns, group.common))
         try:
             train(stack)
         except Exception as error:
@@ -134,7 +135,7 @@ class Hub:
         for member in left:
             self.waiting.pop(member).go_on(error)
 
-    def _turns(self, stack: Stack) -> bool:
+    def _turns(self, common: Hashable, stack: Stack) -> bool:
         """Let the members of a stack go on; whether the same stack is wanted for another epoch."""
         share_s = stack.epoch_s / len(stack.live)
         for place in stack.live:
@@ -145,9 +146,10 @@ class Hub:
         live = [place for place in stack.live if stack.members[place] in self.waiting]
         if not live or len(live) < FEW * len(stack.members):
             return False
-        one, alike = stack.members[live[0]], self._alike()
-        common = signature(one)
-        if {stack.members[place] for place in live} != set(self._beside(common, alike[common], one).members):
+        one, alike = stack.members[live[0]], self._alike().get(common, [])
+        if one not in alike:  # its coming epoch is another one than those that the stack was made for
+            return False
+        if {stack.members[place] for place in live} != set(self._beside(common, alike, one).members):
             return False
         stack.keep(live)
         return True

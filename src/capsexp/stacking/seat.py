@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,10 @@ from capsexp.stacking.member import MemberEpochs, Trained
 from capsexp.stacking.signature import refusal
 
 log = logging.getLogger(__name__)
+
+
+HEARD = (signal.SIGTERM, signal.SIGINT)
+"""Signals for which Lightning puts a handler while a fit goes on, and the one before it back when it ends."""
 
 
 class Host(Protocol):
@@ -57,6 +63,7 @@ class Seat:
         self._member: MemberEpochs | None = None
         self._random = randomness.states()
         self._filters = list(warnings.filters)
+        self._handlers = _handlers()
         self.fits = 0
         self.facts: dict[str, Any] = {}
         self.spent_s, self._since = 0.0, 0.0
@@ -121,18 +128,33 @@ class Seat:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[None]:
-        """While the cell runs, the process' random states and filters of warnings are the cell's."""
-        random, filters = randomness.states(), list(warnings.filters)
+        """While the cell runs, random states, filters of warnings and handlers of signals are the cell's."""
+        random, filters, handlers = randomness.states(), list(warnings.filters), _handlers()
         self._since = time.perf_counter()
         randomness.put_back(self._random)
         warnings.filters[:] = self._filters  # type: ignore[index]
+        _handle(self._handlers)
         try:
             yield
         finally:
             self.spent_s += time.perf_counter() - self._since
-            self._random, self._filters = randomness.states(), list(warnings.filters)
+            self._random, self._filters, self._handlers = randomness.states(), list(warnings.filters), _handlers()
             randomness.put_back(random)
             warnings.filters[:] = filters  # type: ignore[index]
+            _handle(handlers)
+
+
+def _handlers() -> dict[int, Any]:
+    """Who hears of signals."""
+    return {number: signal.getsignal(number) for number in HEARD}
+
+
+def _handle(handlers: Mapping[int, Any]) -> None:
+    """Let these hear of signals; only a process' main thread may say so, and Lightning says so only there."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None and handler is not signal.getsignal(number):  # None: not put there by Python
+                signal.signal(number, handler)
 
 
 _present: ContextVar[Seat | None] = ContextVar("seat", default=None)

@@ -94,14 +94,15 @@ def _unusual(trainer: L.Trainer) -> str | None:
     usual: dict[str, tuple[Any, ...]] = {
         "accumulate_grad_batches": (1,),
         "limit_train_batches": (1.0,),
-        "limit_val_batches": (1.0, 0),
+        "limit_val_batches": (1.0, 0, 0.0),
         "overfit_batches": (0, 0.0),
         "val_check_interval": (1.0,),
         "fast_dev_run": (False,),
         "reload_dataloaders_every_n_epochs": (0,),
     }
     for name, values in usual.items():
-        if getattr(trainer, name) not in values:
+        value = getattr(trainer, name)
+        if not any(type(value) is type(each) and value == each for each in values):  # 1 is one batch, 1.0 all of them
             return name
     precision = trainer.precision_plugin
     scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None

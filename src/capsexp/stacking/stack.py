@@ -203,10 +203,11 @@ def train(stack: Stack) -> None:
         "max_epochs": -1,
         "limit_train_batches": member.steps,
         "limit_val_batches": 1.0 if member.validates else 0,
+        "check_val_every_n_epoch": 1,  # its members say when: it is not as old as they are
         "num_sanity_val_steps": 0,
         "plugins": [LightningEnvironment()],
         "default_root_dir": member.trainer.default_root_dir,
     }
     with quiet_lightning():
-        trainer = L.Trainer(**given, **fixed)
+        trainer = L.Trainer(**{**given, **fixed})
         trainer.fit(stack, stack.train_loader, stack.val_loader)

@@ -47,10 +47,12 @@ class Process:
     Attributes:
         most: the most that is still tried: online, offline or disabled.
         said: the warnings that were given; a sweep is not to hear one for every cell.
+        open: runs that are open: cells of a stack have theirs beside each other, on one wandb-core.
     """
 
     most: str = "online"
     said: set[str] = field(default_factory=set)
+    open: int = 0
 
     def allows(self, mode: str) -> str:
         """``mode``, or less where that has failed before."""
@@ -99,6 +101,7 @@ class GuardedRun:
         self.mode = ""
         self.run: Any = None
         self.failed: set[str] = set()
+        self._counted = False
 
     def open(self, about: About, options: dict[str, Any], mode: str) -> None:
         """Begin the run: online if that is wanted and possible, else offline, else not at all."""
@@ -125,6 +128,7 @@ class GuardedRun:
         """End the run; what an online one could not upload stays on disk for later."""
         if self.run is None:
             return
+        self._count(is_open=False)
         try:
             self.budget.spend(lambda: self.run.finish(exit_code=exit_code))
         except (HungError, TimeoutError) as error:
@@ -140,6 +144,7 @@ class GuardedRun:
         self.mode = mode
         try:
             self.run = self.budget.spend(functools.partial(_init, about, options, mode, self.budget.total), at_most)
+            self._count(is_open=True)
         except HungError as error:
             self._give_up("init", error)
         except Exception as error:
@@ -152,6 +157,10 @@ class GuardedRun:
             self._clear_up(kill=True)
             raise
 
+    def _count(self, *, is_open: bool) -> None:
+        process.open += is_open - self._counted
+        self._counted = is_open
+
     def _failed(self, what: str, error: Exception) -> None:
         if not self.failed:  # one warning a cell
             process.say_once(f"Weights & Biases failed in {what}: {_line(error)}")
@@ -159,6 +168,7 @@ class GuardedRun:
 
     def _give_up(self, what: str, error: Exception) -> None:
         """Leave the run behind, and make sure that nothing waits for it."""
+        self._count(is_open=False)
         self._clear_up(kill=not isinstance(error, TimeoutError))
         if self.run is not None and self.mode != "offline":
             with contextlib.suppress(OSError, TypeError):
@@ -167,8 +177,14 @@ class GuardedRun:
         process.step_down(self.mode, f"{what}: {_line(error)}")
 
     def _clear_up(self, *, kill: bool) -> None:
-        """Let the next run begin with a wandb-core of its own, and the process's exit not wait for this one's."""
+        """Let the next run begin with a wandb-core of its own, and the process's exit not wait for this one's.
+
+        While other cells' runs are open on it, and it answers, it stays: without it they would end here.
+        """
         import wandb
+
+        if process.open and not kill:
+            return
 
         if not kill:
             try:
