@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": set(),
     "interruption": set(),
     "build": {"machine", "recipes", "stacking", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
-    "stacking": {"randomness", "stacking.settings"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "stacking": {"interruption", "randomness", "stacking.lots", "stacking.settings"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.choice": {"stacking.lots"},
     "stacking.lots": set(),
     "stacking.settings": set(),

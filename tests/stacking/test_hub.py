@@ -407,13 +407,32 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Callable[[
     monkeypatch.setattr(Stack, "training_step", training_step)
 
 
-def test_an_error_in_a_step_reaches_every_member(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_of_a_stack_that_fails_go_on_alone(
+    monkeypatch: pytest.MonkeyPatch, stacks: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the epoch on in which it failed, whose batches and noise are drawn again; where it failed is told once."""
     nets = [Net(f"{seed}", seed) for seed in range(3)]
-    failing(monkeypatch, ValueError("a broken step"), lambda stack, step: step == 4)
+    failing(monkeypatch, ValueError("a broken step"), lambda stack, step: len(stack.members) == 3 and step == 4)
     found = together(*nets, Net("another", batch_size=5))
-    assert [str(found[net.name]) for net in nets] == ["a broken step"] * 3
+    assert stacks.count(3) == 1
+    assert [each.levelname for each in caplog.records if "broken step" in (each.exc_text or "")] == ["ERROR"]
     monkeypatch.undo()
-    assert_as_alone(found, Net("another", batch_size=5))
+    assert_as_alone(found, *nets, Net("another", batch_size=5))
+
+
+def test_a_stack_that_cannot_be_made_costs_nobody(monkeypatch: pytest.MonkeyPatch, stacks: list[int]) -> None:
+    nets = [Net(f"{seed}", seed) for seed in range(3)]
+    real = Stack.__init__
+
+    def made(self: Stack, members: Any, *rest: Any) -> None:
+        if len(members) == 3:
+            raise RuntimeError("CUDA out of memory.")
+        real(self, members, *rest)
+
+    monkeypatch.setattr(Stack, "__init__", made)
+    found = together(*nets)
+    monkeypatch.undo()
+    assert_as_alone(found, *nets)
 
 
 def test_a_stack_that_is_out_of_memory_is_halved_and_nothing_is_lost(
@@ -582,27 +601,30 @@ def test_cells_that_are_killed_in_a_stack_go_on_alone_and_the_other_way_round(
     assert sizes == [2, 2, None, None, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "cause"),
-    [
-        (ValueError("a broken step"), "exception", "ValueError: a broken step"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out-of-memory", "RuntimeError: Default"),
-    ],
-)
-def test_what_breaks_the_stack_is_in_every_cells_status(
-    error: Exception, kind: str, cause: str, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_memory_that_runs_out_for_each_alone_is_in_every_cells_status(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handlers = list(logging.getLogger().handlers)
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
     failing(monkeypatch, error, lambda stack, step: True)
     cells = cells_in(tmp_path / "sweep", config)
     ended = live_together(cells)
-    assert [ended[cell.name].status.kind for cell in cells] == [kind] * 2
+    assert [ended[cell.name].status.kind for cell in cells] == ["out-of-memory"] * 2
     for cell in cells:
-        status = records.read_status(cell.directory)
-        assert (status.state, status.kind) == ("failed", kind)
-        assert status.cause.startswith(cause)
-        assert f"{type(error).__name__}: {error}" in (cell.directory / records.LOG).read_text()
+        assert f"RuntimeError: {error}" in (cell.directory / records.LOG).read_text()
     assert_nothing_is_held(cells, handlers)
+
+
+def test_what_breaks_a_stack_is_in_every_cells_log(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, ValueError("a broken step"), lambda stack, step: True)
+    cells = cells_in(tmp_path / "sweep", config)
+    assert {ended.status.state for ended in live_together(cells).values()} == {"done"}
+    for cell in cells:
+        log = (cell.directory / records.LOG).read_text()
+        assert log.count("ValueError: a broken step") == 1
+        assert "in training_step" in log, "where it was"
 
 
 @pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt])

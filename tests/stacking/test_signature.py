@@ -283,16 +283,25 @@ def with_a_schedule(module: BaseModule) -> None:
 FOLDED = "CNN trained by {} cannot be folded"
 OPTIMIZER = "only torch's Adam and AdamW, with one group of parameters and no schedule, are stacked"
 ALONE: dict[str, tuple[dict[str, Any], str]] = {
-    "accumulated gradients": ({"given": {"accumulate_grad_batches": 2}}, "of trainer.accumulate_grad_batches"),
-    "fewer batches": ({"given": {"limit_train_batches": 1}}, "of trainer.limit_train_batches"),
-    "less validation": ({"given": {"limit_val_batches": 1}}, "of trainer.limit_val_batches"),
-    "validation within an epoch": ({"given": {"val_check_interval": 0.5}}, "of trainer.val_check_interval"),
-    "validation behind each batch": ({"given": {"val_check_interval": 1}}, "of trainer.val_check_interval"),
+    "accumulated gradients": (
+        {"given": {"accumulate_grad_batches": 2}},
+        "stacks do not know its trainer.accumulate_grad_batches",
+    ),
+    "fewer batches": ({"given": {"limit_train_batches": 1}}, "stacks do not know its trainer.limit_train_batches"),
+    "less validation": ({"given": {"limit_val_batches": 1}}, "stacks do not know its trainer.limit_val_batches"),
+    "validation within an epoch": (
+        {"given": {"val_check_interval": 0.5}},
+        "stacks do not know its trainer.val_check_interval",
+    ),
+    "validation behind each batch": (
+        {"given": {"val_check_interval": 1}},
+        "stacks do not know its trainer.val_check_interval",
+    ),
     "loaders made anew": (
         {"given": {"reload_dataloaders_every_n_epochs": 1}},
-        "of trainer.reload_dataloaders_every_n_epochs",
+        "stacks do not know its trainer.reload_dataloaders_every_n_epochs",
     ),
-    "half precision": ({"given": {"precision": "bf16-true"}}, "of trainer.precision"),
+    "half precision": ({"given": {"precision": "bf16-true"}}, "stacks do not know its trainer.precision"),
     "a callback that looks at batches": ({"callback": Batches}, "Batches looks into single batches"),
     "a module that looks at gradients": (
         {"change": partial(with_another, kind=Noisy)},

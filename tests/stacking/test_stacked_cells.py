@@ -96,3 +96,18 @@ def test_every_line_is_in_the_log_of_its_own_cell(words: list[str], caplog: pyte
     together(STACKED, serial)
     logs = {cell.name: (cell / records.LOG).read_text() for cell in STACKED.glob("*lr*")}
     assert {"1e+200" in name for name, log in logs.items() if "no weights are kept" in log} == {True}
+
+
+@pytest.mark.parametrize(
+    ("more", "within"),
+    [
+        (["trainer.precision=bf16-mixed"], 1e-5),
+        (["trainer.gradient_clip_val=0", "+trainer.min_epochs=2", "+trainer.check_val_every_n_epoch=2"], 1e-12),
+    ],
+    ids=["half precision", "limits that are none"],
+)
+def test_settings_of_the_trainer(words: list[str], more: list[str], within: float):
+    serial = alone([*words, "seed=0,1", "trainer.max_epochs=2,3", "model.c2=3", *more], "serial")
+    together(STACKED, serial)
+    assert differences(STACKED, serial, within=within) == []
+    assert {facts(cell)["environment"]["stack"]["members"] for cell in STACKED.glob("seed*")} == {4}

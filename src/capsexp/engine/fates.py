@@ -62,7 +62,7 @@ class Fates:
     def broken(self, running: Running, kind: records.Kind, cause: str) -> None:
         """A worker has died, or was ended, in the middle of its lot."""
         if len(running.entry.lot) > 1:
-            share = f", that for each of its {len(running.entry.lot)} cells" if kind == "timeout" else ""
+            share = f" ({len(running.entry.lot)} cells have so many times that)" if kind == "timeout" else ""
             self._halve(running.entry, running.left, f"{kind}: {cause}{share}")
             return
         (cell,) = running.left

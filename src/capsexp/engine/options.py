@@ -76,6 +76,9 @@ def checked(given: Mapping[str, Any]) -> Options:
     options = Options(**{key: CHECKS[key](f"hydra.launcher.{key}", value) for key, value in given.items()})
     fine = options.address is None or options.engine == "ray"
     require(fine, "hydra.launcher.address", "be null unless hydra.launcher.engine is ray", options.address)
+    for key in ("members", "form", "buckets"):
+        fine = options.stack != "never" or given.get(key, AUTO) == AUTO
+        require(fine, f"hydra.launcher.{key}", "be auto unless hydra/launcher is stacked or auto", given.get(key))
     return options
 
 

@@ -95,10 +95,16 @@ class Shared:
             raise ConfigError(ADDRESS, faults[0], address or "auto")
 
 
+YOUNG_S = 60.0
+"""Seconds for which a folder is left alone in any case."""
+
+
 def _clear(sweep: Path) -> None:
     """Remove what sweeps left that were killed; those that run hold their locks."""
     for folder in sweep.glob(f"{PREFIX}*"):
         try:
+            if time.time() - folder.stat().st_mtime < YOUNG_S:  # its command may be about to take the lock
+                continue
             with FileLock(folder / LOCK, blocking=False):
                 pass
         except (Timeout, OSError):

@@ -23,11 +23,16 @@ ON_A_GPU = 4
 MANY = 32
 
 
+def size_of(member: MemberEpochs) -> int:
+    """Parameters of a member's network."""
+    return sum(parameter.numel() for parameter in member.module.model.parameters())
+
+
 def buckets_of(members: Sequence[MemberEpochs]) -> int:
     """In how many parts of like widths the members of a group are trained fastest."""
     if members[0].module.device.type == "cpu":
         batch = members[0].data.batch_size
-        each = max(_largest_map(member) for member in (members[0], members[-1])) * batch * 4
+        each = _largest_map(max(members, key=size_of)) * batch * 4
         return -(-len(members) * each // int(CACHED_BYTES))
     widths = {tuple(parameter.shape for parameter in member.module.model.parameters()) for member in members}
     return ON_A_GPU if len(members) >= MANY and len(widths) > 1 else 1
@@ -44,11 +49,13 @@ def _largest_map(member: MemberEpochs) -> int:
     hooks = [part.register_forward_hook(look) for part in model.modules() if not any(part.children())]
     some = next(model.parameters())
     modes = [(part, part.training) for part in model.modules()]
-    model.eval()(some.new_zeros(1, *member.data.image_shape))
-    for part, mode in modes:  # some are frozen
-        part.training = mode
-    for hook in hooks:
-        hook.remove()
+    try:
+        model.eval()(some.new_zeros(1, *member.data.image_shape))
+    finally:
+        for part, mode in modes:  # some are frozen
+            part.training = mode
+        for hook in hooks:
+            hook.remove()
     return max(found)
 
 

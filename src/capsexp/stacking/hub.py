@@ -8,8 +8,9 @@ from typing import NamedTuple, cast
 import torch
 from greenlet import getcurrent
 
+from capsexp import interruption
 from capsexp.stacking.buckets import Buckets, Size
-from capsexp.stacking.capacity import buckets_of, ran_out_of_memory, too_large
+from capsexp.stacking.capacity import buckets_of, ran_out_of_memory, size_of, too_large
 from capsexp.stacking.convolutions import Form
 from capsexp.stacking.member import MemberEpochs
 from capsexp.stacking.seat import Life, Seat
@@ -69,12 +70,19 @@ class Hub:
         for number, life in enumerate(lives):
             Seat(life, self, number).go_on()
         while self.waiting or self.paused:
+            if interruption.requested():
+                self._stop_those_who_have_nothing_to_save()
             if self.waiting:
                 self._train(self._next())
                 self._try_paused(again=True)
             else:  # what they wait for is done by now, or not done here
                 self._try_paused(again=True)
                 self._try_paused(again=bool(self.waiting))
+
+    def _stop_those_who_have_nothing_to_save(self) -> None:
+        """The others save themselves behind their next epoch."""
+        for member in [each for each in self.waiting if not each.epochs]:
+            self.waiting.pop(member).go_on(KeyboardInterrupt())
 
     def _try_paused(self, *, again: bool) -> None:
         paused, self.paused = self.paused, []
@@ -118,22 +126,31 @@ class Hub:
         form = chosen(self._settings.form, group.members[0].module.device)
         for member in group.members:
             self.waiting[member].was_in(len(group.members), form)
-        stack = Stack(group.members, form, partial(self._turns, group.common))
+        stack: Stack | None = None
         try:
+            stack = Stack(group.members, form, partial(self._turns, group.common))
             train(stack)
         except Exception as error:
-            self._failed(stack, error)
+            if stack is not None:
+                stack.undo()
+            self._failed(group, error)
 
-    def _failed(self, stack: Stack, error: Exception) -> None:
-        """What happens to a stack happens to its members; but if memory ran out, they are tried in two halves."""
-        stack.undo()
-        left = [stack.members[place] for place in stack.live if stack.members[place] in self.waiting]
-        if ran_out_of_memory(error) and len(left) > 1:
-            log.warning("a stack of %d did not fit into memory; it is trained in two halves", len(left))
-            self._buckets.halve(signature(left[0]), self._sizes(left))
+    def _failed(self, group: Group, error: Exception) -> None:
+        """A stack that ran out of memory is tried in two halves; otherwise its members go on alone."""
+        left = [member for member in group.members if member in self.waiting]
+        if ran_out_of_memory(error):
+            if len(left) > 1:
+                log.warning("a stack of %d did not fit into memory; it is trained in two halves", len(left))
+                self._buckets.halve(group.common, self._sizes(left))
+            else:
+                for member in left:
+                    self.waiting.pop(member).go_on(error)
             return
+        log.warning("a stack of %d failed, and its members are trained alone: %r", len(left), error)
+        logging.getLogger("capsexp.trace").error("the stack failed", exc_info=error)
         for member in left:
-            self.waiting.pop(member).go_on(error)
+            member.refusal = "its stack failed"
+            self.waiting.pop(member).go_on(None)
 
     def _turns(self, common: Hashable, stack: Stack) -> bool:
         """Let the members of a stack go on; whether the same stack is wanted for another epoch."""
@@ -142,6 +159,7 @@ class Hub:
             member = stack.members[place]
             seat = self.waiting.pop(member)
             seat.spent_s += share_s
+            member.epochs += 1
             seat.go_on(stack.outcome(place))
         live = [place for place in stack.live if stack.members[place] in self.waiting]
         if not live or len(live) < FEW * len(stack.members):
@@ -158,8 +176,3 @@ class Hub:
 def chosen(form: str, device: torch.device) -> Form:
     """The form of convolution that is used on a device."""
     return "grouped" if form == "auto" else cast("Form", form)
-
-
-def size_of(member: MemberEpochs) -> int:
-    """Parameters of a member's network."""
-    return sum(parameter.numel() for parameter in member.module.model.parameters())

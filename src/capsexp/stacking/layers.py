@@ -155,37 +155,35 @@ class FoldedDropout(Folded):
 
     def __init__(self, members: Sequence[nn.Dropout], fold: Fold) -> None:
         super().__init__(members, fold)
-        self.shares_N = [member.p for member in members]
+        self._layers = tuple(members)  # in a tuple, so that they are no parts of this module
         self._kept_N: Tensor | None = None
+
+    @property
+    def shares(self) -> list[float]:
+        """What each member drops, as its own layer says now."""
+        return [layer.p for layer in self._layers]
 
     def forward(self, maps_BC: Tensor) -> Tensor:
         """``maps_BC`` (B, N*C), or with further dimensions, some of it zero and the rest made larger."""
-        if not self.training or not any(self.shares_N):
+        shares_N = self.shares
+        if not self.training or not any(shares_N):
             return maps_BC
         if self.fold.generators is None:
             return self._in_one(maps_BC)
         noise_BC = torch.zeros_like(
             maps_BC, memory_format=self.fold.format if maps_BC.dim() == 4 else torch.contiguous_format
         )
-        noise_BNC = apart(noise_BC, len(self.shares_N))
-        for member, generator in enumerate(self.fold.generators):
-            if self.shares_N[member] < 1:
-                self._draw(noise_BNC[:, member, : self.fold.own(member, noise_BNC.shape[2])], member, generator)
+        noise_BNC = apart(noise_BC, len(shares_N))
+        for member, (share, generator) in enumerate(zip(shares_N, self.fold.generators, strict=True)):
+            if share < 1:
+                _draw(noise_BNC[:, member, : self.fold.own(member, noise_BNC.shape[2])], share, generator)
         return maps_BC * noise_BC
-
-    def _draw(self, noise_BC: Tensor, member: int, generator: torch.Generator) -> None:
-        """What ``F.dropout`` draws and multiplies with, for one member."""
-        share = self.shares_N[member]
-        if share == 0:
-            noise_BC.fill_(1)
-        else:
-            noise_BC.bernoulli_(1 - share, generator=generator).div_(1 - share)
 
     def _in_one(self, maps_BC: Tensor) -> Tensor:
         """Noise for the whole stack from the default generator."""
-        if len(set(self.shares_N)) == 1:
-            return F.dropout(maps_BC, self.shares_N[0])
-        maps_BNC = apart(maps_BC, len(self.shares_N))
+        if len(set(self.shares)) == 1:
+            return F.dropout(maps_BC, self.shares[0])
+        maps_BNC = apart(maps_BC, len(self.shares))
         kept_N1 = self._kept_on(maps_BC.device, maps_BC.dtype).view(-1, *(1 for _ in maps_BNC.shape[2:]))
         chosen_BNC = torch.rand_like(maps_BNC) < kept_N1
         return (maps_BNC / kept_N1).where(chosen_BNC, 0).flatten(1, 2)
@@ -193,5 +191,13 @@ class FoldedDropout(Folded):
     def _kept_on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """What each member keeps; not made anew each time, since sending numbers to a device makes a step wait."""
         if self._kept_N is None or (self._kept_N.device, self._kept_N.dtype) != (device, dtype):
-            self._kept_N = torch.tensor([1 - share for share in self.shares_N], device=device, dtype=dtype)
+            self._kept_N = torch.tensor([1 - share for share in self.shares], device=device, dtype=dtype)
         return self._kept_N
+
+
+def _draw(noise_BC: Tensor, share: float, generator: torch.Generator) -> None:
+    """What ``F.dropout`` draws and multiplies with, for one member."""
+    if share == 0:
+        noise_BC.fill_(1)
+    else:
+        noise_BC.bernoulli_(1 - share, generator=generator).div_(1 - share)

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 OF_A_MEMBER = {
-    "optimizer": ("lr", "weight_decay"),
-    "trainer": ("max_epochs", "gradient_clip_val", "progress", "log_every_n_steps"),
+    "optimizer": ("lr", "weight_decay", "betas", "eps"),
+    "trainer": (
+        *("max_epochs", "max_steps", "min_epochs", "min_steps", "check_val_every_n_epoch"),
+        *("gradient_clip_val", "progress", "log_every_n_steps"),
+    ),
 }
-"""Keys in which the members of a stack may differ; in ``model`` it is all numbers."""
+"""Keys in which the members of a stack may differ; in ``model`` it is what the architecture names, here all numbers."""
 
 SHARED = ("data", "augment", "routing", "threads", *OF_A_MEMBER)
 """What a training step computes for all members: in this they agree."""

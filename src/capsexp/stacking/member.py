@@ -33,8 +33,8 @@ class Seat(Protocol):
     def stacks(self, member: "MemberEpochs") -> bool:
         """Whether the present fit can be trained with others; asked before every epoch."""
 
-    def wait(self, member: "MemberEpochs") -> Trained:
-        """Hand over until the next epoch is trained.
+    def wait(self, member: "MemberEpochs") -> Trained | None:
+        """Hand over until the next epoch is trained; None if the fit is to go on alone.
 
         Raises:
             Diverged: the member's loss is no number any more.
@@ -63,7 +63,7 @@ class MemberEpochs(_TrainingEpochLoop):
         epochs = trainer.fit_loop.epoch_loop
         super().__init__(trainer, epochs.min_steps, epochs.max_steps)
         self.seat, self.config = seat, config
-        self.asked = False
+        self.asked, self.epochs = False, 0
         self.refusal: str | None = None
         self.lasting: tuple[Any, ...] | None = None
         self.val_loop = _MemberEvaluation(trainer)
@@ -97,7 +97,10 @@ class MemberEpochs(_TrainingEpochLoop):
             return
         steps = self.steps
         trained = self.seat.wait(self)
-        assert trained.steps == steps
+        if trained is None:
+            super().advance(data_fetcher)
+            return
+        assert trained.steps == steps, f"the stack made {trained.steps} steps for this fit's {steps}"
         self._move_on(steps)
         self.module.add("train", trained.sums["train"])
         cast("_MemberEvaluation", self.val_loop).sums = trained.sums.get("val")

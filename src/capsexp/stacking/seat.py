@@ -72,8 +72,8 @@ class Seat:
         """Let the cell do what comes next, until it waits for an epoch, pauses or ends.
 
         Args:
-            what: the epoch that it waited for, or what it is to fail with; behind a pause, whether to try again; None
-                at the start.
+            what: the epoch that it waited for, None if it is to train it alone, or what it is to fail with; behind a
+                pause, whether to try again; None at the start.
         """
         with self._process():
             if isinstance(what, BaseException):
@@ -94,12 +94,12 @@ class Seat:
                 log.info("this fit is not stacked: %s", member.refusal)
         return member.refusal is None
 
-    def wait(self, member: MemberEpochs) -> Trained:
-        """Inside the cell: hand over until the epoch of its fit is trained."""
+    def wait(self, member: MemberEpochs) -> Trained | None:
+        """Inside the cell: hand over until the epoch of its fit is trained; None if the fit is to go on alone."""
         if self._member is not member:
             self._member, self.fits = member, self.fits + 1
         self._hub.waiting[member] = self
-        return cast("Trained", self._hub.greenlet.switch())
+        return cast("Trained | None", self._hub.greenlet.switch())
 
     def pause(self) -> bool:
         """Inside the cell: hand over while it can do nothing; whether it is worth trying again."""

@@ -12,6 +12,7 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.nn.channels import Prunable
 from capsexp.stacking.adam import accepts
 from capsexp.stacking.folding import foldable
+from capsexp.stacking.lots import OF_A_MEMBER
 from capsexp.stacking.member import MemberEpochs
 
 WITHIN_AN_EPOCH: Final = (
@@ -19,12 +20,6 @@ WITHIN_AN_EPOCH: Final = (
     *("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"),
 )
 """Hooks of Lightning that a member alone would hear and a member of a stack does not."""
-
-OWN: Final = {
-    "optimizer": ("lr", "weight_decay", "betas", "eps"),
-    "trainer": ("max_epochs", "max_steps", "gradient_clip_val", "progress", "log_every_n_steps"),
-}
-"""What every member has of its own, beside what its architecture names (``Classifier.stackable``)."""
 
 SHARED: Final = ("data", "augment", "model", "routing", "optimizer", "trainer")
 """Groups of the config that decide what a training step computes."""
@@ -49,12 +44,13 @@ def _lasting(member: MemberEpochs) -> tuple[Any, ...]:
         shared = json.dumps(_shared(member.config, type(model).stackable), sort_keys=True, default=str)
         first = next(model.parameters())
         where = (str(first.device), str(first.dtype))
-        member.lasting = (shared, type(module), module.variant, where, tuple(_leaves(model)))
+        images = member.data.summary()["n_train"]
+        member.lasting = (shared, type(module), module.variant, where, images, tuple(_leaves(model)))
     return member.lasting
 
 
 def _shared(config: Mapping[str, Any], own_sizes: frozenset[str]) -> dict[str, Any]:
-    own = {**OWN, "model": tuple(own_sizes)}
+    own = {**OF_A_MEMBER, "model": tuple(own_sizes)}
     return {
         group: {key: value for key, value in (config.get(group) or {}).items() if key not in own.get(group, ())}
         for group in SHARED
@@ -74,7 +70,7 @@ def refusal(member: MemberEpochs) -> str | None:
     trainer, module = member.trainer, member.module
     unusual = _unusual(trainer)
     if unusual:
-        return f"of trainer.{unusual}"
+        return f"stacks do not know its trainer.{unusual}"
     hearing = _hearing_within_an_epoch(trainer, module)
     if hearing:
         return f"{hearing} looks into single batches"

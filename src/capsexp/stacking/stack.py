@@ -15,10 +15,12 @@ from capsexp.data.base import ImageDataModule
 from capsexp.errors import Diverged
 from capsexp.lightning_modules.base import Made
 from capsexp.lightning_modules.quiet import quiet_lightning
+from capsexp.nn.functional import at_least_single
 from capsexp.stacking.adam import StackedAdam, decoupled
 from capsexp.stacking.clipping import clip
 from capsexp.stacking.convolutions import Form, apart
 from capsexp.stacking.folding import Slots, fold, tensors_of
+from capsexp.stacking.lots import OF_A_MEMBER
 from capsexp.stacking.member import MemberEpochs, Trained
 from capsexp.stacking.streams import SharedLoader, StackBatch, StreamLoader, in_streams
 from capsexp.types import Batch
@@ -52,7 +54,6 @@ class Stack(L.LightningModule):
         self._stream_of = [number for number, stream in enumerate(streams) for _ in stream]
         self._even = len({len(stream) for stream in streams}) == 1
         self._go_on = go_on
-        self._judge = (self.members[0].module,)  # in a tuple, so that it does not become a part of this module
         models = [member.module.model for member in self.members]
         self.folded, self._fold = fold(models, form)
         self._tensors = [tensors_of(model) for model in models]
@@ -71,6 +72,7 @@ class Stack(L.LightningModule):
     def keep(self, live: Iterable[int]) -> None:
         """From now on train the members at these places alone."""
         self.live = sorted(live)
+        self._judge = (self.members[self.live[0]].module,)  # in a tuple, so that it is no part of this module
         self._lead()
 
     def _of_live(self) -> tuple[list[dict[str, Tensor]], list[Optimizer | None]]:
@@ -158,7 +160,7 @@ class Stack(L.LightningModule):
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip each member's gradients by its own limit."""
-        limits = [member.trainer.gradient_clip_val for member in self.members]
+        limits = [_limit(member.trainer.gradient_clip_val) for member in self.members]
         clip(list(self.folded.parameters()), limits, gradient_clip_algorithm or "norm")
 
     def _measure(self, batch: StackBatch, split: str) -> Tensor:
@@ -168,6 +170,8 @@ class Stack(L.LightningModule):
         streams = len(batch.images_SBCHW)
         images_BCHW, labels_BS = batch.images_SBCHW.transpose(0, 1).flatten(1, 2), batch.labels_SB.T
         made = self._judge[0].made_by(self.folded, images_BCHW, labels_BS)
+        # Autocast, which judges in single precision, does not reach into vmap.
+        made = {name: at_least_single(value) for name, value in made.items()}
         made_N = {name: apart(value, len(self.members)).transpose(0, 1) for name, value in made.items()}
         losses_N, totals_N = self._judged_together(made_N, batch, len(self.members) // streams)
         sums = self._totals[split]
@@ -192,11 +196,15 @@ class Stack(L.LightningModule):
         return output.loss, self._judge[0].totals(output, batch)
 
 
+def _limit(given: float | None) -> float | None:
+    """To what gradients are clipped: for Lightning, 0 is no limit."""
+    return given if given is not None and given > 0 else None
+
+
 def train(stack: Stack) -> None:
     """Train a stack for as long as it is wanted."""
     member = stack.members[0]
-    own = ("max_epochs", "max_steps", "gradient_clip_val", "progress", "log_every_n_steps")
-    given = {key: value for key, value in member.config["trainer"].items() if key not in own}
+    given = {key: value for key, value in member.config["trainer"].items() if key not in OF_A_MEMBER["trainer"]}
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     fixed: dict[str, Any] = {
         **dict.fromkeys(quiet, False),

@@ -12,7 +12,9 @@ from capsexp import records
 from capsexp.report.cells import Cell
 from capsexp.status.read import STATES, Snapshot, finite
 
-SECONDS = "clocks.total_s"
+SECONDS, SHARE = "clocks.total_s", "clocks.share_s"
+"""What a cell took, and what it cost where others were trained with it meanwhile."""
+
 SLOWEST = 5
 TO_DO = ("pending", "interrupted", "corrupt")
 """The states of cells that are left to do.  A failed one is tried again only when the command is given again."""
@@ -95,7 +97,7 @@ def facts(snapshot: Snapshot) -> Facts:
     took = [(cell.name, seconds) for cell in snapshot.cells if (seconds := _seconds(cell)) is not None]
     running = [Timed(cell.name, _age(cell, snapshot)) for cell in snapshot.cells if cell.state == "running"]
     cell_s = fmean(seconds for _, seconds in took) if took else None
-    left_s, eta_s = _left(sum(states[state] for state in TO_DO), cell_s, running)
+    left_s, eta_s = _left(sum(states[state] for state in TO_DO), cell_s, _spent(snapshot))
     since = _since(snapshot)
     return Facts(
         sweep=str(snapshot.sweep.name),
@@ -118,8 +120,11 @@ def facts(snapshot: Snapshot) -> Facts:
 
 
 def _seconds(cell: Cell) -> float | None:
-    """How long a finished cell took; a stale one says nothing about the present code."""
-    return finite(cell.value(SECONDS)) if cell.done else None
+    """What a finished cell took, its share if it was in a stack; a stale one says nothing about the present code."""
+    if not cell.done:
+        return None
+    share = finite(cell.value(SHARE))
+    return finite(cell.value(SECONDS)) if share is None else share
 
 
 def _age(cell: Cell, snapshot: Snapshot) -> float | None:
@@ -128,15 +133,27 @@ def _age(cell: Cell, snapshot: Snapshot) -> float | None:
     return None if started is None else max(snapshot.now - started, 0.0)
 
 
-def _left(to_do: int, cell_s: float | None, running: Sequence[Timed]) -> tuple[float | None, float | None]:
-    """Seconds of work that is left, and seconds until it is done by as many cells at a time as run now."""
-    if not to_do and not running:
+def _spent(snapshot: Snapshot) -> list[list[float]]:
+    """For all that runs, what its cells have cost so far: those of a stack are one process, and share its time."""
+    stacked = any(finite(cell.value(SHARE)) is not None for cell in snapshot.cells if cell.done)
+    together: dict[object, list[float]] = {}
+    for cell in snapshot.cells:
+        status = snapshot.statuses.get(cell.id)
+        if cell.state == "running" and status is not None:
+            key = (status.host, status.pid) if stacked else cell.id
+            together.setdefault(key, []).append(_age(cell, snapshot) or 0.0)
+    return [[age / len(ages) for age in ages] for ages in together.values()]
+
+
+def _left(to_do: int, cell_s: float | None, spent: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+    """Seconds of work that is left, and seconds until it is done by as many cells, or stacks, as run now."""
+    if not to_do and not spent:
         return 0.0, None
     if cell_s is None:
         return None, None
-    rests = [max(cell_s - (each.seconds or 0.0), 0.0) for each in running]
+    rests = [sum(max(cell_s - each, 0.0) for each in process) for process in spent]
     left = to_do * cell_s + sum(rests)
-    return left, max(left / len(running), *rests) if running else None  # the last cell is not shared by idle processes
+    return left, max(left / len(spent), *rests) if spent else None  # the last cell is not shared by idle processes
 
 
 def _since(snapshot: Snapshot) -> float | None:
