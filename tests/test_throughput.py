@@ -30,7 +30,8 @@ def test_the_launcher_knows_every_way(throughput: ModuleType, gpu: bool) -> None
     assert next(iter(ways)) == "basic"
     for words in ways.values():
         given = [word.removeprefix("hydra.launcher.").split("=") for word in words if "hydra.launcher." in word]
-        options.checked({key: int(value) if value.isdigit() else value for key, value in given})
+        stack = {"stack": "always" if "hydra/launcher=stacked" in words else "never"}
+        options.checked({key: int(value) if value.isdigit() else value for key, value in given} | stack)
     stacked = {word.split("=")[1] for words in ways.values() for word in words if "form" in word}
     assert stacked == set(FORMS) - {"auto"}
     buckets = {word.split("=")[1] for words in ways.values() for word in words if "buckets" in word}

@@ -91,7 +91,7 @@ def test_a_stack_has_the_time_of_all_its_cells(tmp_path: Path) -> None:
     tally = run_lots([tuple(cells)], staff, heard, Options(cell_timeout=2.5))
     assert [(len(ids), limit) for ids, limit in staff.given] == [(4, 10.0), (2, 5.0), (2, 5.0), (1, 2.5), (1, 2.5)]
     each_s = "ran longer than hydra.launcher.cell_timeout=2.5 s and was ended"
-    assert heard.split_[0][1] == f"timeout: {each_s}, that for each of its 4 cells; it is halved"
+    assert heard.split_[0][1] == f"timeout: {each_s} (4 cells have so many times that); it is halved"
     assert tally.ended[cells[0].id].words == f"failed (timeout): {each_s}"
     assert heard.put_back_ == [], "a timeout would come again"
 

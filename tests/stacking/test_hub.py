@@ -312,7 +312,7 @@ def test_what_a_cell_costs_is_its_part_of_the_whole() -> None:
     elapsed = time.perf_counter() - began
     assert shares.pop("alone") is None
     assert 0.5 * elapsed < sum(shares.values()) <= elapsed
-    assert max(shares, key=shares.get) == "slow"
+    assert shares["slow"] >= 0.1
 
 
 # -- what is a cell's own ---------------------------------------------------------------------------------------------
