@@ -74,6 +74,9 @@ def test_right_values() -> None:
     stacks = {"stack": "auto", "members": 3, "form": "vmap", "buckets": 2, "engine": "ray", "address": "auto"}
     assert checked(stacks) == Options(stack="auto", members=3, form="vmap", buckets=2, engine="ray", address="auto")
     assert checked(stacks).settings == Settings("vmap", 2)
+    for key, value in (("members", 3), ("form", "vmap"), ("buckets", 2)):
+        with pytest.raises(ConfigError, match=rf"hydra\.launcher\.{key} must be auto unless hydra/launcher is stacked"):
+            checked({key: value})
     assert checked({"members": AUTO, "buckets": AUTO, "form": AUTO, "engine": "local", "address": None}) == Options()
     assert Options().settings == Settings("auto", "auto")
     assert checked({"gpus": []}).gpus == ()

@@ -88,6 +88,22 @@ def test_the_end_is_foretold_from_the_finished_cells_and_those_that_run(tmp_path
     assert [each["seconds"] for each in found["running"]] == pytest.approx([4, 4], abs=5)
 
 
+def test_members_of_a_stack_share_its_time(tmp_path, said):
+    """Two run together for 60 s, which is 30 s for each; a cell costs 50 s."""
+    cells = sweep(tmp_path, FOUR)
+    for cell in cells[:2]:
+        finish(tmp_path, cell, seconds=240.0)
+        found = records.read_result(tmp_path / cell.name)
+        found["clocks"]["share_s"] = 50.0
+        records.write_result(tmp_path / cell.name, found)
+    for cell in cells[2:]:
+        start(tmp_path, cell, ago=60)
+    found = said(tmp_path)
+    assert (found["cell_s"], found["cells_s"]) == (50, 100)
+    assert found["left_s"] == pytest.approx(2 * 20, abs=5)
+    assert found["eta_s"] == pytest.approx(found["left_s"]), "one process trains both"
+
+
 def test_the_last_cell_is_not_shared_by_idle_processes(tmp_path, said):
     cells = sweep(tmp_path, FOUR)
     finish(tmp_path, cells[0], seconds=100.0)
