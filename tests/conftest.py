@@ -107,7 +107,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("processes" if folder in PROCESSES else str(item.path)))
+        on_ray = item.path.name.startswith("test_engine_ray")  # they wait most of the time
+        together = folder in PROCESSES and not on_ray
+        item.add_marker(pytest.mark.xdist_group("processes" if together else str(item.path)))
 
 
 @pytest.fixture
