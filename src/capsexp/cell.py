@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from capsexp import records
-from capsexp.errors import ConfigError, Diverged, StageBusy
+from capsexp.errors import ConfigError, Diverged, StageBusy, ran_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -213,10 +213,7 @@ def _kind(error: BaseException) -> records.Kind:
         text = str(seen)
         if (isinstance(seen, OSError) and seen.errno in NO_SPACE) or "PytorchStreamWriter failed" in text:
             return "disk"
-        out = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-        if isinstance(seen, MemoryError) or (isinstance(seen, RuntimeError) and any(word in text for word in out)):
-            return "out-of-memory"
-        if type(seen).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        if ran_out_of_memory(seen):
             return "out-of-memory"
         seen = seen.__cause__ or seen.__context__
     return "exception"

@@ -42,6 +42,17 @@ class ConfigError(ValueError):
         return error
 
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What torch says, in a RuntimeError, of memory that ran out."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or not."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    by_name = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
+    return isinstance(error, MemoryError) or said or by_name
+
+
 class StageBusy(Exception):  # noqa: N818 - no error, a reason to wait
     """Another cell is computing a stage that this one needs: try again later, nothing is lost."""
 

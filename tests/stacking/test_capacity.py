@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from capsexp.callbacks.memory_check import MemoryCheck
+from capsexp.errors import ran_out_of_memory
 from capsexp.models.cnn import CNN
 from capsexp.stacking import capacity
-from capsexp.stacking.capacity import buckets_of, bytes_of, ran_out_of_memory, too_large
+from capsexp.stacking.capacity import buckets_of, bytes_of, too_large
 from capsexp.stacking.member import MemberEpochs
 
 SIDE, BATCH = 16, 100

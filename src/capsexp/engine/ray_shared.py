@@ -18,6 +18,9 @@ PREFIX = ".ray-"
 LOOK_S = 60.0
 """How long the nodes may take for their first look (seconds)."""
 
+YOUNG_S = 60.0
+"""How long a folder that another command has made is left alone in any case (seconds)."""
+
 
 class Shared:
     """A folder of this sweep's own below the sweep's, gone when it ends; the command holds a lock there.
@@ -93,10 +96,6 @@ class Shared:
         faults += [fault for each, node in asked.items() if each not in silent and (fault := self.fault(node, each))]
         if faults:
             raise ConfigError(ADDRESS, faults[0], address or "auto")
-
-
-YOUNG_S = 60.0
-"""Seconds for which a folder is left alone in any case."""
 
 
 def _clear(sweep: Path) -> None:

@@ -47,8 +47,7 @@ def stack(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings:
 def _keep_memory() -> None:
     """Let the C library keep what is freed: the maps of many members are large, and are made anew in every step.
 
-    By default glibc gets blocks of 32 MB and more from the system each time and gives them back.  It took a third off
-    a step of 32 members (benchmarks/stacked_forms.py).
+    By default glibc gets blocks of 32 MB and more from the system each time, page by page, and gives them back.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         libc = ctypes.CDLL(None)

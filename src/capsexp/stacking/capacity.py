@@ -77,11 +77,3 @@ def bytes_of(members: Sequence[MemberEpochs]) -> int | None:
         if isinstance(callback, MemoryCheck) and callback.step_bytes is not None
     ]
     return len(members) * max(found) if found else None
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a training failed since its device's memory was too small."""
-    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )

@@ -5,12 +5,12 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
-import torch
 from greenlet import getcurrent
 
 from capsexp import interruption
+from capsexp.errors import ran_out_of_memory
 from capsexp.stacking.buckets import Buckets, Size
-from capsexp.stacking.capacity import buckets_of, ran_out_of_memory, size_of, too_large
+from capsexp.stacking.capacity import buckets_of, size_of, too_large
 from capsexp.stacking.convolutions import Form
 from capsexp.stacking.member import MemberEpochs
 from capsexp.stacking.seat import Life, Seat
@@ -123,7 +123,7 @@ class Hub:
         if too_large(group.members):
             self._buckets.halve(group.common, self._sizes(group.members))
             return
-        form = chosen(self._settings.form, group.members[0].module.device)
+        form = chosen(self._settings.form)
         for member in group.members:
             self.waiting[member].was_in(len(group.members), form)
         stack: Stack | None = None
@@ -173,6 +173,6 @@ class Hub:
         return True
 
 
-def chosen(form: str, device: torch.device) -> Form:
-    """The form of convolution that is used on a device."""
+def chosen(form: str) -> Form:
+    """The form of the convolutions; ``grouped`` was fastest on a CPU, and is one kernel a layer on a GPU."""
     return "grouped" if form == "auto" else cast("Form", form)
