@@ -164,27 +164,6 @@ def test_gradients_go_through_what_is_kept() -> None:
     assert made.equal(maps.grad)
 
 
-def test_one_stream_of_noise_for_all() -> None:
-    layer = dropout((0.5, 0.5), (3, 2), torch.contiguous_format)
-    maps = torch.randn(4, 6, 3, 3)
-    torch.manual_seed(9)
-    made = layer(maps)
-    torch.manual_seed(9)
-    assert made.equal(F.dropout(maps, 0.5))
-
-
-def test_one_stream_of_noise_for_different_shares() -> None:
-    shares = (0.5, 0.0, 0.1, 1.0)
-    layer = dropout(shares, (2, 2, 1, 2), torch.contiguous_format)
-    for maps in (torch.full((500, 8, 3, 3), 2.0), torch.full((500, 8, 9), 2.0)):
-        made = apart(layer(maps), 4)
-        for member, share in enumerate(shares):
-            values = made[:, member]
-            scaled = 2 / (1 - share) if share < 1 else 0.0
-            assert ((values == 0) | (values == scaled)).all()
-            assert (values == 0).float().mean().item() == pytest.approx(share, abs=0.02)
-
-
 def test_nothing_is_drawn_where_nothing_is_dropped() -> None:
     maps, noise = torch.randn(3, 4), torch.Generator().manual_seed(1)
     before = noise.get_state()

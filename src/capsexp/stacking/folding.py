@@ -27,7 +27,7 @@ class Fold:
         layout: in which the stack has them.  On a CPU a pixel's channels side by side make poolings and grouped
             convolutions about twice as fast: together the members have many, however few each has.
         widths_N: how many channels each member has in the maps as they are now; their layer says so.
-        generators: each member's stream of dropout noise, set before training; None for one stream of all, torch's own.
+        generators: each member's stream of dropout noise, set before training.
     """
 
     members: int

@@ -151,12 +151,11 @@ class FoldedBatchNorm2d(Folded):
 
 
 class FoldedDropout(Folded):
-    """``Dropout`` of all members, each with a share of its own and, if the fold has generators, its own noise."""
+    """``Dropout`` of all members, each with a share and a stream of noise of its own."""
 
     def __init__(self, members: Sequence[nn.Dropout], fold: Fold) -> None:
         super().__init__(members, fold)
         self._layers = tuple(members)  # in a tuple, so that they are no parts of this module
-        self._kept_N: Tensor | None = None
 
     @property
     def shares(self) -> list[float]:
@@ -168,8 +167,7 @@ class FoldedDropout(Folded):
         shares_N = self.shares
         if not self.training or not any(shares_N):
             return maps_BC
-        if self.fold.generators is None:
-            return self._in_one(maps_BC)
+        assert self.fold.generators is not None, "whoever trains says what noise is drawn from"
         noise_BC = torch.zeros_like(
             maps_BC, memory_format=self.fold.format if maps_BC.dim() == 4 else torch.contiguous_format
         )
@@ -178,21 +176,6 @@ class FoldedDropout(Folded):
             if share < 1:
                 _draw(noise_BNC[:, member, : self.fold.own(member, noise_BNC.shape[2])], share, generator)
         return maps_BC * noise_BC
-
-    def _in_one(self, maps_BC: Tensor) -> Tensor:
-        """Noise for the whole stack from the default generator."""
-        if len(set(self.shares)) == 1:
-            return F.dropout(maps_BC, self.shares[0])
-        maps_BNC = apart(maps_BC, len(self.shares))
-        kept_N1 = self._kept_on(maps_BC.device, maps_BC.dtype).view(-1, *(1 for _ in maps_BNC.shape[2:]))
-        chosen_BNC = torch.rand_like(maps_BNC) < kept_N1
-        return (maps_BNC / kept_N1).where(chosen_BNC, 0).flatten(1, 2)
-
-    def _kept_on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """What each member keeps; not made anew each time, since sending numbers to a device makes a step wait."""
-        if self._kept_N is None or (self._kept_N.device, self._kept_N.dtype) != (device, dtype):
-            self._kept_N = torch.tensor([1 - share for share in self.shares], device=device, dtype=dtype)
-        return self._kept_N
 
 
 def _draw(noise_BC: Tensor, share: float, generator: torch.Generator) -> None:
