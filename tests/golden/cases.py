@@ -111,7 +111,7 @@ SWEEPS: dict[str, list[str]] = {
 }
 """Sweeps that are run.  ``holes`` is no experiment: some of its cells fail or diverge."""
 
-QUICK_PLANS = tuple(experiments())
+QUICK_PLANS = tuple(name for name in experiments() if name not in ("fast_inference", "fast_filters"))
 """Plans that are made by every test run; the others are slow."""
 
 QUICK = ("cnn_prune", "holes")
@@ -184,3 +184,33 @@ TOLD: dict[str, list[str]] = {
     "plan of a cell": ["capsexp.plan", "+experiment=cnn_prune"],
 }
 """Commands that only say something."""
+
+STACKED = [
+    "+experiment=cnn_prune",
+    "model.c2=4,2",
+    "model.c3=3,2",
+    *TINY,
+    *ALWAYS[:2],
+    *ALWAYS[3:],
+    "sweep.name=stacked",
+]
+"""A sweep that is trained as one stack."""
+
+AS_STACK = (
+    "hydra/launcher=stacked",
+    *(f"hydra.launcher.{word}" for word in ("form=grouped", "buckets=1", "max_cells=1")),
+)
+"""How: nothing is left to what is fastest at the moment."""
+
+INTERRUPTED: dict[str, list[str]] = {
+    "cnn": ["model=cnn", "model.c2=3", "model.c3=3"],
+    "stages": ["recipe=prune_and_retrain", "pruning=chip", "model=deep_capsnet", "model.capsules=3", "model.dim=4"],
+    "retrain": ["recipe=retrain", "model=capsnet", "model.c1=8", "model.c2=8", "model.decoder=null"],
+}
+"""Cells that are broken off behind an epoch and given again."""
+
+
+def interrupted(name: str) -> list[str]:
+    """The arguments of such a cell."""
+    more = ["callbacks.resume.min_interval_s=0", "trainer.max_epochs=3", f"sweep.name={name}"]
+    return [*INTERRUPTED[name], *TINY, *ALWAYS, *more]

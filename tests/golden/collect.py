@@ -380,6 +380,95 @@ def without_login(folder: Path) -> Iterator[None]:
         yield
 
 
+# -- stacked, interrupted, and written by older code -------------------------------------------------------------------
+
+
+def stacked(folder: Path) -> dict[str, Any]:
+    """The cells of a sweep that worker processes train as a stack."""
+    with working(folder):
+        code, _, err = command([*cases.STACKED, *cases.AS_STACK, "-m"])
+        return {
+            "exit": code,
+            "err": plain_text(err, folder).splitlines(),
+            "cells": cells_of(folder / "multirun" / "stacked", folder),
+            "stages": stages_of(folder),
+        }
+
+
+def interrupted(folder: Path) -> dict[str, Any]:
+    """Cells that are broken off once behind every checkpoint to resume from, and the same ones without interruption."""
+    found: dict[str, Any] = {}
+    for name in cases.INTERRUPTED:
+        whole, broken = folder / "whole" / name, folder / "broken" / name
+        with working(whole):
+            code, _, err = command(cases.interrupted(name))
+            assert code == 0, err
+        exits = []
+        with working(broken):
+            while not exits or exits[-1] == 130:
+                assert len(exits) < 40
+                with breaking_off():
+                    exits.append(command(cases.interrupted(name))[0])
+        sides = []
+        for side in (whole, broken):
+            cells, stages = cells_of(side / "multirun" / name, side), stages_of(side)
+            sides.append({"cells": cells, "stages": stages})
+        found[name] = {"exits": exits, **sides[0], "differences": [str(each) for each in differences.unlike(*sides)]}
+    return found
+
+
+@contextlib.contextmanager
+def breaking_off() -> Iterator[None]:
+    """Ctrl-C, just after the first checkpoint to resume from is written."""
+    import lightning
+
+    save, written = lightning.Trainer.save_checkpoint, []
+
+    def save_checkpoint(self: Any, path: Any, *arguments: Any, **options: Any) -> None:
+        save(self, path, *arguments, **options)
+        if "resume" in Path(path).name:
+            written.append(path)
+
+    def after_epoch(self: Any, *arguments: Any, **options: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+
+    with (
+        mock.patch.object(lightning.Trainer, "save_checkpoint", save_checkpoint),
+        mock.patch.object(lightning.LightningModule, "on_train_epoch_start", after_epoch),
+    ):
+        yield
+
+
+def older(folder: Path) -> dict[str, Any]:
+    """What the commands make of directories that commit dbb0b0f has written."""
+    import shutil
+
+    from tests.golden import make_run_dir
+
+    found: dict[str, Any] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(make_run_dir.RUN_DIR, folder / "multirun", dirs_exist_ok=True)
+    for name, words in make_run_dir.SWEEPS.items():
+        with working(folder):
+            code, out, _ = command([f"multirun/{name}", "--json"], "capsexp.status")
+            facts = {key: value for key, value in json.loads(out).items() if not isinstance(value, float)}
+            facts["slowest"] = sorted(each["name"] for each in facts["slowest"])
+            cells = cells_of(folder / "multirun" / name, folder)
+            again = command([*words, *cases.ALWAYS, "-m"])
+            found[name] = {
+                "status": [code, facts],
+                "cells": cells,
+                "again": [again[0], telling(again[1], folder), plain_text(again[2], folder).splitlines()],
+                "trained again": (folder / "multirun" / ".stages").exists(),
+            }
+        found[name]["report"] = reported(name, folder)
+    found["scores"] = {
+        path.relative_to(make_run_dir.RUN_DIR).as_posix(): make_run_dir.scores_of(path) for path in make_run_dir.cells()
+    }
+    return found
+
+
 # -- everything --------------------------------------------------------------------------------------------------------
 
 
@@ -402,7 +491,14 @@ def machine() -> dict[str, str]:
 
 def parts() -> dict[str, Callable[[Path], Any]]:
     """What can be gathered, by name."""
-    found: dict[str, Callable[[Path], Any]] = {"plans": plans, "ids": singles, "said": said}
+    found: dict[str, Callable[[Path], Any]] = {
+        "plans": plans,
+        "ids": singles,
+        "said": said,
+        "stacked": stacked,
+        "interrupted": interrupted,
+        "older": older,
+    }
     for name in cases.SWEEPS:
         found[f"sweeps:{name}"] = lambda folder, name=name: swept(name, folder)
         found[f"reports:{name}"] = lambda folder, name=name: reported(name, folder)

@@ -1,0 +1,11 @@
+"""The names of the package's inside that goldens need beside the command line; change them here where they change."""
+
+from pathlib import Path
+from typing import Any
+
+
+def load_run(directory: Path) -> Any:
+    """A finished cell, back in memory: its config, result and module."""
+    from capsexp import build
+
+    return build.load_run(directory)
