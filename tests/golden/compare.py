@@ -2,9 +2,9 @@
 
     python tests/golden/compare.py OLD NEW [--only plans,sweeps:cnn_prune]
     python tests/golden/compare.py OLD --write [--only ...]
-    python tests/golden/compare.py --words OLD.json NEW.json
+    python tests/golden/compare.py --words OLD NEW [--only ...]
 
-OLD and NEW are commits or paths of checkouts.
+OLD and NEW are commits or paths of checkouts; with --words they may be two files of texts, too.
 """
 
 import argparse
@@ -29,7 +29,7 @@ KEPT = Path(__file__).parent / "kept"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 if all is equal, 1 if not."""
     given = parser().parse_args(arguments)
-    if given.words:
+    if given.words and all(Path(side).is_file() for side in given.sides):
         return compare_words(*(Path(name) for name in given.sides))
     parts = chosen(given.only)
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = [
             difference for part in parts for difference in differences.unlike(read(old, part), read(new, part), part)
         ]
+    if given.words:
+        found = [each for each in found if not differences.only_words(each.old, each.new)]
     for difference in found:
         sys.stdout.write(f"{difference}\n")
     sys.stdout.write(f"{len(found)} differences in {len(parts)} parts\n")
@@ -49,14 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python tests/golden/compare.py", description=__doc__.splitlines()[0])
-    made.add_argument(
-        "sides", metavar="SIDE", nargs="+", help="a commit or the path of a checkout; with --words, a file"
-    )
+    made.add_argument("sides", metavar="SIDE", nargs="+", help="a commit or the path of a checkout")
     made.add_argument(
         "--only", metavar="PART[,PART]", help=f"of {', '.join(names.parts())}; a name without : is all of it"
     )
     made.add_argument("--write", action="store_true", help="keep what the one SIDE gives")
-    made.add_argument("--words", action="store_true", help="whether two texts differ in their wording alone")
+    made.add_argument("--words", action="store_true", help="leave out what differs in its wording alone")
     return made
 
 

@@ -108,6 +108,7 @@ def collection_of(each: Any) -> list[Any]:
         numbers(getattr(each, "_vec", None)),  # the corners of a surface, which has no public way to tell them
         numbers(each.get_offsets()),
         numbers(each.get_array()),
+        each.get_cmap().name if each.get_array() is not None else None,
         [numbers(path.vertices) for path in each.get_paths()],
         numbers(each.get_facecolor()),
         numbers(each.get_clim()) if None not in each.get_clim() else None,
@@ -116,7 +117,7 @@ def collection_of(each: Any) -> list[Any]:
 
 def image_of(image: Any) -> list[Any]:
     limits = image.get_clim()
-    shape = list(np.shape(image.get_array()))
+    shape = [*np.shape(image.get_array()), image.get_cmap().name]
     return [
         shape,
         numbers(image.get_array()),
