@@ -111,7 +111,8 @@ SWEEPS: dict[str, list[str]] = {
 }
 """Sweeps that are run.  ``holes`` is no experiment: some of its cells fail or diverge."""
 
-QUICK_PLANS = tuple(name for name in experiments() if name not in ("fast_inference", "fast_filters"))
+LONG = ("fast_filters", "fast_inference", "prune_criteria", "shared_ae_prune")
+QUICK_PLANS = tuple(name for name in experiments() if name not in LONG)
 """Plans that are made by every test run; the others are slow."""
 
 QUICK = ("cnn_prune", "holes")
