@@ -27,7 +27,7 @@ help:  ## list the targets
 sweep: $(STAMP)  ## run every cell of an experiment that is not finished, then write its report
 	@code=0; \
 	$(RUN) -m capsexp $(COMMAND) || code=$$?; \
-	folder="$$($(RUN) -m capsexp.plan $(COMMAND) 2>/dev/null | sed -n '1s/^.*: [0-9]* cells* in //p')"; \
+	folder="$$($(RUN) -m capsexp.plan --folder $(COMMAND) 2>/dev/null)"; \
 	if [ $$code -ne 130 ] && [ -n "$$folder" ] && [ -f "$$folder/sweep.json" ]; then \
 		$(RUN) -m capsexp.report "$$folder" || code=$$?; \
 	fi; \

@@ -27,8 +27,9 @@ from epoch_time import BATCH, CLASSES, CROP, cell_epochs, write_images
 from torch import Tensor, nn
 from turns import Work, take_turns
 
-from capsexp import cli, plan
+from capsexp import cli, resolvers
 from capsexp.models.autoencoder import Autoencoder
+from capsexp.sweep.cells import resolved
 
 MODELS = {"own": "autoencoder", "shared": "shared_autoencoder"}
 
@@ -101,12 +102,12 @@ def compose(path: Path, kind: str, output: Path, options: argparse.Namespace) ->
     """The resolved config of one cell, as the command composes it; ``output`` is its own, so that no stage is taken."""
     from hydra import compose, initialize_config_dir
 
-    plan.register_resolvers()
+    resolvers.register()
     words = ["data=dhcd", f"data.path={path}", f"model={MODELS[kind]}", "recipe=autoencode_then_classify"]
     words += [f"recipe.reconstruction_epochs={options.epochs}", "trainer.max_epochs=1", f"threads={options.threads}"]
     words += [f"paths.output={output}", "logger.wandb.mode=disabled"]
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF)):
-        return plan.resolved(compose("config", words, return_hydra_config=True))
+        return resolved(compose("config", words, return_hydra_config=True))
 
 
 def bare_epochs(path: Path, kind: str, epochs: int) -> list[float]:

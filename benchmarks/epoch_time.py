@@ -20,8 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from capsexp import build, cli, plan
+from capsexp import build, cli, resolvers
 from capsexp.models.cnn import CNN
+from capsexp.sweep.cells import resolved
 
 BATCH, CROP, CLASSES = 256, 28, 46
 
@@ -63,10 +64,10 @@ def compose(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The resolved config of one cell, as the command composes it."""
     from hydra import compose, initialize_config_dir
 
-    plan.register_resolvers()
+    resolvers.register()
     words = ["data=dhcd", f"data.path={path}", f"trainer.max_epochs={options.epochs}", f"threads={options.threads}"]
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF)):
-        return plan.resolved(compose("config", [*words, "logger.wandb.mode=disabled"], return_hydra_config=True))
+        return resolved(compose("config", [*words, "logger.wandb.mode=disabled"], return_hydra_config=True))
 
 
 def cell_epochs(config: dict[str, Any], directory: Path) -> list[float]:

@@ -8,8 +8,8 @@ import pytest
 
 from capsexp import records
 from capsexp.errors import ConfigError
-from capsexp.plan.networks import network_size
 from capsexp.recipes.max_depth import deepest_working
+from capsexp.resolvers import network_size
 from tests.conftest import results
 
 Run = Callable[..., int]

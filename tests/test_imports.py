@@ -20,12 +20,12 @@ PLANNED_STACKS = {"stacking.choice", "stacking.lots", "stacking.settings"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"job", "launch", "plan"},
-    "job": {"cell", "interruption", "plan"},
-    "plan.__main__": {"cli"},
-    "launch": {"cell", "engine", "plan", "stacking.choice", "stacking.lots"},
+    "cli": {"resolvers", "sweep"},
+    "plan": {"cli", "commands", "sweep"},
+    "commands": set(),
+    "resolvers": {"sweep"},
+    "sweep": {"cell", "engine", "interruption", "tracking", "stacking.choice", "stacking.lots"},
     "engine": {"build", "cell", "interruption", "machine", "stacking", *PLANNED_STACKS},
-    "plan": {"engine", "tracking", "stacking.choice", "stacking.lots"},
     "cell": {"build"},
     "status": {"report"},
     "claims": {"report"},
@@ -63,8 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 BOTTOM = {"", "records", "errors", "words"}
 
 ONLY_IN: dict[str, set[str]] = {
-    "hydra": {"cli", "build", "job", "plan"},
-    "omegaconf": {"cli", "build", "job", "launch", "plan"},
+    "hydra": {"cli", "build", "plan", "sweep"},
+    "omegaconf": {"cli", "build", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
     "lightning": {"build", "recipes", "stacking", "tracking"} | BELOW_RECIPES,
     "greenlet": {"stacking"},
@@ -76,6 +76,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "ray": {"engine"},
+    "optuna": {"sweep"},
 }
 """Libraries that belong into few rooms."""
 
@@ -170,10 +171,10 @@ WRONG = [
     ("capsexp.build", "from capsexp import cell", "build must not import cell"),
     ("capsexp.build", "import wandb", "wandb does not belong into build"),
     ("capsexp.cell", "import torch", "torch does not belong into cell"),
-    ("capsexp.cell", "from capsexp import plan", "cell must not import plan"),
+    ("capsexp.cell", "from capsexp.sweep import plan", "cell must not import sweep"),
     ("capsexp.cli", "def f():\n    import torch.nn", "torch does not belong into cli"),
     ("capsexp.cli", "from capsexp import report", "cli must not import report"),
-    ("capsexp.plan", "from capsexp import build", "plan must not import build"),
+    ("capsexp.sweep.plan", "from capsexp import build", "sweep must not import build"),
     ("capsexp.report.page", "from capsexp.cell import Cell", "report must not import cell"),
     ("capsexp.report.page", "import torch", "torch does not belong into report"),
     ("capsexp.report", "from ..build import run", "report must not import build"),
@@ -194,7 +195,7 @@ def test_a_wrong_import_is_found(module: str, source: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("capsexp.cli", "from capsexp import job, plan, records, __version__\nprint(1)"),
+        ("capsexp.cli", "from capsexp import sweep, resolvers, records, __version__\nprint(1)"),
         ("capsexp.models.cnn", "from capsexp.errors import require\nfrom .base import X\nfrom capsexp.nn import votes"),
         ("capsexp.recipes.train", "from capsexp.models import base\nimport lightning, torch, numpy"),
         ("capsexp.report.page", "from capsexp.report import spec\nfrom capsexp import records\nimport matplotlib"),

@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capsexp import plan, records
+from capsexp import records, resolvers
+from capsexp.sweep.cells import resolved
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -38,9 +39,9 @@ bodies = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), valu
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return plan.resolved(compose("config", list(overrides)))
+        return resolved(compose("config", list(overrides)))
 
 
 def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

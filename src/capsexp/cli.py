@@ -8,90 +8,81 @@ import logging
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from capsexp import plan, records
-from capsexp.errors import ConfigError
-from capsexp.words import count
-
-CONF = records.CONF
+from capsexp import records, resolvers
+from capsexp.errors import ConfigError, LaunchError, config_error
+from capsexp.sweep import closing
 
 log = logging.getLogger(__name__)
 
-plan.register_resolvers()  # here, because a cluster's job imports this module and never calls main
+resolvers.register()  # here, because a cluster's job imports this module and never calls main
 
-_ended: list[records.Status] = []
-_refused: list[Exception] = []
+
+class Command:
+    """What Hydra calls for each job that is run in this process, and what is known of them when it is done.
+
+    Attributes:
+        ended: how the jobs ended.
+        refused: the errors of those that could not begin.
+        exit_code: what the sweeper says of the whole sweep; None where there was none of ours.
+    """
+
+    def __init__(self) -> None:
+        self.ended: list[records.Status] = []
+        self.refused: list[Exception] = []
+        self.exit_code: int | None = None
+
+    def __call__(self, config: DictConfig) -> float | None:
+        """Run one cell; its score lets optimising sweepers work."""
+        try:
+            from capsexp.sweep import job  # torch and Lightning are imported by the first cell, not by --help
+
+            ended = job.run(config)
+        except Exception as error:  # Hydra would print the overrides, and end the sweep with the first one
+            self.refused.append(error)
+            log.debug("refused", exc_info=True)  # for a job of a cluster, whose list nobody reads
+            return None
+        self.ended.append(ended.status)
+        return ended.score
 
 
 def entry() -> None:
     """The console script ``capsexp``."""
+    sys.path.insert(0, "")  # as for ``python -m capsexp``: a user's own modules lie in the current folder
     sys.exit(main(sys.argv[1:]))
 
 
-def main(arguments: Sequence[str], *, preview: bool = False) -> int:
-    """Run the command, or only tell its plan, and give its exit code."""
-    _ended.clear()
-    _refused.clear()
-    plan.current.launch, plan.current.preview = None, preview
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and give its exit code."""
+    command = Command()
     try:
         with _hydra_environment(normalise(arguments)):
-            _run()
-        code = _exit_code()
-        if _refused:
-            raise _refused[0]
+            hydra.main(version_base="1.3", config_path=str(records.CONF), config_name="config")(command)()
+        if command.refused:
+            raise command.refused[0]
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         # OSError: a folder that cannot be written, a full disk.  ValueError: ours, or a word that Hydra refuses.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return _complain(str(plan.config_error(error) or _one_line(error)))
-    except RuntimeError as error:  # a launcher that lost a job, such as submitit's
-        if plan.current.launch is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        return _complain(str(config_error(error) or one_line(error)))
+    except LaunchError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.stderr.write(f"capsexp: {type(error).__name__}: {_one_line(error)[:200]}\n")
-        _exit_code()
+        sys.stderr.write(f"capsexp: {one_line(error)[:200]}\n")
         return 1
     except KeyboardInterrupt:
-        _exit_code()
         sys.stderr.write("capsexp: interrupted; the same command goes on from here\n")
         return 130
-    return code
-
-
-def _run() -> None:
-    """Let Hydra run the command; raise what stopped it."""
-    try:
-        _job()
-    except plan.PlanError as error:
-        carried = error.__cause__ or error
-    except plan.Planned as planned:
-        sys.stdout.write(plan.text_of(planned.launch))
-        return
-    else:
-        return
-    raise carried  # out here, where its own cause and context stay as they were
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _job(config: DictConfig) -> float | None:
-    """One cell, as Hydra calls it; the score lets optimising sweepers work."""
-    try:
-        from capsexp import job  # torch and Lightning are imported by the first cell, not by --help
-
-        ended = job.run(config)
-    except Exception as error:  # Hydra would print the overrides, and end the sweep with the first one
-        _refused.append(error)
-        log.debug("refused", exc_info=True)  # for a job of a cluster, whose list nobody reads
-        return None
-    _ended.append(ended.status)
-    return ended.score
+    if command.exit_code is not None:
+        return command.exit_code
+    code = closing.exit_code(command.ended)
+    return _complain(str(command.ended[0].cause).partition(": ")[2]) if code == 2 else code
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -123,7 +114,7 @@ def _hydra_environment(arguments: Sequence[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, search paths and hints for developers."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
     text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
@@ -135,47 +126,3 @@ def _one_line(error: Exception) -> str:
 def _complain(line: str) -> int:
     sys.stderr.write(f"capsexp: error: {' '.join(line.split())}\n")
     return 2
-
-
-def _exit_code() -> int:
-    """By what the cells' own files say, since a sweep's cells may have run in other processes."""
-    launch = plan.current.launch
-    statuses = _say_how_sweep_ended(launch.directory, launch.sweep) if launch else list(_ended)
-    failed = [status for status in statuses if status.state != "done"]
-    if failed and all(records.is_user_error(status) for status in statuses):  # not one cell has worked
-        return 2 if launch else _complain(str(failed[0].cause).partition(": ")[2])
-    return 1 if failed else 0
-
-
-def _say_how_sweep_ended(directory: Path, sweep: records.Sweep) -> list[records.Status]:
-    statuses = {
-        cell.name: records.read_status(directory / cell.name) or records.Status("pending", cell.id)
-        for cell in sweep.cells
-    }
-    done = [name for name, status in statuses.items() if status.state == "done"]
-    stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
-    facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
-    states = Counter(status.state for status in statuses.values())
-    facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
-    lines = [f"{', '.join(facts)}; report: python -m capsexp.report {directory}"]
-    for name, status in statuses.items():
-        if status.state in ("failed", "interrupted", "running"):
-            lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")
-    _say("\n".join(lines) + "\n")
-    return list(statuses.values())
-
-
-def _say(text: str) -> None:
-    """Write to the terminal or pipe; that it is gone changes nothing in what was done."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it once more at its end
-
-
-def _why(status: records.Status) -> str:
-    if status.state == "running":
-        return f"being run by process {status.pid} on {status.host}"
-    again = f" (tried {len(status.retried) + 1} times)" if status.retried else ""
-    return f"{status.cause or status.state}{again}"

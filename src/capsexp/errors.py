@@ -42,6 +42,24 @@ class ConfigError(ValueError):
         return error
 
 
+class CommandError(Exception):
+    """What a command cannot do, in one line for the user.
+
+    Attributes:
+        exit_code: of the command; 2 is for what the user can mend.
+    """
+
+    exit_code = 2
+
+
+def config_error(error: BaseException) -> ConfigError | None:
+    """The :class:`ConfigError` that an error was raised from, such as one of Hydra's; None where there is none."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ConfigError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
 NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """What torch says, in a RuntimeError, of memory that ran out."""
 
@@ -55,6 +73,10 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 class StageBusy(Exception):  # noqa: N818 - no error, a reason to wait
     """Another cell is computing a stage that this one needs: try again later, nothing is lost."""
+
+
+class LaunchError(RuntimeError):
+    """A job of a sweep failed or was lost, where its launcher or its sweeper is not ours."""
 
 
 class Diverged(Exception):  # noqa: N818 - the word that statuses use

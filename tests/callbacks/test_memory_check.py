@@ -9,11 +9,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from capsexp import build, machine, plan, records
+from capsexp import build, machine, records, resolvers
 from capsexp.callbacks import memory_check
 from capsexp.callbacks.history import History
 from capsexp.callbacks.memory_check import MemoryCheck, free_memory
 from capsexp.footprint import training_step_bytes
+from capsexp.sweep.cells import resolved
 from tests.conftest import results
 
 Run = Callable[..., int]
@@ -187,10 +188,10 @@ def test_nothing_told_before_a_fit() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("model/*.yaml")))
 def test_every_architecture_can_be_followed(name: str, tiny_npz: Path, in_tmp: Path) -> None:
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         words = [f"model={name}", "data=dhcd", f"data.path={tiny_npz}", "data.batch_size=8"]
-        config = plan.resolved(compose("config", words))
+        config = resolved(compose("config", words))
     data = build.make_data(config)
     sizes = {"image_shape": list(data.image_shape), "classes": data.classes}
     module = build.make_module(config, build.make_model(config, **{**sizes, "image_shape": data.image_shape}), sizes)

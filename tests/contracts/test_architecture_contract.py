@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 
-from capsexp import build, plan
+from capsexp import build, resolvers
 from capsexp.lightning_modules.base import BaseModule
 from capsexp.models.base import Classifier, count_parameters
+from capsexp.sweep.cells import resolved
 from capsexp.types import Batch
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -25,11 +26,11 @@ SMALL = {
 
 @pytest.fixture(params=NAMES)
 def config(request: pytest.FixtureRequest, tiny_npz: Path, in_tmp: Path) -> dict[str, Any]:
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = [f"model={request.param}", "data=dhcd", f"data.path={tiny_npz}", "data.batch_size=64"]
         overrides += SMALL.get(request.param, [])
-        return plan.resolved(compose("config", [*overrides, "optimizer.lr=1e-3"]))
+        return resolved(compose("config", [*overrides, "optimizer.lr=1e-3"]))
 
 
 def made(config: dict[str, Any], seed: int = 0) -> tuple[Classifier, BaseModule, Batch]:

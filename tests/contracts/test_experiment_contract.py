@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from capsexp import plan, records
+from capsexp import records, resolvers
 from capsexp.report import schema
 from capsexp.report.spec import STANDARD, Spec
 from tests.conftest import results
@@ -43,7 +43,7 @@ one_by_one = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 @functools.cache
 def composed(file: Path) -> Any:
     """The whole config of an experiment, for reading only: all tests get the same."""
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", [f"+experiment={file.stem}"], return_hydra_config=True)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from capsexp import cli, launch, machine, records
+from capsexp import machine, plan, records
 from capsexp.engine.base import Lot, Tally, Watcher
 from capsexp.engine.options import Layout, Options
 from capsexp.stacking.settings import Settings
+from capsexp.sweep import run as sweep_run
 
 Run = Callable[..., int]
 GRID = ["model.c2=2,3,4", "model.c3=2,3,4", "-m"]
@@ -37,7 +38,7 @@ class Engine:
 def _a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores, no GPU, and an engine that does nothing."""
     Engine.made = []
-    monkeypatch.setattr(launch, "LocalEngine", Engine)
+    monkeypatch.setattr(sweep_run, "LocalEngine", Engine)
     has(monkeypatch, cores=2)
 
 
@@ -119,7 +120,7 @@ def test_settings_reach_the_engine_and_those_that_cannot_share_run_alone(
 def test_the_plan_tells_of_stacks(
     words: list[str], capsys: pytest.CaptureFixture[str], launcher: str, expected: list[str]
 ) -> None:
-    assert cli.main([*words, *GRID, f"hydra/launcher={launcher}"], preview=True) == 0
+    assert plan.main([*words, *GRID, f"hydra/launcher={launcher}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith(("stacks:", "auto:", "time: not known beforehand"))] == expected
 

@@ -8,12 +8,13 @@ import pytest
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 
-from capsexp import build, plan, records
+from capsexp import build, records, resolvers
 from capsexp.errors import StageBusy
 from capsexp.recipes.autoencode_then_classify import AutoencodeThenClassify
 from capsexp.recipes.base import Factories
 from capsexp.recipes.merge_walk import MergeWalk
 from capsexp.recipes.networks import base_stage
+from capsexp.sweep.cells import resolved
 
 Made = Callable[..., tuple[Any, Factories]]
 
@@ -21,12 +22,12 @@ Made = Callable[..., tuple[Any, Factories]]
 @pytest.fixture
 def made(tiny_npz: Path, in_tmp: Path) -> Made:
     """A recipe and what it works with, by the overrides of a cell."""
-    plan.register_resolvers()
+    resolvers.register()
 
     def make(*words: str) -> tuple[Any, Factories]:
         with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF)):
             composed = compose("config", ["data=dhcd", f"data.path={tiny_npz}", *words], return_hydra_config=True)
-        config = plan.resolved(composed)
+        config = resolved(composed)
         return build._make_recipe(config), build.factories(config, in_tmp)
 
     return make

@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from torch.optim import Adam
 
 from capsexp import cell as life
-from capsexp import plan, randomness, records
+from capsexp import randomness, records, resolvers
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.cell import Cell, Ended
 from capsexp.data.arrays import Arrays
@@ -43,6 +43,7 @@ from capsexp.stacking.hub import Hub
 from capsexp.stacking.run import run
 from capsexp.stacking.settings import Settings
 from capsexp.stacking.stack import Stack
+from capsexp.sweep.cells import resolved
 from tests.stacking.together import differences
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -521,13 +522,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("data") / "squares.npz"
     images, few = arrays.x_train.squeeze(1), arrays.x_test.squeeze(1)
     np.savez(path, x_train=images, y_train=arrays.y_train, x_test=few, y_test=arrays.y_test)
-    plan.register_resolvers()
+    resolvers.register()
     words = ["data=dhcd", f"data.path={path}", "data.batch_size=8", "augment=none", "optimizer.lr=0.03", "threads=1"]
     small = ["model.c1=2", "model.c2=2", "model.c3=2", "model.kernels=[3,3,1]", "trainer.max_epochs=3"]
     exact = ["trainer.precision=64-true", "trainer.accelerator=cpu", "callbacks.memory_check=null"]
     saving = ["callbacks.resume.min_interval_s=0", "logger.wandb.mode=disabled"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return plan.resolved(compose("config", [*words, *small, *exact, *saving]))
+        return resolved(compose("config", [*words, *small, *exact, *saving]))
 
 
 def cells_in(folder: Path, config: dict[str, Any], count: int = 2) -> list[Cell]:

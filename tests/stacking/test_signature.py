@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from capsexp import build, plan
+from capsexp import build, resolvers
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.callbacks.freeze import Freeze
 from capsexp.lightning_modules.base import BaseModule
@@ -23,6 +23,7 @@ from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.models.cnn import CNN
 from capsexp.stacking.member import MemberEpochs, Trained
 from capsexp.stacking.signature import refusal, signature
+from capsexp.sweep.cells import resolved
 
 CONF = Path(__file__).parents[2] / "conf"
 Config = dict[str, Any]
@@ -36,9 +37,9 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     np.savez(path, x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
     small = {"cnn": ["model.c1=2", "model.c2=2", "model.c3=2", "model.kernels=[3,3,1]"], "autoencoder": ["model.c1=2"]}
     words = ["data=dhcd", f"data.path={path}", "augment=none", "data.batch_size=16", "trainer.accelerator=cpu"]
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        found = {name: plan.resolved(compose("config", [f"model={name}", *words, *own])) for name, own in small.items()}
+        found = {name: resolved(compose("config", [f"model={name}", *words, *own])) for name, own in small.items()}
     for config in found.values():
         config["callbacks"] = {key: config["callbacks"][key] for key in ("divergence", "peak", "history")}
     return found

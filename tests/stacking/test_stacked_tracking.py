@@ -10,10 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from capsexp import cell as life
-from capsexp import plan
+from capsexp import resolvers
 from capsexp.cell import Cell, Ended
 from capsexp.stacking.run import run
 from capsexp.stacking.settings import Settings
+from capsexp.sweep.cells import resolved
 from capsexp.tracking import guard
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -81,11 +82,9 @@ def configs(tmp_path: Path) -> list[dict[str, Any]]:
     words = ["data=dhcd", f"data.path={tmp_path / 'noise.npz'}", "augment=none", "data.batch_size=8", "threads=1"]
     small = ["model.c1=2", "model.c3=2", "model.kernels=[3,3,1]", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
     exact = ["trainer.accelerator=cpu", "trainer.precision=64-true", "callbacks.memory_check=null"]
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        whole = plan.resolved(
-            compose("config", [*words, *small, *exact, "sweep.name=widths", "logger.wandb.mode=offline"])
-        )
+        whole = resolved(compose("config", [*words, *small, *exact, "sweep.name=widths", "logger.wandb.mode=offline"]))
     found = []
     for c2, lr in ((1, 0.01), (3, 0.01), (2, 1e200)):
         found.append(copy.deepcopy(whole))

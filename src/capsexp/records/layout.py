@@ -13,6 +13,7 @@ NUMERICS_VERSION = 1
 """Raised by hand whenever a change alters the numbers that a cell gives: finished cells then read as stale."""
 
 SWEEP, CONFIGS = "sweep.json", "configs.json"
+CELL_KEY = "sweep.cell"  # by which a job of a sweep is told which planned cell it is
 CONFIG, STATUS, RESULT = "config.yaml", "status.json", "result.json"
 STAGE = "stage.json"
 METRICS, ARRAYS, LOG, LOCK = "metrics.csv", "arrays.npz", "log.txt", ".lock"

@@ -1,4 +1,4 @@
-"""The launcher of ``hydra/launcher=capsexp``, ``stacked`` and ``auto``, a thin layer over :mod:`capsexp.engine`.
+"""The launcher of ``hydra/launcher=capsexp``, ``stacked`` and ``auto``, a thin layer over :mod:`capsexp.sweep.run`.
 
 Hydra imports this file whenever it looks for plugins, so nothing heavy is imported at its top.
 """
@@ -15,21 +15,30 @@ from omegaconf import DictConfig
 class CapsexpLauncher(Launcher):
     """Runs the cells of a sweep several at once; a failure of one costs only that one.
 
-    Its settings are those of :class:`capsexp.engine.options.Options`; the plan has checked and kept them.
+    The sweeper ``capsexp`` hands the whole plan to the engine and never calls :meth:`launch`.  Every other sweeper
+    does, batch after batch, and the plan grows by each.
+
+    Its settings are those of :class:`capsexp.engine.options.Options`; the plan checks and keeps them.
     """
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
+        self._plan: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Nothing is kept: the plan has every job's config."""
+        """Keep what it takes to compose the jobs of another sweeper."""
+        self._config, self._loader = config, hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; each one's return value is its cell's score, None if it has none."""
-        from capsexp import launch
+        """Run the jobs; a job returns its cell's score, and one whose cell is not done its cause."""
+        from capsexp.errors import LaunchError
+        from capsexp.sweep.run import run_batch
 
-        scores = launch.run(job_overrides)
+        self._plan, ended = run_batch(self._config, self._loader, job_overrides, self._plan)
+        pairs = zip(job_overrides, ended, strict=True)
         return [
-            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=score)
-            for overrides, score in zip(job_overrides, scores, strict=True)
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=each.score)
+            if each.status.state == "done"
+            else JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=LaunchError(each.words))
+            for overrides, each in pairs
         ]

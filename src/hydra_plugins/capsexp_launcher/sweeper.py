@@ -1,16 +1,37 @@
-"""The sweeper ``capsexp``: Hydra's basic one, but that the plan has already composed every cell."""
+"""The sweeper ``capsexp``: every combination of the listed values, planned before the first cell runs."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
-class CapsexpSweeper(BasicSweeper):
-    """Hydra's basic sweeper without its own check of every job, which takes 15 s for 225 cells.
+class CapsexpSweeper(Sweeper):
+    """Plans a grid and lets a launcher run it; see :func:`capsexp.sweep.run.run_sweep`.
 
-    The plan has composed them all by then, and an impossible one has stopped the command.
+    Args:
+        max_batch_size: cells that another launcher than ``capsexp`` gets at once; None for all.
+        params: the experiment's grid, which the plan reads from the config.
     """
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> Any:
-        """Nothing is left to be checked."""
+    def __init__(self, max_batch_size: int | None = None, params: Any = None) -> None:
+        self._batch_size = max_batch_size
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what it takes to plan, and make the launcher."""
+        self._config, self._loader, self._task = config, hydra_context.config_loader, task_function
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: Sequence[str]) -> int:
+        """Run what the plan leaves to run; returns the exit code, and tells it to the command that Hydra runs for."""
+        from capsexp.sweep.run import run_sweep
+
+        code = run_sweep(self._config, self._loader, self._launcher, self._batch_size)
+        if hasattr(self._task, "exit_code"):
+            self._task.exit_code = code
+        return code

@@ -12,10 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from capsexp import cell, cli, plan, records
-from capsexp.errors import ConfigError
+from capsexp import cell, cli, records, resolvers
+from capsexp.errors import ConfigError, config_error
+from capsexp.resolvers import data_file
+from capsexp.sweep.cells import cell_id, resolved
+from capsexp.sweep.plan import plan_sweep
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 Run = Callable[..., int]
 
 # An error that is its own cause, followed for ever, would hang the command.
@@ -39,18 +42,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[cell.Cell]:
 
 @pytest.fixture
 def loader() -> Any:
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         yield GlobalHydra.instance().config_loader()
 
 
 def planned(loader: ConfigLoader, *overrides: str) -> records.Sweep:
     config = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
-    return plan.launch_of(config).sweep
+    return plan_sweep(config, loader).sweep
 
 
 def composed_id(*overrides: str) -> str:
-    return plan.cell_id(compose("config", list(overrides), return_hydra_config=True))
+    return cell_id(compose("config", list(overrides), return_hydra_config=True))
 
 
 SWEEPS: dict[str, tuple[list[str], int]] = {
@@ -197,9 +200,9 @@ def test_config_error_finds_the_cause() -> None:
     inner, outer = ConfigError("c2", "be odd", 4), RuntimeError("outer")
     outer.__cause__ = RuntimeError("between")
     outer.__cause__.__context__ = inner
-    assert plan.config_error(outer) is inner
-    assert plan.config_error(inner) is inner
-    assert plan.config_error(RuntimeError()) is None
+    assert config_error(outer) is inner
+    assert config_error(inner) is inner
+    assert config_error(RuntimeError()) is None
 
 
 # -- the data file ----------------------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def test_relative_absolute_and_home_paths_are_one(
     monkeypatch.chdir(tiny_npz.parent)
     monkeypatch.setenv("HOME", str(tiny_npz.parent))
     config = compose("config", ["data=dhcd", "data.path='~/tiny.npz'"])
-    assert plan.resolved(config)["data"]["path"] == str(tiny_npz)
+    assert resolved(config)["data"]["path"] == str(tiny_npz)
     assert data_id("tiny.npz") == data_id("'~/tiny.npz'") == data_id(tiny_npz)
 
 
@@ -244,9 +247,9 @@ def test_capsexp_data_names_the_folder_of_all_files(
     tiny_npz.rename(tiny_npz.with_name("dhcd.npz"))
     monkeypatch.setenv("CAPSEXP_DATA", str(tiny_npz.parent))
     assert composed_id("data=dhcd") == expected
-    assert plan.data_file("mnist") is None
+    assert data_file("mnist") is None
     monkeypatch.delenv("CAPSEXP_DATA")
-    assert plan.data_file("dhcd") is None
+    assert data_file("dhcd") is None
 
 
 def base_id(*more: str) -> str:
@@ -263,7 +266,7 @@ def test_the_base_of_a_generated_data_set_counts_by_its_content(
     monkeypatch.setenv("CAPSEXP_DATA", str(copy.parent))
     assert base_id() == before
     monkeypatch.chdir(copy.parent)
-    plain = plan.resolved(compose("config", ["data=rmnist", "data.source.path=mnist.npz"]))
+    plain = resolved(compose("config", ["data=rmnist", "data.source.path=mnist.npz"]))
     assert plain["data"]["source"]["path"] == str(copy)
     with np.load(tiny_npz) as stored:
         np.savez(copy, **(dict(stored) | {"more": np.zeros(1)}))
@@ -291,7 +294,7 @@ def test_a_bad_base_is_refused(loader: ConfigLoader, in_tmp: Path) -> None:
 
 
 def test_a_source_without_a_base_gets_no_such_key(loader: ConfigLoader, in_tmp: Path) -> None:
-    plain = plan.resolved(compose("config", ["data=mnist"]))
+    plain = resolved(compose("config", ["data=mnist"]))
     assert plain["data"]["path"] is None
     assert "path" not in plain["data"]["source"]
     assert records.digested(plain) == plain
@@ -317,7 +320,7 @@ def test_the_multirun_flag_comes_first(arguments: list[str]) -> None:
 
 def test_resolved_is_plain_and_whole(loader: ConfigLoader, in_tmp: Path) -> None:
     config = compose("config", ["sweep.name=x"], return_hydra_config=True)
-    plain = plan.resolved(config)
+    plain = resolved(config)
     assert "hydra" not in plain
     assert plain["paths"]["sweep"] == "multirun/x"
     assert OmegaConf.is_config(config)

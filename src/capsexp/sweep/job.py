@@ -9,9 +9,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from capsexp import cell, interruption, plan, records
+from capsexp import cell, interruption, records
 from capsexp.cell import Cell, Ended
 from capsexp.errors import require
+from capsexp.sweep.cells import resolved
+from capsexp.sweep.names import axes_of
+from capsexp.sweep.plan import frozen_cell
+from capsexp.sweep.rerun import set_back, tries_failed
 
 STAGE_POLL_S = 2.0
 """Seconds between two looks at a stage that another cell computes: there is no queue here to put this one back into."""
@@ -41,14 +45,16 @@ def _cell_of(config: DictConfig) -> Cell:
     rule = "be left as it is (say where with paths.output)"
     require(directory.parent.resolve() == home, "hydra.run.dir", rule, str(directory))
     identifier = directory.name.rpartition("-")[2]
-    frozen = plan.frozen_cell(hydra, home)
-    plain = frozen[1].config if frozen else plan.resolved(config)
-    axes = plan.axes_of(config, hydra, identifier)
+    planned = config.sweep.cell is not None
+    plain = frozen_cell(home, identifier).config if planned else resolved(config)
+    axes = axes_of(config, hydra, identifier)
     rerun = plain["sweep"]["rerun"]
     in_sweep = hydra.mode == RunMode.MULTIRUN
+    if in_sweep and not planned:
+        log.warning("%s  runs without a plan: neither hydra/sweeper nor hydra/launcher is capsexp", directory.name)
     if not in_sweep:
-        plan.set_back(home, [records.PlannedCell(identifier, directory.name, axes)], rerun)
-    failed_at = None if plan.tries_failed(rerun, identifier) else 0.0
+        set_back(home, [records.PlannedCell(identifier, directory.name, axes)], rerun)
+    failed_at = None if tries_failed(rerun, identifier) else 0.0
     return Cell(directory, identifier, axes, plain, in_sweep=in_sweep, failed_at=failed_at)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
-from capsexp.plan.rerun import runs_again
+from capsexp.sweep.rerun import runs_again
 
 SAMPLE = 50
 """Finished cells that are looked at, at most."""
@@ -41,7 +41,7 @@ class Estimate:
     free_bytes: int
 
 
-def of(
+def estimate_of(
     directory: Path,
     cells: list[records.PlannedCell],
     frozen: Mapping[str, records.FrozenCell],

@@ -1,9 +1,8 @@
 """One cell: its config as plain Python, and its id."""
 
 import functools
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,18 +10,13 @@ from capsexp import records
 from capsexp.errors import require
 
 Plain = dict[str, Any]
-
-
-def data_file(name: str) -> str | None:
-    """The path of ``<name>.npz`` in the folder that ``CAPSEXP_DATA`` names, or None where it is not there."""
-    folder = os.environ.get("CAPSEXP_DATA")
-    path = Path(folder, f"{name}.npz") if folder else None
-    return str(path.absolute()) if path and path.is_file() else None
+"""A config as plain dicts, lists and scalars."""
 
 
 def resolved(config: DictConfig) -> Plain:
-    """A cell's config with every interpolation filled in and without Hydra's own part, as plain Python."""
+    """A cell's config with every interpolation filled in, without Hydra's own part and the plan's ``sweep.cell``."""
     plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
+    records.drop(plain, records.CELL_KEY)
     for dotted, node, key in records.named_files(plain):
         path = node[key]
         if dotted.startswith("data."):
@@ -36,6 +30,27 @@ def _plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
+def said(hydra: DictConfig, kind: str = "task") -> list[str]:
+    """The overrides of a command, word for word; interpolations in them are left as they are.
+
+    Args:
+        hydra: Hydra's part of what was composed for it.
+        kind: ``task`` or ``hydra``, as Hydra tells them apart.
+    """
+    words = cast("Plain", OmegaConf.to_container(hydra.overrides, resolve=False))
+    return [str(word) for word in words[kind]]
+
+
+def swept_by_experiment(hydra: DictConfig) -> dict[str, str]:
+    """The grid of an experiment, by key, as overrides write the values.
+
+    Args:
+        hydra: Hydra's part of what was composed.
+    """
+    sweeper = cast("Plain", OmegaConf.to_container(hydra.sweeper, resolve=False))
+    return {str(key): str(value) for key, value in (sweeper.get("params") or {}).items()}
+
+
 def cell_id(config: DictConfig) -> str:
     """The id of a cell from its config."""
     return id_of(resolved(config))
@@ -45,11 +60,6 @@ def id_of(plain: Plain) -> str:
     """The id of a cell from its resolved config; a file counts by its content."""
     kept = records.digested(plain, _digest)
     return records.cell_id(kept, kept["data"]["path"])
-
-
-def data_sha256(path: Path) -> str:
-    """Digest of a data file, computed once for each version of the file."""
-    return _digest("data.path", path)
 
 
 def _digest(key: str, path: Path) -> str:

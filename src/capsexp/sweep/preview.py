@@ -1,37 +1,81 @@
-"""What ``python -m capsexp.plan`` tells: how many cells, which, what is done, and what the rest will cost."""
+"""What ``python -m capsexp.plan`` shows: how many cells, which, what is done, and what the rest will cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from capsexp import records
-from capsexp.plan.estimate import Estimate
+from capsexp.errors import require
+from capsexp.stacking.lots import lots
+from capsexp.sweep.estimate import Estimate, estimate_of
+from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
 from capsexp.words import count, roughly
 
 SHOWN = 8
 """Values of an axis that are written out."""
 
 
-def of(
-    directory: Path,
-    sweep: records.Sweep,
-    estimate: Estimate,
-    at_once: int | None,
-    lots: Sequence[int] = (),
-    why: str = "",
-) -> str:
+GRIDS = ("hydra_plugins.capsexp_launcher.sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
+"""Where sweepers lie whose cells are every combination of the listed values."""
+
+
+def plan_command(words: Sequence[str], *, multirun: bool, folder: str | None = None) -> Plan:
+    """The plan of a command; nothing is written, and nothing is run.
+
+    Args:
+        words: its overrides.
+        multirun: whether it has ``-m``.
+        folder: a further folder of configs (``--config-dir``).
+
+    Raises:
+        ConfigError: a value that concerns the sweep as a whole breaks its rule, or the sweeper makes its cells as it
+            goes.
+    """
+    search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
+    mode = ["hydra.mode=MULTIRUN"] if multirun else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
+        loader = GlobalHydra.instance().config_loader()
+        run_mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        config = loader.load_configuration("config", [*words, *search, *mode], run_mode=run_mode)
+        HydraConfig.instance().set_config(config)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return plan_cell(config)
+        sweeper = str(config.hydra.sweeper.get("_target_"))
+        rule = "be capsexp or basic: others make their cells as they go, so nobody can plan them"
+        require(sweeper.startswith(GRIDS), "hydra/sweeper", rule, sweeper)
+        return plan_sweep(config, loader)
+
+
+def text_of(plan: Plan) -> str:
+    """A plan for people, with what is left of it and what that will cost."""
+    estimate = estimate_of(plan.directory, plan.sweep.cells, plan.frozen, plan.rerun)
+    if plan.options is None:
+        return _text(plan, estimate, None)
+    layout = plan.layout
+    at_once = layout.most if plan.options.engine == "local" else None
+    configs = list(plan.frozen.values())
+    parts = lots(configs, at_once or 1, plan.options.members) if layout.stacked else []
+    return _text(plan, estimate, at_once, [len(part) for part in parts], layout.why)
+
+
+def _text(plan: Plan, estimate: Estimate, at_once: int | None, lots: Sequence[int] = (), why: str = "") -> str:
     """The plan as text.
 
     Args:
-        directory: the sweep's folder.
-        sweep: what is planned.
+        plan: what is planned.
         estimate: what is left of it.
         at_once: how many cells the launcher runs together, None if it does not say.
         lots: how many cells each worker would get if nothing were done yet; empty where they are not stacked.
         why: what ``hydra/launcher=auto`` has chosen, in one line.
     """
+    sweep = plan.sweep
     first, last = sweep.cells[0], sweep.cells[-1]
     lines = [
-        f"{sweep.name}: {count(len(sweep.cells), 'cell')} in {directory}",
+        f"{sweep.name}: {count(len(sweep.cells), 'cell')} in {plan.directory}",
         *(f"  {key}: {_values(values)}" for key, values in sweep.axes.items()),
         f"  first: {first.name}",
         f"  last:  {last.name}",

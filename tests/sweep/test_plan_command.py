@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from capsexp import cli, records
-from capsexp.plan.names import MOST
+from capsexp import cli, plan, records
+from capsexp.sweep.names import MOST
 from capsexp.words import roughly
 from tests.conftest import quick_words, write_tiny_npz
 
@@ -24,7 +24,7 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
 
     def told(*arguments: str) -> str:
         capsys.readouterr()
-        assert cli.main(arguments, preview=True) == 0
+        assert plan.main(arguments) == 0
         return capsys.readouterr().out
 
     return told
@@ -120,7 +120,7 @@ def test_mistakes_are_told_as_by_the_command_itself(quick: list[str], capsys: py
         ("hydra/launcher=capsexp", "+hydra.launcher.cpus=1", "-m"): "hydra.launcher.cpus must be one of cpus_per_cell",
     }.items():
         capsys.readouterr()
-        assert cli.main([*quick, *words], preview=True) == 2
+        assert plan.main([*quick, *words]) == 2
         told = capsys.readouterr().err
         assert told.startswith("capsexp: error: ")
         assert expected in told

@@ -1,0 +1,41 @@
+"""``python -m capsexp.plan``: what ``python -m capsexp`` with the same arguments would run, without running it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from capsexp import cli, commands
+from capsexp.errors import CommandError, config_error
+from capsexp.sweep import preview
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = commands.parser(
+        "plan", "Show what a command would run, what of it is done, and what the rest will cost. Nothing is run."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m capsexp")
+    parser.add_argument("-m", "--multirun", action="store_true", help="every combination of the listed values")
+    parser.add_argument("--config-dir", "-cd", metavar="DIR", help="a further folder of configs")
+    parser.add_argument("--folder", action="store_true", help="print the sweep's folder and nothing else")
+    return commands.run(parser, _show, words, name="capsexp")
+
+
+def _show(given: argparse.Namespace) -> None:
+    try:
+        words = cli.normalise(given.overrides)
+        plan = preview.plan_command(words, multirun=given.multirun, folder=given.config_dir)
+        text = f"{plan.directory}\n" if given.folder else preview.text_of(plan)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise CommandError(str(config_error(error) or cli.one_line(error))) from error
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

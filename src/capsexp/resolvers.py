@@ -1,0 +1,46 @@
+"""The functions that the YAML files of ``conf/`` may call, as in ``${network_size:C20D8,dim}``."""
+
+import os
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from capsexp.errors import ConfigError
+from capsexp.sweep.names import cell_name, sweep_name
+
+NETWORK = re.compile(r"C([1-9]\d*)D([1-9]\d*)")
+"""The names that Sahu and Altahhan (2024) give their networks: C20D8 has 20 capsules of 8 components."""
+
+
+def network_size(name: object, size: str) -> int:
+    """Hydra resolver ``${network_size:C20D8,capsules}``: one of the two sizes in a network's name.
+
+    Args:
+        name: of the network, the value of ``study.net``.
+        size: ``capsules`` or ``dim``.
+
+    Raises:
+        ConfigError: it is no such name.
+    """
+    found = NETWORK.fullmatch(str(name))
+    if found is None:
+        raise ConfigError("study.net", "say C capsules of D components, as C20D8 does", name)
+    return int(found[{"capsules": 1, "dim": 2}[size]])
+
+
+def data_file(name: str) -> str | None:
+    """Hydra resolver ``${data_file:mnist}``: the path of ``<name>.npz`` in the folder that ``CAPSEXP_DATA`` names.
+
+    Returns:
+        None where there is no such file.
+    """
+    folder = os.environ.get("CAPSEXP_DATA")
+    path = Path(folder, f"{name}.npz") if folder else None
+    return str(path.absolute()) if path and path.is_file() else None
+
+
+def register() -> None:
+    """Make the resolvers known to OmegaConf, under their functions' names."""
+    for resolver in (cell_name, sweep_name, data_file, network_size):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

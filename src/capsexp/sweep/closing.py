@@ -1,0 +1,56 @@
+"""How a sweep stands when its command ends: the closing lines and the exit code, from the cells' own files."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from capsexp import records
+from capsexp.words import count
+
+
+def statuses_of(directory: Path, sweep: records.Sweep) -> dict[str, records.Status]:
+    """The status of each planned cell, by the name of its directory; its cells may have run in other processes."""
+    return {
+        cell.name: records.read_status(directory / cell.name) or records.Status("pending", cell.id)
+        for cell in sweep.cells
+    }
+
+
+def exit_code(statuses: Sequence[records.Status]) -> int:
+    """0 all cells are done, 1 one is not, 2 not one has worked and each failed by a value in its config."""
+    failed = [status for status in statuses if status.state != "done"]
+    if failed and all(records.is_user_error(status) for status in statuses):
+        return 2
+    return 1 if failed else 0
+
+
+def tell(directory: Path, statuses: dict[str, records.Status]) -> None:
+    """Print how many cells are in which state, and for each that is not done why."""
+    done = [name for name, status in statuses.items() if status.state == "done"]
+    stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
+    facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
+    states = Counter(status.state for status in statuses.values())
+    facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
+    lines = [f"{', '.join(facts)}; report: python -m capsexp.report {directory}"]
+    for name, status in statuses.items():
+        if status.state in ("failed", "interrupted", "running"):
+            lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")
+    _write("\n".join(lines) + "\n")
+
+
+def _why(status: records.Status) -> str:
+    if status.state == "running":
+        return f"being run by process {status.pid} on {status.host}"
+    again = f" (tried {len(status.retried) + 1} times)" if status.retried else ""
+    return f"{status.cause or status.state}{again}"
+
+
+def _write(text: str) -> None:
+    """Write to the terminal or pipe; that it is gone changes nothing in what was done."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end

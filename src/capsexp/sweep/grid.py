@@ -1,0 +1,271 @@
+"""The cells of a sweep, found before any of them runs.
+
+The law of this file: a cell has the config, and so the id and the numbers, that its overrides give it alone.
+
+Hydra composes a config in tens of milliseconds.  A grid is composed once for each combination of values that decide
+what is composed (``data=digits,mnist``) or that are merged (mappings); numbers, words and null are set on a composed
+config, which gives the same.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from capsexp import records
+from capsexp.errors import require
+from capsexp.sweep.cells import Plain, id_of, resolved, said, swept_by_experiment
+
+
+@dataclass
+class Grid:
+    """Every cell of a sweep, in the order in which they run, each once.
+
+    Attributes:
+        axes: each swept key with its values.
+        cells: id, directory name and swept values of each cell.
+        frozen: the resolved config and the overrides of each, by id.
+    """
+
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+    cells: list[records.PlannedCell] = field(default_factory=list)
+    frozen: dict[str, records.FrozenCell] = field(default_factory=dict)
+
+    def add(self, names: Mapping[str, Path], values: Mapping[str, Any], overrides: list[str], plain: Plain) -> str:
+        """Add a cell unless it is there already.
+
+        Args:
+            names: the directories that the sweep's folder holds, by cell id: a cell keeps its directory's name.
+            values: the swept ones.
+            overrides: what the cell's job is given.
+            plain: the resolved config.
+
+        Returns:
+            The cell's id.
+        """
+        identifier = id_of(plain)
+        if identifier not in self.frozen:
+            shown = {key: _as_resolved(key, value, plain) for key, value in values.items()}
+            name = names[identifier].name if identifier in names else records.cell_name(shown, identifier)
+            self.cells.append(records.PlannedCell(identifier, name, shown))
+            self.frozen[identifier] = records.FrozenCell(plain, overrides)
+        return identifier
+
+
+@dataclass(frozen=True)
+class Word:
+    """One override of a command.
+
+    Attributes:
+        override: as Hydra parses it.
+        values: the values that it takes, by the override of a job that has one: one value, unless it is swept.
+        is_axis: whether it is swept, or pins an axis of the experiment to one value.
+    """
+
+    override: Override
+    values: dict[str, Any]
+    is_axis: bool
+
+    @property
+    def key(self) -> str:
+        """The key or group, without Hydra's ``+``."""
+        return self.override.get_key_element().lstrip("+")
+
+
+def make_grid(config: DictConfig, loader: ConfigLoader) -> Grid:
+    """The cells of a command: every combination of its listed values.
+
+    Args:
+        config: the command's composed config, Hydra's part included.
+        loader: what composed it.
+
+    Raises:
+        ConfigError: an axis has no listed values, moves the folder, or there is no cell at all.
+    """
+    words = words_of(config, loader)
+    axes = {word.key: list(word.values.values()) for word in _by_first_mention(words, config) if word.is_axis}
+    for key, values in axes.items():
+        elsewhere = key in ("sweep", "paths") or key.startswith(("sweep.", "paths.", "hydra."))
+        require(not elsewhere, key, "be one value: all cells of a sweep lie in one folder", values)
+        require(sum(word.key == key and word.is_axis for word in words) == 1, key, "be swept once", values)
+    grid, names = Grid(), records.cell_directories(Path(config.paths.sweep))
+    for chosen, overrides, plain in _combinations(config, loader, words, list(axes)):
+        grid.add(names, chosen, overrides, plain)
+    require(bool(grid.cells), "sweep", "have at least one cell", axes)
+    grid.axes = {key: _as_planned(key, values, grid) for key, values in axes.items()}
+    return grid
+
+
+def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Add the cells of another sweeper's jobs to a grid.
+
+    Args:
+        grid: the cells so far.
+        config: the command's composed config.
+        loader: what composed it.
+        jobs: the overrides of each.
+
+    Returns:
+        The id of each job's cell.
+    """
+    names, parser = records.cell_directories(Path(config.paths.sweep)), OverridesParser.create(config_loader=loader)
+    fixed, ids = set(said(config.hydra)), []
+    for job in jobs:
+        swept = [override for override in parser.parse_overrides(list(job)) if override.input_line not in fixed]
+        values = {override.get_key_element().lstrip("+"): override.value() for override in swept}
+        overrides = [*job, *_name_word(config)]
+        ids.append(grid.add(names, values, overrides, resolved(loader.load_sweep_config(config, overrides))))
+    for key in dict.fromkeys(key for cell in grid.cells for key in cell.axes):
+        grid.axes[key] = _distinct(cell.axes[key] for cell in grid.cells if key in cell.axes)
+    return ids
+
+
+# -- the command's words ----------------------------------------------------------------------------------------------
+
+
+def words_of(config: DictConfig, loader: ConfigLoader, *, listed: bool = True) -> list[Word]:
+    """The overrides in the order in which Hydra applies them, without those that a later one replaces.
+
+    An experiment's axis that the command line pins to one value stays an axis, of one value.
+
+    Args:
+        config: the command's composed config.
+        loader: what composed it.
+        listed: whether each axis must list its values; else a swept word has none here.
+
+    Raises:
+        ConfigError: an axis has no listed values.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    params = swept_by_experiment(config.hydra)
+    given = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    typed = parser.parse_overrides(said(config.hydra))
+    overrides = [each for each in given if _key(each) not in {_key(other) for other in typed}] + typed
+    kept = [each for place, each in enumerate(overrides) if not _is_replaced(each, overrides[place + 1 :])]
+    if not listed:
+        return [Word(each, {}, each.is_sweep_override()) for each in kept]
+    return [_word(each, parser, pinned=_key(each) in params) for each in kept]
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+")
+
+
+def _is_replaced(override: Override, later: Sequence[Override]) -> bool:
+    """Whether a later override of the same key leaves nothing of this one: a mapping is merged, a new key must be."""
+    same = [each for each in later if _key(each) == _key(override)]
+    return any(not _may_merge(each) and each.is_add() == override.is_add() for each in same)
+
+
+def _may_merge(override: Override) -> bool:
+    if not override.is_sweep_override():
+        return isinstance(override.value(), dict)
+    return not override.is_discrete_sweep() or any("{" in text for text in override.sweep_string_iterator())
+
+
+def _word(override: Override, parser: OverridesParser, *, pinned: bool) -> Word:
+    key, element = _key(override), override.get_key_element()
+    if not override.is_sweep_override():
+        line = str(override.input_line)
+        return Word(override, {line: override.value()}, pinned and not override.is_delete())
+    rule = "be swept over listed values (a,b,c or range(...))"
+    require(override.is_discrete_sweep(), key, rule, override.input_line)
+    texts = dict.fromkeys(f"{element}={text}" for text in override.sweep_string_iterator())
+    return Word(override, {text: parser.parse_override(text).value() for text in texts}, True)
+
+
+def _by_first_mention(words: Sequence[Word], config: DictConfig) -> list[Word]:
+    """The words in the order in which their keys are named first: the experiment's axes, then the command line's."""
+    names = [*swept_by_experiment(config.hydra), *said(config.hydra)]
+    keys = list(dict.fromkeys(name.partition("=")[0].lstrip("+") for name in names))
+    return sorted(words, key=lambda word: keys.index(word.key))
+
+
+def _name_word(config: DictConfig) -> list[str]:
+    """What tells a job the name of its sweep where that is made from what is swept, since a job sweeps nothing."""
+    return [f"sweep.name='{config.sweep.name}'"] if OmegaConf.is_interpolation(config.sweep, "name") else []
+
+
+# -- the combinations -------------------------------------------------------------------------------------------------
+
+
+def _combinations(
+    config: DictConfig, loader: ConfigLoader, words: Sequence[Word], axes: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], list[str], Plain]]:
+    """Each combination of swept values, with the overrides that give it and with its resolved config."""
+    direct = [_is_set_directly(word, words, loader) for word in words]
+    compose = _composer(config, loader)
+    in_order = sorted(
+        (place for place, word in enumerate(words) if word.is_axis), key=lambda p: axes.index(words[p].key)
+    )
+    fixed = [next(iter(word.values), "") for word in words]
+    for choice in itertools.product(*(words[place].values for place in in_order)):
+        texts = list(fixed)
+        for place, text in zip(in_order, choice, strict=True):
+            texts[place] = text
+        composed = compose([text if not direct[place] else fixed[place] for place, text in enumerate(texts)])
+        with open_dict(composed):
+            for place, text in enumerate(texts):
+                if direct[place]:
+                    OmegaConf.update(composed, words[place].key, words[place].values[text])
+        values = {words[place].key: words[place].values[texts[place]] for place in in_order}
+        yield values, [*texts, *_name_word(config)], resolved(composed)
+
+
+def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[str]], DictConfig]:
+    """Composes the config of a job; equal overrides give the same object."""
+    composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        key = tuple(overrides)
+        if key not in composed:
+            composed[key] = loader.load_sweep_config(config, [*overrides, *_name_word(config)])
+        return composed[key]
+
+    return compose
+
+
+def _is_set_directly(word: Word, words: Sequence[Word], loader: ConfigLoader) -> bool:
+    """Whether setting the word's values on a composed config gives what composing with them gives."""
+    override, key = word.override, word.key
+    if not word.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
+        return False
+    plain = all(_is_plain(value) for value in word.values.values())
+    others = [other.key.lstrip("~") for other in words if other is not word]
+    alone = not any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in others)
+    return plain and alone and not loader.get_group_options(override.key_or_group)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "$" not in value)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _as_resolved(key: str, value: Any, plain: Plain) -> Any:
+    """A swept value; of one that refers to another key (``${model.c2}``), what it is in this cell."""
+    if not (isinstance(value, str) and "${" in value):
+        return value
+    node: Any = plain
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _as_planned(key: str, values: list[Any], grid: Grid) -> list[Any]:
+    """An axis' values; where some refer to other keys, those that the cells have."""
+    if not any(isinstance(value, str) and "${" in value for value in values):
+        return values
+    return _distinct(cell.axes[key] for cell in grid.cells)
+
+
+def _distinct(values: Iterator[Any]) -> list[Any]:
+    """The values, each once, told apart by type too (1 and true differ)."""
+    return list({repr(value): value for value in values}.values())

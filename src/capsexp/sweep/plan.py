@@ -1,0 +1,174 @@
+"""The plan of a sweep: its cells and their configs, frozen in its folder before the first cell runs.
+
+Whatever launcher runs a cell, it gets the config that was resolved when the sweep was planned: what is changed in a
+YAML file afterwards changes nothing in a sweep that runs or waits in a cluster's queue.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, OmegaConf
+
+from capsexp import records
+from capsexp.engine.options import Layout, Options, check_gpus, checked, layout
+from capsexp.errors import require
+from capsexp.sweep.cells import Plain, id_of, resolved, said
+from capsexp.sweep.grid import Grid, add_jobs, make_grid
+from capsexp.sweep.names import axes_of, cell_name
+from capsexp.sweep.provenance import provenance
+from capsexp.sweep.rerun import checked_rerun
+from capsexp.tracking import names
+
+OURS = "hydra_plugins.capsexp_launcher."
+"""What the classes of our own launcher and sweeper lie in."""
+
+
+FOLDERS = {"dir": "${paths.sweep}", "subdir": "${cell_name:}"}
+"""What ``hydra.sweep`` must say."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one command runs.
+
+    Attributes:
+        directory: the sweep's folder.
+        sweep: its plan as it is on disk.
+        frozen: the config and the overrides of each of its cells, by id.
+        options: the settings of our launcher, None under another one.
+        rerun: which cells that came to an end are run again.
+    """
+
+    directory: Path
+    sweep: records.Sweep
+    frozen: dict[str, records.FrozenCell]
+    options: Options | None
+    rerun: tuple[str, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """How the sweep uses this machine under our launcher."""
+        assert self.options is not None, "only our launcher asks"
+        return layout(self.options, len(self.sweep.cells), [frozen.config for frozen in self.frozen.values()])
+
+    def jobs(self) -> list[list[str]]:
+        """The overrides of each cell's job, for a launcher that is not ours; the last one names the cell."""
+        return [[*self.frozen[cell.id].overrides, f"{records.CELL_KEY}='{cell.id}'"] for cell in self.sweep.cells]
+
+    def freeze(self) -> None:
+        """Write the plan into the sweep's folder.
+
+        Jobs of an earlier command may still wait in a cluster's queue: its cells keep their configs.
+        """
+        earlier = records.read_configs(self.directory)
+        kept = {key: cell for key, cell in earlier.items() if key not in self.frozen}
+        records.write_configs(self.directory, {**self.frozen, **kept})
+        records.write_sweep(self.directory, self.sweep)
+
+
+def plan_sweep(config: DictConfig, loader: ConfigLoader) -> Plan:
+    """The plan of a command with ``-m``; nothing is written yet.
+
+    Args:
+        config: what Hydra composed for the command, its own part included.
+        loader: what composed it.
+
+    Raises:
+        ConfigError: a value that concerns the sweep as a whole breaks its rule.
+    """
+    _check_folders(config)
+    _check_wandb(config)
+    grid = make_grid(config, loader)
+    return _plan(config, grid, _launcher_options(config, grid))
+
+
+def plan_batch(
+    config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], before: Plan | None
+) -> tuple[Plan, list[str]]:
+    """The plan with the jobs that another sweeper wants next; a search makes its cells as it goes.
+
+    Args:
+        config: what Hydra composed for the command.
+        loader: what composed it.
+        jobs: the overrides of each.
+        before: the plan so far; None for the first batch, which goes on from what the same command has left.
+
+    Returns:
+        The plan, and the id of each job's cell.
+    """
+    _check_wandb(config)
+    grid = Grid()
+    if before is not None:
+        grid = Grid(before.sweep.axes, list(before.sweep.cells), dict(before.frozen))
+    else:
+        earlier = records.read_sweep(Path(config.paths.sweep))
+        if earlier is not None and earlier.overrides == _said(config):
+            frozen = records.read_configs(Path(config.paths.sweep))
+            there = [cell for cell in earlier.cells if cell.id in frozen]
+            grid = Grid(earlier.axes, there, {cell.id: frozen[cell.id] for cell in there})
+    ids = add_jobs(grid, config, loader, jobs)
+    return _plan(config, grid, before.options if before else _launcher_options(config, grid)), ids
+
+
+def plan_cell(config: DictConfig) -> Plan:
+    """A single cell as a plan of one, to be shown and not to be run."""
+    plain = resolved(config)
+    identifier, name = id_of(plain), cell_name(_root_=config)
+    cell = records.PlannedCell(identifier, name, axes_of(config, config.hydra, identifier))
+    sweep = records.Sweep(str(config.sweep.name), {}, [cell], [], {})
+    frozen = {identifier: records.FrozenCell(plain, [])}
+    return Plan(Path(config.paths.sweep), sweep, frozen, None, checked_rerun(config.sweep.rerun, [cell]))
+
+
+def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
+    """A planned cell as it was frozen in a sweep's folder.
+
+    Raises:
+        ConfigError: the folder's plan does not know it.
+    """
+    frozen = records.read_configs(directory).get(identifier)
+    rule = f"be the id of a cell that is planned in {directory}; the plan sets it"
+    require(frozen is not None, records.CELL_KEY, rule, identifier)
+    return cast("records.FrozenCell", frozen)
+
+
+def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
+    report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
+    launch = provenance(Path(__file__))
+    sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _said(config), report, launch)
+    rerun = checked_rerun(config.sweep.rerun, grid.cells)
+    return Plan(Path(config.paths.sweep), sweep, grid.frozen, options, rerun)
+
+
+def _said(config: DictConfig) -> list[str]:
+    """What the command line said, word for word."""
+    return [word for word in [*said(config.hydra), *said(config.hydra, "hydra")] if not word.startswith("hydra.mode=")]
+
+
+def _check_folders(config: DictConfig) -> None:
+    """Cells lie where the plan says, which Hydra's own settings would not change."""
+    folders = cast("Plain", OmegaConf.to_container(config.hydra.sweep, resolve=False))
+    for key, expected in FOLDERS.items():
+        rule = "be left as it is (say where with paths.output)"
+        require(folders[key] == expected, f"hydra.sweep.{key}", rule, folders[key])
+
+
+def _check_wandb(config: DictConfig) -> None:
+    wandb = (config.get("logger") or {}).get("wandb") or {}
+    if wandb.get("mode", "disabled") != "disabled":
+        names.check(wandb.get("project"), wandb.get("entity"), str(config.sweep.name))
+
+
+def _launcher_options(config: DictConfig, grid: Grid) -> Options | None:
+    launcher = cast("Plain", OmegaConf.to_container(config.hydra.launcher, resolve=True))
+    if not str(launcher.pop("_target_", "")).startswith(OURS):
+        return None
+    rule = "be null: hydra.launcher.max_cells says how many cells run at once"
+    batch = config.hydra.sweeper.get("max_batch_size")
+    require(batch is None, "hydra.sweeper.max_batch_size", rule, batch)
+    options = checked(launcher)
+    check_gpus(options, [frozen.config for frozen in grid.frozen.values()])
+    return options

@@ -1,0 +1,187 @@
+"""From a plan to whatever runs it: our engine, or the launcher that ``hydra/launcher`` names."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from capsexp import cell as cell_life
+from capsexp import records
+from capsexp.cell import Cell, Ended
+from capsexp.engine.base import Engine, Lot, Tally
+from capsexp.engine.local import LocalEngine
+from capsexp.engine.options import Layout, Options
+from capsexp.engine.progress import Progress, progress
+from capsexp.errors import LaunchError
+from capsexp.stacking.lots import lots
+from capsexp.sweep import closing
+from capsexp.sweep.plan import Plan, plan_batch, plan_sweep
+from capsexp.sweep.rerun import set_back, tries_failed
+from capsexp.words import count
+
+MULTIRUN = "multirun.yaml"
+"""Hydra's own record of a sweep's command, in the sweep's folder."""
+
+
+def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batch_size: int | None) -> int:
+    """Plan every cell of a command, freeze the plan, and run what needs it.
+
+    Args:
+        config: what Hydra composed for the command, its own part included.
+        loader: what composed it.
+        launcher: runs the jobs, unless it is ours.
+        batch_size: cells that another launcher gets at once; None for all.
+
+    Returns:
+        The exit code that the cells' files stand for.
+
+    Raises:
+        ConfigError: a value that concerns the sweep as a whole breaks its rule; nothing is written then.
+        LaunchError: the launcher lost a job.
+        KeyboardInterrupt: the user stopped it.
+    """
+    plan = plan_sweep(config, loader)
+    plan.freeze()
+    OmegaConf.save(config, plan.directory / MULTIRUN)
+    set_back(plan.directory, plan.sweep.cells, plan.rerun)
+    try:
+        if plan.options is not None:
+            run_cells(plan, plan.options, [cell.id for cell in plan.sweep.cells])
+        else:
+            _launch(plan.jobs(), launcher, batch_size)
+    finally:
+        statuses = closing.statuses_of(plan.directory, plan.sweep)
+        closing.tell(plan.directory, statuses)
+    return closing.exit_code(list(statuses.values()))
+
+
+def run_batch(
+    config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], before: Plan | None
+) -> tuple[Plan, list[Ended]]:
+    """Run the jobs that another sweeper wants next, with our engine; the plan grows by their cells.
+
+    Args:
+        config: what Hydra composed for the command.
+        loader: what composed it.
+        jobs: the overrides of each.
+        before: the plan so far; None for the first batch.
+
+    Returns:
+        The plan, and how each job's cell ended.
+    """
+    plan, ids = plan_batch(config, loader, jobs, before)
+    assert plan.options is not None, "only our launcher calls this"
+    plan.freeze()
+    known = {cell.id for cell in before.sweep.cells} if before else set()
+    set_back(plan.directory, [cell for cell in plan.sweep.cells if cell.id not in known], plan.rerun)
+    ended = run_cells(plan, plan.options, list(dict.fromkeys(ids)))
+    closing.tell(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+    return plan, [ended.get(identifier) or _not_run(plan, identifier) for identifier in ids]
+
+
+def _not_run(plan: Plan, identifier: str) -> Ended:
+    """How a cell stands that was not started: it had failed before, or the sweep was given up."""
+    name = next(cell.name for cell in plan.sweep.cells if cell.id == identifier)
+    status = records.read_status(plan.directory / name) or records.Status("pending", identifier)
+    return Ended(status, f"{status.state}, not run: {status.cause or 'the sweep was given up'}", ran=False)
+
+
+def _launch(jobs: Sequence[Sequence[str]], launcher: Launcher, batch_size: int | None) -> None:
+    size = batch_size or len(jobs)
+    for first in range(0, len(jobs), size):
+        try:
+            for job in launcher.launch(jobs[first : first + size], initial_job_idx=first):
+                _ = job.return_value  # raises what has ended the job
+        except RuntimeError as error:
+            raise LaunchError(f"{type(error).__name__}: {error}") from error
+
+
+def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, Ended]:
+    """Run some cells of a plan, those that need it, with our engine.
+
+    Returns:
+        How each ended, by id; a cell that was not started is left out.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it.
+    """
+    layout = plan.layout
+    planned = {cell.id: cell for cell in plan.sweep.cells}
+    cells = [_cell(plan, planned[identifier], layout) for identifier in ids]
+    ended = {cell.id: done for cell in cells if (done := cell_life.finished(cell)) is not None}
+    failed = {cell.id: before for cell in cells if (before := _left_alone(plan, cell)) is not None}
+    to_run = [cell for cell in cells if cell.id not in ended | failed]
+    shown = progress(len(cells), len(ended))
+    with shown.shown():
+        shown.said(_what_is_there(plan, len(cells), ended, failed))
+        if to_run:
+            tally = _run(options, layout, to_run, shown)
+            ended |= tally.ended
+            if tally.stopped:
+                raise KeyboardInterrupt
+    return ended
+
+
+def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress) -> Tally:
+    """Run cells, in lots if they are stacked."""
+    engine = _engine(options, layout)
+    parts = lots(cells, engine.at_once, options.members) if layout.stacked else [(cell,) for cell in cells]
+    shown.at_once = sum(len(lot) for lot in parts[: engine.at_once])
+    if layout.why:
+        shown.said(layout.why)
+    shown.said(_what_runs(parts, layout, engine.at_once))
+    return engine.run(parts, shown)
+
+
+def _engine(options: Options, layout: Layout) -> Engine:
+    if options.engine == "local":
+        return LocalEngine(options, layout, settings=options.settings)
+    from capsexp.engine.ray import RayEngine  # imports Ray
+
+    return RayEngine(options, layout, settings=options.settings)
+
+
+def _left_alone(plan: Plan, cell: Cell) -> records.Status | None:
+    """The status of a cell that has failed and is not to be tried again."""
+    status = records.read_status(cell.directory)
+    failed = status is not None and status.state == "failed" and not records.read_result(cell.directory)
+    return status if failed and not tries_failed(plan.rerun, cell.id) else None
+
+
+def _cell(plan: Plan, planned: records.PlannedCell, layout: Layout) -> Cell:
+    config = dict(plan.frozen[planned.id].config)
+    if config["threads"] == "auto":
+        config["threads"] = layout.threads
+    directory = Path(plan.directory, planned.name)
+    status = records.read_status(directory)
+    failed_at = status.updated if status is not None and status.state == "failed" else 0.0
+    return Cell(directory, planned.id, planned.axes, config, in_sweep=True, failed_at=failed_at)
+
+
+def _what_is_there(plan: Plan, cells: int, ended: Mapping[str, Ended], failed: Mapping[str, Any]) -> str:
+    stale = sum(each.words.startswith("stale") for each in ended.values())
+    planned = {cell.id for cell in plan.sweep.cells}
+    orphans = len(records.cell_directories(plan.directory).keys() - planned)
+    facts = [count(cells, "cell")]
+    facts += [f"{len(ended)} already done, not run again"] if ended else []
+    facts += [f"{stale} of them stale (sweep.rerun=stale runs them again)"] if stale else []
+    facts += [f"{len(failed)} failed before, not tried again (sweep.rerun=failed does)"] if failed else []
+    facts += [f"{orphans} orphaned (no longer in the plan)"] if orphans else []
+    return f"{plan.directory}: {', '.join(facts)}"
+
+
+def _what_runs(parts: Sequence[Lot], layout: Layout, at_once: int) -> str:
+    number = sum(len(lot) for lot in parts)
+    stacks = [lot for lot in parts if len(lot) > 1]
+    stacked = sum(len(lot) for lot in stacks)
+    some = "" if stacked == number else f", {stacked} of them"
+    together = f"{some} in {count(len(stacks), 'stack')}" if stacks else ""
+    gpus = [device for device in layout.devices if device]
+    where = f" on GPU {', '.join(gpus)}" if gpus else ""
+    measured = gpus and layout.per_device is None
+    each = "as many on each as fit" if measured else f"{min(at_once, len(parts))} at once"
+    threads = f"{count(layout.threads, 'thread')} a {'stack' if stacks else 'cell'}"
+    return f"running {number}{together}{where}, {each}, {threads}"

@@ -1,0 +1,129 @@
+"""A search for the best values of some keys by Optuna, as ``hydra/sweeper=optuna`` does it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from capsexp import records
+from capsexp.errors import LaunchError, require, require_choice, require_int, require_number
+from capsexp.sweep.grid import Word, words_of
+
+RESULT = "optimization_results.yaml"
+"""The best values and their score, in the sweep's folder."""
+
+
+class Search:
+    """Batches of trials, each chosen by what the ones before it scored.
+
+    Args:
+        n_trials: cells in all.
+        n_jobs: cells of a batch.
+        direction: ``maximize`` or ``minimize``.
+        sampler: one of Optuna's, as a config with its ``_target_``.
+        storage: where Optuna keeps the study, as a URL of its own; None for nowhere.
+        study_name: its name there.
+        max_failure_rate: share of a batch that may fail, 0 to 1.
+        max_batch_size: None, since ``n_jobs`` says it.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_trials: int,
+        n_jobs: int,
+        direction: str,
+        sampler: Any,
+        storage: str | None,
+        study_name: str,
+        max_failure_rate: float,
+        max_batch_size: None = None,
+    ) -> None:
+        self._trials = require_int("hydra.sweeper.n_trials", n_trials, 1)
+        self._batch = require_int("hydra.sweeper.n_jobs", n_jobs, 1)
+        choice = require_choice("hydra.sweeper.direction", direction, ("maximize", "minimize"))
+        self._direction = optuna.study.StudyDirection[choice.upper()]
+        self._rate = require_number("hydra.sweeper.max_failure_rate", max_failure_rate, 0, 1)
+        self._sampler, self._storage, self._name = instantiate(sampler), storage, str(study_name)
+
+    def run(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
+        """Search, and write the best values into the sweep's folder.
+
+        Args:
+            config: what Hydra composed for the command, its own part included.
+            loader: what composed it.
+            launcher: runs the cells.
+
+        Raises:
+            ConfigError: a swept value is none that can be searched for.
+            LaunchError: too many cells of a batch failed.
+        """
+        words = words_of(config, loader, listed=False)
+        space = {word.key: _distribution(word) for word in words if word.override.is_sweep_override()}
+        require(bool(space), "hydra/sweeper", "be capsexp where nothing is swept", "optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name=self._name,
+            storage=self._storage,
+            sampler=self._sampler,
+            direction=self._direction,
+            load_if_exists=True,
+        )
+        for first in range(0, self._trials, self._batch):
+            trials = [study.ask(space) for _ in range(min(self._batch, self._trials - first))]
+            jobs = [_job(words, trial.params) for trial in trials]
+            self._tell(study, trials, launcher.launch(jobs, initial_job_idx=first))
+        self._write_best(study, Path(config.paths.sweep))
+
+    def _tell(self, study: optuna.Study, trials: Sequence[optuna.Trial], returns: Sequence[JobReturn]) -> None:
+        """Let the study learn from a batch; a cell that is not done, or that has no score, is a failed trial."""
+        scores = [each._return_value if each.status == JobStatus.COMPLETED else None for each in returns]
+        for trial, score in zip(trials, scores, strict=True):
+            if score is None:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, float(score))
+        failed = scores.count(None)
+        if failed > self._rate * len(trials):
+            why = f"{failed} of {len(trials)} cells of a batch failed"
+            raise LaunchError(f"{why}, more than hydra.sweeper.max_failure_rate={self._rate:g} allows")
+
+    def _write_best(self, study: optuna.Study, folder: Path) -> None:
+        if study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            best = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
+            lines = [f"{key}: {json.dumps(value)}\n" for key, value in best.items()]
+            records.write_text(folder / RESULT, "".join(lines))
+
+
+def _distribution(word: Word) -> BaseDistribution:
+    """What Optuna draws a key's values from."""
+    value: Any = word.override.value()
+    if word.override.is_interval_sweep():
+        kind = IntDistribution if _whole(value.start, value.end) else FloatDistribution
+        return kind(value.start, value.end, log="log" in value.tags)
+    if word.override.is_range_sweep() and _whole(value.start, value.stop, value.step) and value.step > 0:
+        return IntDistribution(value.start, value.stop - 1, step=value.step)
+    # The texts of the listed values, since Optuna keeps neither lists nor mappings.
+    return CategoricalDistribution(list(word.override.sweep_string_iterator()))
+
+
+def _whole(*numbers: float) -> bool:
+    return all(isinstance(number, int) for number in numbers)
+
+
+def _job(words: Sequence[Word], values: dict[str, Any]) -> list[str]:
+    """The overrides of a job, in the command's order."""
+    job = []
+    for word in words:
+        text = f"{word.override.get_key_element()}={values.get(word.key)}"
+        job.append(text if word.key in values else str(word.override.input_line))
+    return job

@@ -1,0 +1,41 @@
+"""The sweeper ``optuna``: a search by Optuna, whose cells are made as it goes (extra ``optuna``)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class OptunaSweeper(Sweeper):
+    """Searches for the swept values with the best score; see :class:`capsexp.sweep.search.Search`.
+
+    Args:
+        params: the experiment's axes, which the search reads from the config.
+        **options: those of :class:`capsexp.sweep.search.Search`.
+    """
+
+    def __init__(self, params: Any = None, **options: Any) -> None:
+        self._options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what it takes to search, and make the launcher."""
+        self._config, self._loader = config, hydra_context.config_loader
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: Sequence[str]) -> None:
+        """Search."""
+        from capsexp.errors import ConfigError
+
+        try:
+            from capsexp.sweep.search import Search
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            rule = "be one that is installed: pip install 'capsexp[optuna]' (in a checkout: pip install -e '.[optuna]')"
+            raise ConfigError("hydra/sweeper", rule, "optuna") from error
+        Search(**self._options).run(self._config, self._loader, self._launcher)
