@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from capsexp.nn.autocast import without_autocast
 from capsexp.nn.functional import at_least_single
 
 ROUNDINGS = 16
@@ -26,7 +27,7 @@ def channel_correlation(maps_BCHW: Tensor) -> Tensor:
         finite.
     """
     maps_BCHW = at_least_single(maps_BCHW)
-    with torch.autocast(maps_BCHW.device.type, enabled=False):
+    with without_autocast(maps_BCHW.device.type):
         units_CL = _standardised(maps_BCHW)
         return (units_CL @ units_CL.T).abs().mean()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from capsexp.nn.autocast import without_autocast
 from capsexp.nn.functional import at_least_single
 
 
@@ -171,13 +172,13 @@ def materialised(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None
 
 def sum_built(coupling: Tensor, votes_BJEI: Tensor) -> Tensor:
     """The weighted sum of votes that are there, (B, J, E); row by matrix is twice as fast as matrix by column."""
-    with torch.autocast(votes_BJEI.device.type, enabled=False):
+    with without_autocast(votes_BJEI.device.type):
         return (coupling[..., None, :] @ votes_BJEI.mT).squeeze(-2)
 
 
 def agree_built(parents_BJE: Tensor, votes_BJEI: Tensor) -> Tensor:
     """The agreement with votes that are there, (B, J, I)."""
-    with torch.autocast(votes_BJEI.device.type, enabled=False):
+    with without_autocast(votes_BJEI.device.type):
         return (parents_BJE[:, :, None] @ votes_BJEI).squeeze(2)
 
 

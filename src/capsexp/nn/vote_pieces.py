@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from capsexp.nn import vote_operators
+from capsexp.nn.autocast import without_autocast
 from capsexp.nn.vote_operators import PIECE_BYTES, add_bmm, agree_built, bmm, sum_built
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
 
@@ -54,7 +55,7 @@ class _InPieces(torch.autograd.Function):
         ctx.work, ctx.product_type, ctx.parameters = work, product_type, parameters
         found: list[Tensor] = []
         for piece in _pieces(poses_BDI, weight_JEDI, product_type):
-            with torch.autocast(poses_BDI.device.type, enabled=False):
+            with without_autocast(poses_BDI.device.type):
                 parts = work(GivenVotes(piece.votes_BJEI, _of(mask_BI, piece.images)))
             found = found or [part.new_empty(len(poses_BDI), *part.shape[1:]) for part in parts]
             for whole, part in zip(found, parts, strict=True):
@@ -72,7 +73,7 @@ class _InPieces(torch.autograd.Function):
         grad_w_IDF = weight_JEDI.new_zeros(children, components, parents * dim_out)
         for piece in _pieces(poses_BDI, weight_JEDI, ctx.product_type):
             votes = _Piece(piece.votes_BJEI.detach().requires_grad_(), _of(mask_BI, piece.images))
-            with torch.enable_grad(), torch.autocast(poses_BDI.device.type, enabled=False):
+            with torch.enable_grad(), without_autocast(poses_BDI.device.type):
                 parts = ctx.work(votes)
             some = [_of(grad, piece.images) for grad in grads]
             for parameter, grad in zip(wanted, votes.differentiate(parts, some, wanted), strict=True):

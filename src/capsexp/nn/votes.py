@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capsexp.nn.autocast import autocast_type, without_autocast
 from capsexp.nn.functional import at_least_single
 from capsexp.nn.vote_operators import Agreement, WeightedSum, agree_built, materialised, sum_built
 
@@ -119,7 +120,7 @@ class LinearVotes(Votes):
     ) -> None:
         device = poses_BID.device.type
         self.poses, self.mask_BI = poses_BID, mask_BI
-        self._product_type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        self._product_type = autocast_type(device)
         self._weight_JEDI, self._folds = at_least_single(weight_JEDI), folds
         self._poses_BDI = at_least_single(poses_BID).transpose(1, 2).contiguous()
         self.form: Form = form or choose_form(self.shape, poses_BID.shape[2], device)
@@ -143,7 +144,7 @@ class LinearVotes(Votes):
         return cast("Tensor", Agreement.apply(parents_BJE, *self.operands()))  # type: ignore[no-untyped-call]
 
     def materialise(self) -> Tensor:  # noqa: D102
-        with torch.autocast(self.poses.device.type, enabled=False):
+        with without_autocast(self.poses.device.type):
             return materialised(self._poses_BDI, self._weight_JEDI, self._product_type)
 
     def fold(self, coupling_JI: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capsexp.nn.autocast import autocast_type
+
 Form = Literal["grouped", "vmap", "unfold", "loop"]
 """One convolution with a group a stream; torch's vmap over streams; windows unfolded for one batched matrix product; or
 a convolution a stream."""
@@ -141,10 +143,9 @@ def _transposed_one_by_one(maps_BCHW: Tensor, weight_NIOHW: Tensor, bias_NO: Ten
 
 def _cast(*tensors: Tensor) -> Iterator[Tensor]:
     """Tensors as autocast would hand them to a convolution: inside vmap it does not."""
-    device = tensors[0].device.type
+    cast = autocast_type(tensors[0].device.type)
     for tensor in tensors:
-        cast = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
-        yield tensor.to(torch.get_autocast_dtype(device)) if cast else tensor
+        yield tensor if cast is None or tensor.dtype == torch.float64 else tensor.to(cast)
 
 
 def _raised(maps_BCHW: Tensor, bias: Tensor | None) -> Tensor:
