@@ -21,6 +21,11 @@ def states() -> States:
     }
 
 
+def stream(device: torch.device) -> torch.Generator:
+    """A stream of random numbers on a device: all of ours on other devices than the CPU begin here."""
+    return torch.Generator(device)
+
+
 def put_back(kept: States) -> None:
     """Go on from kept states; those of CUDA are left out where there is no GPU."""
     torch.set_rng_state(kept["torch"].cpu())

@@ -113,7 +113,7 @@ class Seat:
     def noise(self, device: torch.device) -> torch.Generator:
         """The cell's stream of random numbers on a device, where it stands; dropout draws from it."""
         own = self._random["torch"] if device.type == "cpu" else self._random["cuda"][device.index or 0]
-        return torch.Generator(device).set_state(own)
+        return randomness.stream(device).set_state(own)
 
     def noise_is(self, generator: torch.Generator) -> None:
         """The stream has moved on."""
