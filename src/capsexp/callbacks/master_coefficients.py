@@ -75,7 +75,7 @@ class MasterCoefficients(ResultCallback):
             return
         kept_B = self.filter.keep(columns_BI, batch.labels_B)
         self._kept.update(kept_B.sum(), len(kept_B))
-        self._containers.update(*_chosen(kept_B, coupling_BJI, batch.labels_B))
+        self._containers.update(coupling_BJI, batch.labels_B, kept_B)
         for name, mean in self._means.items():
             mean.update(self._reader[name].output.coupling_BJI, self._reader[name].mask_BI)
 
@@ -135,11 +135,6 @@ class MasterCoefficients(ResultCallback):
         layers = capsule_layers(cast("nn.Module", module.model))
         known = {name: layer.master_JI for name, layer in layers.items() if layer.master_JI is not None}
         return {f"master/{name}": master_JI.float().cpu().numpy() for name, master_JI in known.items()}
-
-
-def _chosen(kept_B: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The rows that are kept; without a copy where all are."""
-    return tensors if bool(kept_B.all()) else tuple(tensor[kept_B] for tensor in tensors)
 
 
 def _diagonal(containers_KJI: Tensor) -> Tensor:

@@ -60,10 +60,17 @@ class ClassMean(_Sums):
         self._add_sum("sums", classes, *shape)
         self._add_sum("counts_K", classes)
 
-    def update(self, values: Tensor, labels_B: Tensor) -> None:
-        """Add what a batch gives, (B, ...), of images of these classes."""
+    def update(self, values: Tensor, labels_B: Tensor, kept_B: Tensor | None = None) -> None:
+        """Add what a batch gives, (B, ...), of images of these classes; of those that are kept, where not all are.
+
+        Images that are not kept add zeros: to pick the others out, their number would have to be read.
+        """
+        if kept_B is None:
+            kept_B = torch.ones_like(labels_B, dtype=torch.bool)
+        else:
+            values = values.masked_fill(kept_B.logical_not().view(-1, *[1] * (values.dim() - 1)), 0)
         self.sums.index_add_(0, labels_B, values.double())
-        self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
+        self.counts_K.index_add_(0, labels_B, kept_B.double())
 
     def compute(self) -> Tensor:
         """The means (K, ...), float64; not a number for a class without images."""
