@@ -1,4 +1,5 @@
-from types import SimpleNamespace
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class Half(nn.Module):
 
 class Module(nn.Module):
     device = torch.device("cpu")
+    hparams: Mapping[str, Any] = MappingProxyType({"sizes": {"classes": 9}})
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,5 @@
 """What the components of a class capsule's pose mean: each changed a little, and drawn."""
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning as L
@@ -10,19 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.first_of_class import FirstOfClass
 from capsexp.callbacks.routed import ClassReader
 from capsexp.errors import require, require_int, require_number
 from capsexp.nn.decoder import Decoder
 from capsexp.types import Batch
-
-
-@dataclass(frozen=True)
-class _Example:
-    """A class' image: its pose in the class capsule, its pixels, and whether it was recognised."""
-
-    pose_E: Tensor
-    image_CHW: Tensor
-    recognised: bool
 
 
 class ActivityVectors(ResultCallback):
@@ -41,7 +32,7 @@ class ActivityVectors(ResultCallback):
         self.reach = require_number("reach", reach, 0, open_ends="<")
         self.steps = require_int("steps", steps, 3)
         require(steps % 2 == 1, "steps", "be odd, so that one of them changes nothing", steps)
-        self._examples: dict[int, _Example] = {}
+        self._examples: FirstOfClass | None = None
         self._reader = ClassReader()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -56,7 +47,7 @@ class ActivityVectors(ResultCallback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to the class capsules, in the first test alone: a recipe may test the same network in other ways."""
-        self._wanted = not self._examples
+        self._wanted = self._examples is None
         self._reader.listen(cast("nn.Module", pl_module.model))
 
     def on_test_batch_end(
@@ -64,18 +55,13 @@ class ActivityVectors(ResultCallback):
     ) -> None:
         """Look for classes that have no recognised image yet."""
         poses_BKE, lengths_BK = self._reader.last.poses_BJE, self._reader.last.activations_BJ
-        if not self._wanted or self._complete(lengths_BK.shape[1]):
+        if not self._wanted:
             return
-        right_B = (lengths_BK.argmax(1) == batch.labels_B).tolist()
-        labels: list[int] = batch.labels_B.tolist()
-        for place, (label, right) in enumerate(zip(labels, right_B, strict=True)):
-            known = self._examples.get(label)
-            if known is None or (right and not known.recognised):
-                pose_E, image_CHW = poses_BKE[place, label].clone(), batch.pixels_BCHW[place].clone()
-                self._examples[label] = _Example(pose_E, image_CHW, right)
-
-    def _complete(self, classes: int) -> bool:
-        return sum(example.recognised for example in self._examples.values()) == classes
+        if self._examples is None:
+            self._examples = FirstOfClass(lengths_BK.shape[1])
+        images = torch.arange(len(poses_BKE), device=poses_BKE.device)
+        own_BE, right_B = poses_BKE[images, batch.labels_B], lengths_BK.argmax(1) == batch.labels_B
+        self._examples.add(batch.labels_B, own_BE, batch.pixels_BCHW, preferred_B=right_B)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop listening."""
@@ -88,17 +74,17 @@ class ActivityVectors(ResultCallback):
     @torch.no_grad()
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
         """The grids of all classes that have a test image."""
-        if not self._examples:
+        if self._examples is None:
             return {}
         decoder = cast("Decoder", cast("nn.Module", module.model).decoder)
         half = self.steps // 2
         offsets_S = torch.arange(-half, half + 1) * (self.reach / half)  # the one in the middle is exactly zero
         arrays: dict[str, NDArray[np.generic]] = {"decoded/steps": offsets_S.numpy()}
-        for label, example in sorted(self._examples.items()):
-            grid = perturbed(decoder, example.pose_E.to(module.device), label, offsets_S.to(module.device))
+        for label, ((pose_E, image_CHW), recognised) in self._examples.found().items():
+            grid = perturbed(decoder, pose_E.to(module.device), label, offsets_S.to(module.device))
             arrays[f"decoded/class{label}"] = _bytes(grid * 255)
-            arrays[f"decoded/class{label}/original"] = _bytes(example.image_CHW)
-            arrays[f"decoded/class{label}/recognised"] = np.array(example.recognised)
+            arrays[f"decoded/class{label}/original"] = _bytes(image_CHW)
+            arrays[f"decoded/class{label}/recognised"] = np.array(recognised)
         return arrays
 
 

@@ -1,5 +1,6 @@
 """What an autoencoder makes of test images."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.first_of_class import FirstOfClass
 from capsexp.errors import require, require_int
 from capsexp.types import Batch
 
@@ -25,7 +27,7 @@ class Reconstructions(ResultCallback):
 
     def __init__(self, images: int = 10) -> None:
         self.images = require_int("images", images, 1)
-        self._first: dict[int, tuple[Tensor, Tensor]] = {}
+        self._first: FirstOfClass | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a network that cannot draw, before it is trained.
@@ -42,19 +44,20 @@ class Reconstructions(ResultCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Look for classes that have no image yet."""
-        for place, label in enumerate(batch.labels_B.tolist()):
-            if label not in self._first:
-                self._first[label] = batch.images_BCHW[place].clone(), batch.pixels_BCHW[place].clone()
+        if self._first is None:
+            self._first = FirstOfClass(cast("Mapping[str, Any]", pl_module.hparams)["sizes"]["classes"])
+        self._first.add(batch.labels_B, batch.images_BCHW, batch.pixels_BCHW)
 
     @torch.no_grad()
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
         """The images and their reconstructions by the present weights."""
-        found = sorted(self._first)
-        if not found:
+        first = {} if self._first is None else self._first.found()
+        if not first:
             return {}
+        found = list(first)
         spread = np.linspace(0, len(found) - 1, min(self.images, len(found))).round().astype(int)
         labels = [found[place] for place in spread]
-        images_NCHW, pixels_NCHW = (torch.stack(each) for each in zip(*(self._first[k] for k in labels), strict=True))
+        images_NCHW, pixels_NCHW = (torch.stack(each) for each in zip(*(first[k].values for k in labels), strict=True))
         module.eval()
         drawn_NCHW = module.model.reconstruct(images_NCHW.to(module.device)).to(images_NCHW.device)  # type: ignore[operator, union-attr]
         shown = [pixels_NCHW, as_pixels(drawn_NCHW, images_NCHW, pixels_NCHW)]
