@@ -48,6 +48,10 @@ class Quadrature(NamedTuple):
     nodes_Q: Tensor
     weights_Q: Tensor
 
+    def on(self, device: torch.device) -> "Quadrature":
+        """The rule with its numbers on a device."""
+        return Quadrature(self.floor, self.nodes_Q.to(device), self.weights_Q.to(device))
+
 
 class Chip(Criterion):
     """Score = channel independence, the mean over the images of a batch: low where other channels can stand in.
@@ -99,6 +103,7 @@ class Chip(Criterion):
             ConfigError: the layer comes without maps, without an image, or with NaN or infinity in its maps.
         """
         maps_BCL = _maps(layer)
+        self._rule = self._rule.on(maps_BCL.device)  # kept: sending numbers to a device makes it wait
         if self.per == "batch_mean":
             maps_BCL = maps_BCL.mean(0, keepdim=True, dtype=torch.float64)
         images, step = len(maps_BCL), _images_at_once(maps_BCL, self.nodes)
@@ -112,7 +117,7 @@ def channel_independence(maps_BCL: Tensor, rule: Quadrature) -> Tensor:
 
     Args:
         maps_BCL: floating point, of any scale, finite.
-        rule: see :func:`quadrature`.
+        rule: see :func:`quadrature`; on the device of ``maps_BCL``.
 
     Returns:
         (B, C), float64, between 0 and the norm of the channel's map, on the device of ``maps_BCL``.
@@ -209,7 +214,7 @@ def _integral(shares_BCR: Tensor, squares_BR: Tensor, rest_BC1: Tensor | None, r
         rest_BC1: None where U is square.
         rule: see :func:`quadrature`.
     """
-    t2_Q, weights_Q = rule.nodes_Q.to(squares_BR.device).square(), rule.weights_Q.to(squares_BR.device)
+    t2_Q, weights_Q = rule.nodes_Q.square(), rule.weights_Q
     largest_B1 = squares_BR.amax(1, keepdim=True).clamp(min=1.0)
     w_BCQ = shares_BCR @ (t2_Q / ((squares_BR / largest_B1)[:, :, None] + t2_Q))
     if rest_BC1 is not None:
