@@ -281,3 +281,16 @@ def test_masked_and_unmasked_batches_add_up() -> None:
     mask_NI = np.concatenate([np.ones((4, I), bool), whole.mask_NI[4:].numpy()])
     expected = reference.mean_coupling(numpy64(whole.couplings_NJI), mask_NI)
     np.testing.assert_allclose(metric.compute().numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_a_class_mean_of_kept_images_is_bit_by_bit_that_of_them_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    values, labels_B = torch.rand(50, K, I, generator=generator), torch.randint(K, (50,), generator=generator)
+    values[7] = torch.inf
+    kept_B = torch.rand(50, generator=generator) < 0.6
+    kept_B[7] = False
+    masked, picked = ClassMean(K, K, I), ClassMean(K, K, I)
+    masked.update(values, labels_B, kept_B)
+    picked.update(values[kept_B], labels_B[kept_B])
+    assert torch.equal(masked.sums, picked.sums)
+    assert torch.equal(masked.counts_K, picked.counts_K)
