@@ -1,14 +1,14 @@
 """One training step of many CNNs in a stack, as a ratio to the same networks one after the other.
 
 The networks are the first N of the grid c2 x c3 in 16..2 of Wang's CNN, or N from all over it.  Each trains alone, as
-cells do (torch's fused Adam, channels last in memory), or all of them in one stack, for each form of the convolution
+cells do (torch's fused Adam, channels last in memory), or all of them in one stack, for each impl of the convolution
 and number of width buckets: networks of like widths go into a part of their own, so that less padding is computed.
 A step is forward (with each member's own dropout noise), loss, backward and optimizer, on one batch of random 28x28
 images that all share: 32 of 10 classes as of digits, or 128 of 46 as of DHCD.  Sides take turns, and on a CPU the
 process's own time counts, so that others on the machine disturb little; the ratio is that of the medians.  Below 1 the
 stack is faster.
 
-    python benchmarks/stacked_forms.py [--members 8 32] [--buckets 1 2 4] [--forms grouped loop] [--spread] [--rounds 5]
+    python benchmarks/stacked_forms.py [--members 8 32] [--buckets 1 2 4] [--impls grouped loop] [--spread] [--rounds 5]
 """
 
 import argparse
@@ -25,7 +25,7 @@ from turns import Work
 
 from capsexp.models.cnn import CNN
 from capsexp.stacking.adam import StackedAdam
-from capsexp.stacking.convolutions import Form
+from capsexp.stacking.convolutions import Impl
 from capsexp.stacking.folding import Slots, fold, tensors_of
 
 BATCHES = {"digits": (32, 10), "dhcd": (128, 46)}
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--buckets", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--forms", nargs="+", choices=get_args(Form), default=get_args(Form))
+    parser.add_argument("--forms", nargs="+", choices=get_args(Impl), default=get_args(Impl))
     parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--rounds", type=int, default=5, help="of all sides taking turns")
     parser.add_argument("--spread", action="store_true", help="networks from all over the grid")
@@ -51,17 +51,17 @@ def main() -> None:
 
 
 def compare(batch: str, count: int, options: argparse.Namespace) -> None:
-    """Print a line for each form and number of buckets."""
+    """Print a line for each impl and number of buckets."""
     images, classes = BATCHES[batch]
     images_BCHW = torch.randn(images, 1, 28, 28, device=options.device)
     labels_B = torch.arange(images, device=options.device) % classes
     models = grid(count, classes, options)
     sides = {"alone": one_by_one(models, images_BCHW, labels_B)}
-    for form in options.forms:
+    for impl in options.impls:
         for buckets in options.buckets:
             size = -(-count // buckets)
             parts = [models[start : start + size] for start in range(0, count, size)]
-            sides[f"{form:8s} {buckets}"] = [stacked(part, form, images_BCHW, labels_B) for part in parts]
+            sides[f"{impl:8s} {buckets}"] = [stacked(part, impl, images_BCHW, labels_B) for part in parts]
     times = medians(sides, options)
     print(f"{batch}, {count} members: {times['alone'] / count:.3f} ms a step of one alone")
     for name, milliseconds in times.items():
@@ -121,9 +121,9 @@ def alone(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Work:
     return work
 
 
-def stacked(models: Sequence[nn.Module], form: Form, images_BCHW: Tensor, labels_B: Tensor) -> Work:
+def stacked(models: Sequence[nn.Module], impl: Impl, images_BCHW: Tensor, labels_B: Tensor) -> Work:
     """A step of networks that are trained as one."""
-    folded, shared = fold(models, form)
+    folded, shared = fold(models, impl)
     tensors = [tensors_of(model) for model in models]
     shapes = [{name: tensor.shape for name, tensor in own.items()} for own in tensors]
     Slots(tensors_of(folded), shapes).load(tensors)

@@ -5,7 +5,7 @@ A spread of the CNN study's grid (c2 and c3 in 16, 11, 6, 2: 16 cells) is traine
 
     basic        one cell after the other in one process (hydra/launcher=basic)
     capsexp      in worker processes, one a core; with --gpu capsexp-4 is four on each GPU
-    grouped-2    in stacks (hydra/launcher=stacked), with that form of the convolutions and number of width buckets
+    grouped-2    in stacks (hydra/launcher=stacked), with that impl of the convolutions and number of width buckets
 
 They take turns, in every second round from the last to the first; a number is the median of the rounds, and a ratio is
 to the first way in the same round.  Others on a machine slow the clock more than the work: so beside the rate by the
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-STACKED, FORMS, BUCKETS = "hydra/launcher=stacked", ("grouped", "vmap", "loop", "unfold"), ("1", "2", "4", "auto")
+STACKED, IMPLS, BUCKETS = "hydra/launcher=stacked", ("grouped", "vmap", "loop", "unfold"), ("1", "2", "4", "auto")
 Ways = Mapping[str, Sequence[str]]
 """What each says on the command line."""
 
@@ -104,10 +104,10 @@ def main() -> None:
     known = ways(gpu=given.gpu)
     if not known.keys() >= set(given.ways or known):
         parser.error(f"--ways: choose from {', '.join(known)}")
-    chosen = {way: known[way] for way in given.ways or known}
+    resolve = {way: known[way] for way in given.ways or known}
     with tempfile.TemporaryDirectory() as folder:
         for name, words in data_sets(given, Path(folder)).items():
-            runs = compare(name, chosen, [*words, *grid(given)], given)
+            runs = compare(name, resolve, [*words, *grid(given)], given)
             print(f"\n{title(name, given, runs)}\n")
             print("\n".join(table(runs, gpu=given.gpu)), flush=True)
 
@@ -116,8 +116,8 @@ def ways(*, gpu: bool) -> Ways:
     """All ways that there are."""
     processes = {f"capsexp-{count}": [f"hydra.launcher.cells_per_gpu={count}"] for count in PROCESSES}
     stacks = {
-        f"{form}-{buckets}": [STACKED, f"hydra.launcher.form={form}", f"hydra.launcher.buckets={buckets}"]
-        for form, buckets in itertools.product(FORMS, BUCKETS)
+        f"{impl}-{buckets}": [STACKED, f"hydra.launcher.impl={impl}", f"hydra.launcher.buckets={buckets}"]
+        for impl, buckets in itertools.product(IMPLS, BUCKETS)
     }
     return {"basic": ["hydra/launcher=basic"], **(processes if gpu else {"capsexp": []}), **stacks}
 
@@ -158,13 +158,13 @@ def stratified(labels_N: NDArray[Any], count: int) -> NDArray[Any]:
     return np.sort(np.argsort(shares_N, kind="stable")[:count])
 
 
-def compare(name: str, chosen: Ways, words: Sequence[str], given: argparse.Namespace) -> dict[str, list[Run]]:
+def compare(name: str, resolve: Ways, words: Sequence[str], given: argparse.Namespace) -> dict[str, list[Run]]:
     """Every way's run in every round."""
-    runs: dict[str, list[Run]] = {way: [] for way in chosen}
+    runs: dict[str, list[Run]] = {way: [] for way in resolve}
     for number in range(given.rounds):
-        for way in list(chosen)[:: -1 if number % 2 else 1]:
+        for way in list(resolve)[:: -1 if number % 2 else 1]:
             with tempfile.TemporaryDirectory() as folder:
-                runs[way].append(swept([*words, *chosen[way]], given, Path(folder)))
+                runs[way].append(swept([*words, *resolve[way]], given, Path(folder)))
             print(f"{name} {way:12s} {runs[way][-1].cost}", file=sys.stderr, flush=True)
     return runs
 

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "capsexp"
 TRAINING_TOOLS = {"models", "losses", "metrics", "pruning", "filters", "routing", "nn", "types"}
 BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 
-PLANNED_STACKS = {"stacking.choice", "stacking.lots", "stacking.settings"}
+PLANNED_STACKS = {"stacking.grouping"}
 """What of stacks is known before one is trained."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"cli", "commands", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
-    "sweep": {"cell", "engine", "interruption", "tracking", "stacking.choice", "stacking.lots"},
+    "sweep": {"cell", "engine", "interruption", "tracking", "stacking.grouping"},
     "engine": {"build", "cell", "interruption", "machine", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
     "status": {"report"},
@@ -36,10 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": set(),
     "interruption": set(),
     "build": {"machine", "recipes", "stacking", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
-    "stacking": {"interruption", "randomness", "stacking.lots", "stacking.settings"} | BELOW_RECIPES | TRAINING_TOOLS,
-    "stacking.choice": {"stacking.lots"},
-    "stacking.lots": set(),
-    "stacking.settings": set(),
+    "stacking": {"interruption", "randomness", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "stacking.grouping": set(),
     "randomness": set(),
     "tracking": set(),
     "report": set(),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capsexp.engine import options
-from capsexp.stacking.settings import FORMS
+from capsexp.stacking.grouping import FORMS
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
 

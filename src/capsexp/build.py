@@ -32,7 +32,7 @@ from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.recipes.base import Factories, Outcome, Recipe
 from capsexp.recipes.examine import examine
 from capsexp.recipes.stages import StageMemo
-from capsexp.stacking import seat
+from capsexp.stacking import context
 
 Config = dict[str, Any]
 
@@ -192,7 +192,7 @@ def make_trainer(
     # Under `deterministic` torch fills fresh memory, though nothing reads it: some 3 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        return seat.joined(L.Trainer(**options, **fixed), config)
+        return context.joined(L.Trainer(**options, **fixed), config)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         line = " ".join(str(error).split())
         raise ConfigError("trainer", f"be arguments that lightning.Trainer takes ({line})", options) from error
@@ -359,11 +359,11 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
         "accelerator": config["trainer"]["accelerator"],
         "precision": config["trainer"]["precision"],
     }
-    stacked = seat.facts()
+    stacked = context.facts()
     if stacked is not None:  # its numbers are rounded as the stack's arithmetic rounds them
         environment["stack"] = stacked
     body = {key: value for key, value in asdict(outcome).items() if key != "arrays"}
-    share_s = seat.share_s()
+    share_s = context.share_s()
     body["clocks"] |= {} if share_s is None else {"share_s": share_s}
     body["training"] |= seed
     return {"numerics": records.NUMERICS_VERSION, "environment": environment, **body}

@@ -59,7 +59,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Ended:
+class CellOutcome:
     """How a try at a cell ended.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ended:
     gpu: dict[str, int] | None = None
 
 
-def run(cell: Cell) -> Ended:
+def run(cell: Cell) -> CellOutcome:
     """Run a cell unless it is finished or running elsewhere.
 
     Raises:
@@ -91,13 +91,13 @@ def run(cell: Cell) -> Ended:
             return _run_locked(cell)
     except Timeout:
         status = records.read_status(cell.directory) or records.Status("running", cell.id)
-        return Ended(status, f"is being run by process {status.pid} on {status.host}", busy=True, ran=False)
+        return CellOutcome(status, f"is being run by process {status.pid} on {status.host}", busy=True, ran=False)
     except OSError as error:  # not even its status can be written
         status = _failure(records.Status("running", cell.id), error)
-        return Ended(status, closing_words(status, None))
+        return CellOutcome(status, closing_words(status, None))
 
 
-def finished(cell: Cell) -> Ended | None:
+def finished(cell: Cell) -> CellOutcome | None:
     """How a cell ended that needs no more work, else None."""
     result = records.read_result(cell.directory)
     if result is None:
@@ -108,7 +108,7 @@ def finished(cell: Cell) -> Ended | None:
         records.write_status(cell.directory, status)
     stale = records.is_stale(result)
     words = "stale (its numbers come from older code)" if stale else "already done"
-    return Ended(status, f"{words}, not run again", score(result), ran=False)
+    return CellOutcome(status, f"{words}, not run again", score(result), ran=False)
 
 
 def settle(cell: Cell, state: records.State, cause: str, kind: records.Kind | None = None) -> records.Status:
@@ -137,13 +137,13 @@ def _lock(directory: Path) -> FileLock:
     return FileLock(directory / records.LOCK, blocking=False)
 
 
-def _run_locked(cell: Cell) -> Ended:
+def _run_locked(cell: Cell) -> CellOutcome:
     done = finished(cell)
     if done is not None:
         return done
     before = records.read_status(cell.directory)
     if before and before.state == "failed" and cell.failed_at not in (None, before.updated):
-        return Ended(before, f"failed before, not tried again: {before.cause}", ran=False)
+        return CellOutcome(before, f"failed before, not tried again: {before.cause}", ran=False)
     retried = before.retried if before and before.state == "pending" else ()
     status = records.Status("running", cell.id, retried=retried)
     records.write_status(cell.directory, status)
@@ -153,7 +153,7 @@ def _run_locked(cell: Cell) -> Ended:
         status = _work(cell, status)
     records.write_status(cell.directory, status)
     result = records.read_result(cell.directory) if status.state == "done" else None
-    return Ended(
+    return CellOutcome(
         status,
         closing_words(status, result),
         score(result),

@@ -29,7 +29,7 @@ import capsexp.callbacks
 import capsexp.lightning_modules
 import capsexp.losses
 import capsexp.metrics
-from capsexp import build, plan, randomness
+from capsexp import build, randomness, resolvers
 from capsexp.callbacks.activity_vectors import ActivityVectors
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.broken import BrokenGuard
@@ -67,10 +67,11 @@ from capsexp.pruning.base import Criterion, Layer
 from capsexp.pruning.chip import Chip, channel_independence, quadrature
 from capsexp.pruning.magnitude import Magnitude
 from capsexp.pruning.selection import Selection
-from capsexp.stacking.convolutions import Form
+from capsexp.stacking.convolutions import Impl
 from capsexp.stacking.folding import foldable
 from capsexp.stacking.stack import Stack
 from capsexp.stacking.streams import StackBatch
+from capsexp.sweep.cells import resolved
 from capsexp.types import Batch
 from tests.contracts.meta import META, Watch, empty, labels
 
@@ -121,9 +122,9 @@ def names(group: str) -> list[str]:
 
 @cache
 def composed(*overrides: str) -> dict[str, Any]:
-    plan.register_resolvers()
+    resolvers.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return plan.resolved(compose("config", list(overrides)))
+        return resolved(compose("config", list(overrides)))
 
 
 def modules_of(package: ModuleType) -> Iterator[ModuleType]:
@@ -543,10 +544,10 @@ def some_data(seed: int) -> ImageDataModule:
 
 
 @dataclass(frozen=True)
-class Together:
+class FusedAdam:
     """What the members of a stack may differ in."""
 
-    form: Form
+    impl: Impl
     seeds: tuple[int, ...] = (0, 0)
     rates: tuple[float, ...] = (0.1, 0.1)
     limits: tuple[float | None, ...] = (None, None)
@@ -554,24 +555,24 @@ class Together:
 
 
 SETTINGS = (
-    Together("loop", limits=(0.5, 0.5), clipping="value"),
-    Together("grouped", seeds=(0, 1, 1), rates=(0.1, 0.2, 0.1), limits=(0.5, None, 1.0)),
-    Together("unfold", seeds=(0, 1)),
-    Together("vmap", seeds=(0, 1)),
+    FusedAdam("loop", limits=(0.5, 0.5), clipping="value"),
+    FusedAdam("grouped", seeds=(0, 1, 1), rates=(0.1, 0.2, 0.1), limits=(0.5, None, 1.0)),
+    FusedAdam("unfold", seeds=(0, 1)),
+    FusedAdam("vmap", seeds=(0, 1)),
 )
 
 
-def stacked(case: Case, how: Together) -> None:
+def stacked(case: Case, how: FusedAdam) -> None:
     members = []
     for seed, rate, limit in zip(how.seeds, how.rates, how.limits, strict=True):
         module = case.build()
         (optimizer,) = optimizers = [module.configure_optimizers()]
         optimizer.param_groups[0]["lr"] = rate
         trainer = SimpleNamespace(optimizers=optimizers, callbacks=[], gradient_clip_val=limit)
-        seat = SimpleNamespace(noise=randomness.stream, noise_is=lambda _: None)
-        members.append(SimpleNamespace(module=module, data=some_data(seed), trainer=trainer, seat=seat))
+        context = SimpleNamespace(noise=randomness.stream, noise_is=lambda _: None)
+        members.append(SimpleNamespace(module=module, data=some_data(seed), trainer=trainer, context=context))
     watch = Watch("Stack", READS)
-    stack: Any = Stack(members, how.form, lambda _: True)  # type: ignore[arg-type]
+    stack: Any = Stack(members, how.impl, lambda _: True)  # type: ignore[arg-type]
     stack.to(META)
 
     def step(batch: StackBatch) -> None:
@@ -599,12 +600,12 @@ def stacked(case: Case, how: Together) -> None:
 
 @pytest.mark.parametrize("model", names("model"))
 def test_steps_of_a_stack(model: str) -> None:
-    assert {each.form for each in SETTINGS} == set(get_args(Form)), "a form of the convolutions has no stack here"
+    assert {each.impl for each in SETTINGS} == set(get_args(Impl)), "a impl of the convolutions has no stack here"
     every = [case for case in cases(model) if not case.correlated]
     alike = [case for case in every if foldable(case.build().model)]
     promised = bool(every[0].build().model.stackable)  # type: ignore[arg-type]
     assert bool(alike) or not promised, f"{model} says that it can be stacked, but no stack of it was made"
     for number, case in enumerate(alike if promised else []):
-        several = SETTINGS[:2] if case.routing else SETTINGS  # the forms are those of networks without capsules too
+        several = SETTINGS[:2] if case.routing else SETTINGS  # the impls are those of networks without capsules too
         for how in several if number == 0 else SETTINGS[-1:]:
             stacked(case, how)

@@ -6,13 +6,13 @@ from typing import Any
 
 import ray
 
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 from tests.engine import work
 
 NODES = "nodes"
 
 
-def run(cell: Cell) -> Ended:
+def run(cell: Cell) -> CellOutcome:
     """The fake cell, behind a line with this node's address and this process' settings."""
     folder = cell.directory.parent / NODES
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the engine's tests share: fake cells, a watcher that remembers, and what the executions left behind."""
+"""What the engine's tests share: fake cells, a listener that remembers, and what the executions left behind."""
 
 import json
 import time
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
-from capsexp.cell import Cell, Ended
-from capsexp.engine.base import Lot, Tally
+from capsexp.cell import Cell, CellOutcome
+from capsexp.engine.base import Group, Summary
 from capsexp.engine.local import LocalEngine
 from capsexp.engine.options import Layout, Options
 from tests.engine import work
@@ -24,7 +24,7 @@ def cells_in(folder: Path, count: int, **config: Any) -> list[Cell]:
 
 @dataclass
 class Heard:
-    """A watcher that keeps what it is told.
+    """A listener that keeps what it is told.
 
     Attributes:
         started: cells and where they run, in order.
@@ -32,12 +32,12 @@ class Heard:
         put_back: cells and why.
         split: ids of the cells of a stack that went back together, and why.
         said: lines.
-        most: the most cells that were in workers' hands at once, by place, and altogether as "all".
+        most: the most cells that were in workers' hands at once, by slot, and altogether as "all".
         at_tick: called at every tick.
     """
 
     started_: list[tuple[str, str]] = field(default_factory=list)
-    ended_: dict[str, Ended] = field(default_factory=dict)
+    ended_: dict[str, CellOutcome] = field(default_factory=dict)
     put_back_: list[tuple[str, str]] = field(default_factory=list)
     split_: list[tuple[list[str], str]] = field(default_factory=list)
     said_: list[str] = field(default_factory=list)
@@ -51,16 +51,16 @@ class Heard:
         assert cell.id not in self.ended_
         self.started_.append((cell.id, where))
         self._where[cell.id] = where
-        for place in (where, "all"):
-            self._held[place] += 1
-            self.most[place] = max(self.most[place], self._held[place])
+        for slot in (where, "all"):
+            self._held[slot] += 1
+            self.most[slot] = max(self.most[slot], self._held[slot])
 
     def _left(self, cell: Cell) -> None:
         where = self._where.pop(cell.id, None)
-        for place in (where, "all") if where is not None else ():
-            self._held[place] -= 1
+        for slot in (where, "all") if where is not None else ():
+            self._held[slot] -= 1
 
-    def ended(self, cell: Cell, ended: Ended) -> None:
+    def ended(self, cell: Cell, ended: CellOutcome) -> None:
         assert cell.id not in self.ended_
         self._left(cell)
         self.ended_[cell.id] = ended
@@ -125,18 +125,18 @@ def run_sweep(
     heard: Heard,
     options: Options | None = None,
     does: Any = work.run,
-    lots: Sequence[Lot] | None = None,
-) -> Tally:
+    groups: Sequence[Group] | None = None,
+) -> Summary:
     """Run the cells and check what holds for every sweep: no cell is lost, none is counted twice.
 
-    Without lots each cell is one.
+    Without groups each cell is one.
     """
-    engine = LocalEngine(options or Options(), layout, does, work.together)
-    tally = engine.run(lots or [(cell,) for cell in cells], heard)
-    left = [cell.id for cell in tally.left]
-    assert sorted([*tally.ended, *left]) == sorted(cell.id for cell in cells)
-    assert tally.ended == heard.ended_
-    return tally
+    engine = LocalEngine(options or Options(), layout, work.FakeWork(run_cell=does))
+    summary = engine.run(groups or [(cell,) for cell in cells], heard)
+    left = [cell.id for cell in summary.left]
+    assert sorted([*summary.outcomes, *left]) == sorted(cell.id for cell in cells)
+    assert summary.outcomes == heard.ended_
+    return summary
 
 
 def status_of(cell: Cell) -> records.Status:

@@ -1,4 +1,4 @@
-"""From a command to lots: which launcher makes stacks, what it says, and that it changes no cell."""
+"""From a command to groups: which launcher makes stacks, what it says, and that it changes no cell."""
 
 import sys
 import types
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from capsexp import machine, plan, records
-from capsexp.engine.base import Lot, Tally, Watcher
+from capsexp.engine.base import Group, Listener, Summary
 from capsexp.engine.options import Layout, Options
-from capsexp.stacking.settings import Settings
+from capsexp.engine.worker import CellWork
+from capsexp.stacking.grouping import Settings
 from capsexp.sweep import run as sweep_run
 
 Run = Callable[..., int]
@@ -19,19 +20,19 @@ GRID = ["model.c2=2,3,4", "model.c3=2,3,4", "-m"]
 
 
 class Engine:
-    """Takes lots, and runs none."""
+    """Takes groups, and runs none."""
 
     made: list["Engine"]
 
-    def __init__(self, options: Options, layout: Layout, *, settings: Settings) -> None:
-        self.options, self.layout, self.settings, self.at_once = options, layout, settings, layout.most
-        self.lots: list[Lot] = []
+    def __init__(self, options: Options, layout: Layout, work: CellWork) -> None:
+        self.options, self.layout, self.settings, self.at_once = options, layout, work.settings, layout.most
+        self.groups: list[Group] = []
         self.shown: Any = None
         Engine.made.append(self)
 
-    def run(self, lots: Sequence[Lot], watcher: Watcher) -> Tally:
-        self.lots, self.shown = list(lots), watcher
-        return Tally(left=[cell for lot in lots for cell in lot])
+    def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
+        self.groups, self.shown = list(groups), listener
+        return Summary(left=[cell for group in groups for cell in group])
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def words(quick: list[str]) -> list[str]:
 
 def sizes() -> list[int]:
     (engine,) = Engine.made
-    return [len(lot) for lot in engine.lots]
+    return [len(group) for group in engine.groups]
 
 
 ALIKE = "auto: stacked (9 cells can share a stack)"
@@ -64,13 +65,13 @@ LAUNCHERS = {
     ("stacked", "members=3", "max_cells=1"): ([3] * 3, ["running 9 in 3 stacks, 1 at once, 1 thread a stack"]),
     ("auto",): ([4, 5], [ALIKE, "running 9 in 2 stacks, 2 at once, 1 thread a stack"]),
 }
-"""Launchers with their options, the sizes of the lots that they make of nine cells, and what they say."""
+"""Launchers with their options, the sizes of the groups that they make of nine cells, and what they say."""
 
 
 def test_what_a_launcher_makes_of_a_sweep(
     run: Run, words: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its lots; the cells are the same under each."""
+    """Its groups; the cells are the same under each."""
     plans = []
     for (name, *options), (expected, told) in LAUNCHERS.items():
         Engine.made = []
@@ -82,7 +83,7 @@ def test_what_a_launcher_makes_of_a_sweep(
         sweep = records.read_sweep(in_tmp / "multirun" / "adhoc")
         assert sweep is not None
         plans.append({(cell.id, cell.name) for cell in sweep.cells})
-        assert {(cell.id, cell.name) for lot in Engine.made[0].lots for cell in lot} == plans[0]
+        assert {(cell.id, cell.name) for group in Engine.made[0].groups for cell in group} == plans[0]
     assert all(each == plans[0] for each in plans)
 
 
@@ -105,7 +106,7 @@ def test_settings_reach_the_engine_and_those_that_cannot_share_run_alone(
     run(*words, *grid, "hydra.launcher.form=unfold", "hydra.launcher.buckets=2", "hydra.launcher.members=2")
     assert sizes() == [1, 2, 1, 2]
     assert Engine.made[0].settings == Settings("unfold", 2)
-    kernels = [{tuple(cell.config["model"]["kernels"]) for cell in lot} for lot in Engine.made[0].lots]
+    kernels = [{tuple(cell.config["model"]["kernels"]) for cell in group} for group in Engine.made[0].groups]
     assert [len(each) for each in kernels] == [1] * 4
     assert "running 6, 4 of them in 2 stacks, 2 at once, 1 thread a stack" in capsys.readouterr().out.splitlines()
 
@@ -129,8 +130,8 @@ def test_a_cluster_has_its_own_engine(run: Run, words: list[str], monkeypatch: p
     """It says how many run together there, and stacks are cut by that."""
 
     class Cluster(Engine):
-        def __init__(self, options: Options, layout: Layout, *, settings: Settings) -> None:
-            super().__init__(options, layout, settings=settings)
+        def __init__(self, options: Options, layout: Layout, work: CellWork) -> None:
+            super().__init__(options, layout, work)
             self.at_once = 3
 
     there: Any = types.ModuleType("capsexp.engine.ray")
@@ -145,7 +146,7 @@ def test_a_cluster_has_its_own_engine(run: Run, words: list[str], monkeypatch: p
 
 def test_nothing_left_needs_no_engine(run: Run, words: list[str], in_tmp: Path) -> None:
     run(*words, *GRID, "hydra/launcher=stacked")
-    for cell in Engine.made[0].lots[0] + Engine.made[0].lots[1]:
+    for cell in Engine.made[0].groups[0] + Engine.made[0].groups[1]:
         cell.directory.mkdir(parents=True)
         body = {"id": cell.id, "metrics": {"val/acc": 0.5}, "clocks": {"total_s": 1.0}, "axes": {}}
         records.write_result(cell.directory, {**body, "numerics": records.NUMERICS_VERSION})

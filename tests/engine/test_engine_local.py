@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from capsexp import records
 from capsexp.cell import Cell
-from capsexp.engine import crew, local, loop
+from capsexp.engine import local, scheduler
 from capsexp.engine.options import Layout, Options
 from tests.engine import work
 from tests.engine.sweeps import Heard, HeardBusy, at_once, cells_in, executions, run_sweep, status_of
@@ -45,17 +45,17 @@ def test_four_of_sixteen_cells_fail_and_the_others_are_done(tmp_path: Path) -> N
     hungry.config["faults"] = ["memory"] * 3
     options = Options(retries=1, cell_timeout=2.0)
     heard = Heard()
-    tally = run_sweep(cells, Layout(("0", "1"), 1, 2, 4), heard, options)
+    summary = run_sweep(cells, Layout(("0", "1"), 1, 2, 4), heard, options)
 
     found = {cell.id: status_of(cell) for cell in cells}
     failed = {key: status.kind for key, status in found.items() if status.state == "failed"}
     assert failed == {raising.id: "exception", killed.id: "signal", hanging.id: "timeout", hungry.id: "out-of-memory"}
     assert sum(status.state == "done" for status in found.values()) == 12
-    assert {key: ended.status.state for key, ended in tally.ended.items()} == {
+    assert {key: ended.status.state for key, ended in summary.outcomes.items()} == {
         key: status.state for key, status in found.items()
     }
-    assert not tally.left
-    assert not tally.stopped
+    assert not summary.left
+    assert not summary.stopped
 
     why_killed = "its process was killed by SIGKILL (by hand, or by the system when memory ran out)"
     why_hungry = "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
@@ -108,17 +108,17 @@ def test_without_retries_each_cell_is_tried_once(tmp_path: Path) -> None:
 def test_what_leaves_the_work_itself_costs_one_cell(tmp_path: Path, fault: str) -> None:
     cells = cells_in(tmp_path, 3)
     cells[0].config["faults"] = [fault]
-    tally = run_sweep(cells, ONE, Heard(), does=work.bare)
-    assert [tally.ended[cell.id].status.state for cell in cells[1:]] == ["done", "done"]
-    assert tally.ended[cells[0].id].status.state in ("failed", "interrupted")
-    assert "cell_timeout" not in str(tally.ended[cells[0].id].status.cause)
+    summary = run_sweep(cells, ONE, Heard(), does=work.bare)
+    assert [summary.outcomes[cell.id].status.state for cell in cells[1:]] == ["done", "done"]
+    assert summary.outcomes[cells[0].id].status.state in ("failed", "interrupted")
+    assert "cell_timeout" not in str(summary.outcomes[cells[0].id].status.cause)
 
 
 def test_a_process_that_ends_itself_in_the_middle_of_a_cell_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some libraries call exit(0); that is no way for a cell to end."""
-    monkeypatch.setattr(loop, "LOST_S", 0.4, raising=False)
+    monkeypatch.setattr(scheduler, "LOST_S", 0.4, raising=False)
     cells = cells_in(tmp_path, 2)
     cells[0].config["faults"] = ["exit_0"] * 2
     run_sweep(cells, ONE, Heard(), Options(retries=0))
@@ -126,11 +126,11 @@ def test_a_process_that_ends_itself_in_the_middle_of_a_cell_is_noticed(
 
 
 def test_a_process_that_ends_itself_behind_its_cell_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LOST_S", 0.4)
+    monkeypatch.setattr(scheduler, "LOST_S", 0.4)
     cells = cells_in(tmp_path, 2)
     cells[0].config["faults"] = ["result_then_exit_0"]
-    tally = run_sweep(cells, ONE, Heard(), Options(retries=0))
-    assert [tally.ended[cell.id].status.state for cell in cells] == ["done", "done"]
+    summary = run_sweep(cells, ONE, Heard(), Options(retries=0))
+    assert [summary.outcomes[cell.id].status.state for cell in cells] == ["done", "done"]
 
 
 def test_a_signal_without_a_name_costs_one_cell(tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_a_signal_without_a_name_costs_one_cell(tmp_path: Path) -> None:
 
 def test_no_more_workers_than_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    made = local.Crew
+    made = local.LocalPool
 
     def note(device: str | None, size: int, *told: Any) -> Any:
         sizes.append(size)
         return made(device, size, *told)
 
-    monkeypatch.setattr(local, "Crew", note)
+    monkeypatch.setattr(local, "LocalPool", note)
     run_sweep(cells_in(tmp_path, 2), Layout((None,), 1, 16, 16), Heard())
     assert sizes == [2]
 
@@ -239,11 +239,11 @@ def test_after_a_failure_that_stops_the_sweep_running_cells_end_and_no_more_star
     cells[0].config["faults"] = [fault]
     cells[1].config["faults"] = ["wait_for_word"]
     heard = Heard(at_tick=lambda: say_the_word(heard, cells[0], tmp_path))
-    tally = run_sweep(cells, TWO, heard, Options(fail_fast=fail_fast))
+    summary = run_sweep(cells, TWO, heard, Options(fail_fast=fail_fast))
     assert [key for key, _ in heard.started_] == [cell.id for cell in cells[:2]]
     assert [status_of(cell).state for cell in cells[:2]] == ["failed", "done"]
-    assert tally.left == cells[2:]
-    assert not tally.stopped
+    assert summary.left == cells[2:]
+    assert not summary.stopped
     assert len(heard.said_) == 1
     assert "no further cell is started" in heard.said_[0]
 
@@ -262,8 +262,8 @@ def test_after_giving_up_no_cell_is_tried_again(tmp_path: Path, fault: str) -> N
 def test_a_failure_does_not_stop_the_sweep_otherwise(tmp_path: Path) -> None:
     cells = cells_in(tmp_path, 3)
     cells[0].config["faults"] = ["raise"]
-    tally = run_sweep(cells, ONE, Heard())
-    assert not tally.left
+    summary = run_sweep(cells, ONE, Heard())
+    assert not summary.left
     assert [status_of(cell).state for cell in cells] == ["failed", "done", "done"]
 
 
@@ -291,13 +291,13 @@ def test_workers_that_die_between_cells_lose_none(tmp_path: Path, layout: Layout
 
 
 def test_workers_that_can_never_start_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew.worker, "start", work.never_starts)
+    monkeypatch.setattr(local.worker, "start", work.never_starts)
     cells, heard = cells_in(tmp_path, 12), Heard()
-    tally = run_sweep(cells, TWO, heard, Options(retries=1))
+    summary = run_sweep(cells, TWO, heard, Options(retries=1))
     assert set(heard.said_) == {"worker processes die before they can begin; the sweep is given up"}
     assert executions(tmp_path) == []
-    assert len(tally.left) >= 6, "the sweep is given up long before every cell has been tried"
-    assert "done" not in {ended.status.state for ended in tally.ended.values()}
+    assert len(summary.left) >= 6, "the sweep is given up long before every cell has been tried"
+    assert "done" not in {ended.status.state for ended in summary.outcomes.values()}
 
 
 def test_a_cell_on_its_way_to_a_worker_that_dies_is_not_forgotten(
@@ -311,7 +311,7 @@ def test_a_cell_on_its_way_to_a_worker_that_dies_is_not_forgotten(
         register(self, task)
 
     monkeypatch.setattr(pebble.pool.process.TaskManager, "register", slowly)
-    monkeypatch.setattr(crew.worker, "start", work.one_dies_at_its_start)
+    monkeypatch.setattr(local.worker, "start", work.one_dies_at_its_start)
     monkeypatch.setenv("FIRST_WORKER", str(tmp_path / "first"))
     cells = cells_in(tmp_path, 3)
     run_sweep(cells, ONE, Heard())
@@ -321,17 +321,17 @@ def test_a_cell_on_its_way_to_a_worker_that_dies_is_not_forgotten(
 def test_one_worker_that_dies_at_its_start_does_not_end_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew.worker, "start", work.one_dies_at_its_start)
+    monkeypatch.setattr(local.worker, "start", work.one_dies_at_its_start)
     monkeypatch.setenv("FIRST_WORKER", str(tmp_path / "first"))
     cells, heard = cells_in(tmp_path, 8), Heard()
-    tally = run_sweep(cells, Layout((None,), 1, 5, 5), heard)
+    summary = run_sweep(cells, Layout((None,), 1, 5, 5), heard)
     assert heard.said_ == []
-    assert tally.left == []
+    assert summary.left == []
     assert {status_of(cell).state for cell in cells} == {"done"}
 
 
 def test_a_cell_that_never_began_costs_no_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew.worker, "start", work.one_dies_at_its_start)
+    monkeypatch.setattr(local.worker, "start", work.one_dies_at_its_start)
     monkeypatch.setenv("FIRST_WORKER", str(tmp_path / "first"))
     cells = cells_in(tmp_path, 3)
     run_sweep(cells, ONE, Heard(), Options(retries=0))
@@ -348,8 +348,8 @@ def test_a_cell_is_settled_by_the_result_that_its_dead_process_left(tmp_path: Pa
     (cell,) = cells_in(tmp_path, 1)
     cell.config["faults"] = ["result_then_kill"]
     heard = Heard()
-    tally = run_sweep([cell], ONE, heard)
+    summary = run_sweep([cell], ONE, heard)
     assert status_of(cell).state == "done"
-    assert tally.ended[cell.id].status.state == "done"
+    assert summary.outcomes[cell.id].status.state == "done"
     assert tries(tmp_path, cell.id) == 1
     assert status_of(cell).kind is None

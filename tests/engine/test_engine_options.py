@@ -7,8 +7,7 @@ import pytest
 from capsexp import machine
 from capsexp.engine.options import AUTO, CHECKS, WORKER_BYTES, Layout, Options, check_gpus, checked, environment, layout
 from capsexp.errors import ConfigError
-from capsexp.stacking.choice import FEWEST
-from capsexp.stacking.settings import Settings
+from capsexp.stacking.grouping import FEWEST, Settings
 
 CPU: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "cpu"}}]
 ANY: list[dict[str, Any]] = [{"threads": "auto", "trainer": {"accelerator": "auto"}}]

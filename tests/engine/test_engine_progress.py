@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from capsexp import records
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 from capsexp.engine import progress
 from capsexp.engine.progress import LiveProgress, Progress
 from tests.engine.sweeps import cells_in
 
 
-def done(cell: Cell, *, ran: bool = True, seconds: float = 1.0) -> Ended:
+def done(cell: Cell, *, ran: bool = True, seconds: float = 1.0) -> CellOutcome:
     status = records.Status("done", cell.id, started=1000.0, updated=1000.0 + seconds)
-    return Ended(status, "done  test/acc 0.5000  1.0 s", ran=ran)
+    return CellOutcome(status, "done  test/acc 0.5000  1.0 s", ran=ran)
 
 
-def failed(cell: Cell) -> Ended:
+def failed(cell: Cell) -> CellOutcome:
     status = records.Status("failed", cell.id, cause="ValueError: no", kind="exception")
-    return Ended(status, "failed: ValueError: no")
+    return CellOutcome(status, "failed: ValueError: no")
 
 
 def test_plain_lines(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_counts(tmp_path: Path) -> None:
     assert shown.left == 2
     shown.put_back(cells[1], "waits")
     assert shown.left == 3
-    shown.ended(cells[0], Ended(records.Status("interrupted", cells[0].id), "interrupted"))
+    shown.ended(cells[0], CellOutcome(records.Status("interrupted", cells[0].id), "interrupted"))
     assert (shown.done, shown.failed, shown.left) == (0, 0, 4)
     shown.started(cells[1], "")
     shown.ended(cells[1], done(cells[1]))

@@ -19,9 +19,9 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from capsexp import cli, records  # noqa: E402
 from capsexp.cell import Cell  # noqa: E402
-from capsexp.engine import fates, ray_cluster, ray_shared, ray_worker  # noqa: E402
 from capsexp.engine import ray as engine_ray  # noqa: E402
-from capsexp.engine.base import Lot, Tally  # noqa: E402
+from capsexp.engine import ray_cluster, ray_workers, retry_policy  # noqa: E402
+from capsexp.engine.base import Group, Summary  # noqa: E402
 from capsexp.engine.options import Layout, Options  # noqa: E402
 from capsexp.engine.ray import RayEngine  # noqa: E402
 from capsexp.engine.ray_cluster import Node  # noqa: E402
@@ -75,17 +75,17 @@ def run_sweep(
     heard: Heard,
     layout: Layout = WIDE,
     options: Options | None = None,
-    lots: Sequence[Lot] | None = None,
-) -> Tally:
+    groups: Sequence[Group] | None = None,
+) -> Summary:
     """Run the cells and check what holds for every sweep: none is lost, none counted twice, nothing stays behind."""
     options = replace(options or Options(), engine="ray", address=nodes.address)
-    engine = RayEngine(options, layout, ray_work.run, work.together)
-    tally = engine.run(lots or [(cell,) for cell in cells], heard)
-    assert sorted([*tally.ended, *(cell.id for cell in tally.left)]) == sorted(cell.id for cell in cells)
-    assert tally.ended == heard.ended_
-    assert list(cells[0].directory.parent.glob(f"{ray_shared.PREFIX}*")) == []
+    engine = RayEngine(options, layout, work.FakeWork(run_cell=ray_work.run))
+    summary = engine.run(groups or [(cell,) for cell in cells], heard)
+    assert sorted([*summary.outcomes, *(cell.id for cell in summary.left)]) == sorted(cell.id for cell in cells)
+    assert summary.outcomes == heard.ended_
+    assert list(cells[0].directory.parent.glob(f"{ray_cluster.PREFIX}*")) == []
     wait_until(lambda: not any(is_alive(each.pid) for each in executions(cells[0].directory.parent)), LONG_S)
-    return tally
+    return summary
 
 
 def is_alive(pid: int) -> bool:
@@ -134,8 +134,8 @@ class Sweep:
         found = (records.read_status(cell.directory) for cell in self.cells)
         return [status and status.state for status in found]
 
-    def tally(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads((self.folder / "tally.json").read_text())
+    def summary(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return told
 
 
@@ -160,7 +160,7 @@ def test_ctrl_c_lets_running_cells_save_and_starts_no_more(sweep: Callable[[str]
     assert running.over(worker) == ["interrupted", None, None]
     saved, *left = running.cells
     assert (saved.directory / "saved").exists()
-    assert running.tally() == {"stopped": True, "left": [cell.id for cell in left], "ended": [saved.id]}
+    assert running.summary() == {"stopped": True, "left": [cell.id for cell in left], "ended": [saved.id]}
     said, ended = running.printed().splitlines()  # and nothing that Ray has to say
     assert said == "stopping: 1 running cells save themselves; Ctrl-C again ends them at once"
     assert ended.startswith("[0/3]")
@@ -171,10 +171,10 @@ def test_sigterm_ends_cells_that_ignore_everything(sweep: Callable[[str], Sweep]
     worker = running.wait_for("deaf")
     running.process.send_signal(signal.SIGTERM)
     assert running.over(worker) == ["interrupted", None, None]
-    assert running.tally()["stopped"]
+    assert running.summary()["stopped"]
     assert status_of(running.cells[0]).cause == "stopped by the user"
     assert len(running.printed().splitlines()) == 1
-    assert list(running.folder.glob(f"{ray_shared.PREFIX}*")) == []
+    assert list(running.folder.glob(f"{ray_cluster.PREFIX}*")) == []
 
 
 def test_no_worker_outlives_a_command_that_is_killed(sweep: Callable[[str], Sweep]) -> None:
@@ -182,9 +182,9 @@ def test_no_worker_outlives_a_command_that_is_killed(sweep: Callable[[str], Swee
     worker = running.wait_for("deaf")
     running.process.send_signal(signal.SIGKILL)
     assert running.over(worker) == ["interrupted", None, None]
-    (leftover,) = running.folder.glob(f"{ray_shared.PREFIX}*")
+    (leftover,) = running.folder.glob(f"{ray_cluster.PREFIX}*")
     os.utime(leftover, (0, 0))  # a young one may belong to a command that is about to take the lock
-    ray_shared.Shared(running.folder).close()
+    ray_cluster.Shared(running.folder).close()
     assert not leftover.exists(), "the next sweep tidies up behind one that was killed"
 
 
@@ -218,8 +218,8 @@ def test_what_goes_wrong_in_one_cell_costs_only_that_one(
     for cell, fault in ((raising, "raise"), (hanging, "hang"), (hungry, "memory"), (killer, "kill")):
         cell.config["faults"] = [fault] * 9
     heard = Heard()
-    lots = [*((cell,) for cell in cells[:6]), tuple(cells[6:])]
-    run_sweep(two, cells, heard, replace(WIDE, most=2), Options(retries=1, cell_timeout=2.0), lots)
+    groups = [*((cell,) for cell in cells[:6]), tuple(cells[6:])]
+    run_sweep(two, cells, heard, replace(WIDE, most=2), Options(retries=1, cell_timeout=2.0), groups)
 
     found = {cell.id: status_of(cell) for cell in cells}
     failed = {key: status.kind for key, status in found.items() if status.state == "failed"}
@@ -263,14 +263,14 @@ def test_cells_on_gpus(two: Nodes, tmp_path: Path) -> None:
 def test_workers_that_can_never_start_end_the_sweep(
     two: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fates, "STILLBORN", 1)
+    monkeypatch.setattr(retry_policy, "MOST_FAILED_STARTS", 1)
     monkeypatch.setattr(engine_ray, "RayWorker", ray_work.NeverBegins)
     cells, heard = cells_in(tmp_path, 5), Heard()
-    tally = run_sweep(two, cells, heard, Layout(("",), 2, None, 1))
+    summary = run_sweep(two, cells, heard, Layout(("",), 2, None, 1))
     (_, where), *_ = heard.started_
     given_up = "worker processes die before they can begin; the sweep is given up"
     assert heard.said_ == [f"a worker on {where} died before it could begin", given_up]
-    assert len(tally.left) == 5
+    assert len(summary.left) == 5
 
 
 def test_cells_for_which_there_is_no_room_yet_are_left_when_the_user_stops(two: Nodes, tmp_path: Path) -> None:
@@ -282,11 +282,11 @@ def test_cells_for_which_there_is_no_room_yet_are_left_when_the_user_stops(two: 
     once = iter([signal.SIGINT])
     heard = Heard(at_tick=lambda: next((os.kill(os.getpid(), each) for each in once), None))
     try:
-        tally = run_sweep(two, cells, heard, replace(WIDE, threads=4))
+        summary = run_sweep(two, cells, heard, replace(WIDE, threads=4))
     finally:
         ray.kill(other)
     assert [key for key, _ in heard.started_] == [cells[0].id]
-    assert tally.stopped
+    assert summary.stopped
     assert executions(tmp_path) == []
 
 
@@ -305,14 +305,14 @@ def refused(nodes: Nodes, folder: Path) -> str:
 def test_a_node_that_does_not_share_the_folder_is_named(
     two: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = ray_shared.Shared.ask
+    ask = ray_cluster.Shared.ask
 
     def elsewhere(self: Any, node: Node) -> Any:
         if node.name == HEAD:
             return ask(self, node)
-        return ray.remote(ray_worker.look).options(num_cpus=0).remote(self.folder / "elsewhere", node.id)
+        return ray.remote(ray_workers.look).options(num_cpus=0).remote(self.folder / "elsewhere", node.id)
 
-    monkeypatch.setattr(ray_shared.Shared, "ask", elsewhere)
+    monkeypatch.setattr(ray_cluster.Shared, "ask", elsewhere)
     folder = tmp_path / "sweep"
     rule = refused(two, folder)
     assert rule == f"be of a cluster whose nodes share the sweep's folder: node {two.second} does not see {folder}"
@@ -321,12 +321,12 @@ def test_a_node_that_does_not_share_the_folder_is_named(
 def test_what_a_node_must_have(head: Nodes, tmp_path: Path) -> None:
     """Each of it is named where it is missing."""
     node = Node("an id", "10.0.0.7", 1, 0, 0)
-    with contextlib.closing(ray_shared.Shared(tmp_path)) as shared:
-        fine = ray_worker.look(shared.folder, node.id)
+    with contextlib.closing(ray_cluster.Shared(tmp_path)) as shared:
+        fine = ray_workers.look(shared.folder, node.id)
         assert shared.fault(node, ray.put(fine)) is None
 
         rule = shared.fault(node, ray.put(replace(fine, versions="capsexp 7")))
-        assert rule == f"be of a cluster with {ray_worker.versions()} on every node: node 10.0.0.7 has capsexp 7"
+        assert rule == f"be of a cluster with {ray_workers.versions()} on every node: node 10.0.0.7 has capsexp 7"
         rule = shared.fault(node, ray.put(replace(fine, token="another")))
         assert rule == f"be of a cluster whose nodes share the sweep's folder: node 10.0.0.7 does not see {tmp_path}"
         assert "does not respect locks" in str(shared.fault(node, ray.put(replace(fine, locked=False))))
@@ -336,7 +336,7 @@ def test_what_a_node_must_have(head: Nodes, tmp_path: Path) -> None:
 
 
 def test_a_node_without_the_package_is_named(head: Nodes, tmp_path: Path) -> None:
-    with contextlib.closing(ray_shared.Shared(tmp_path)) as shared:
+    with contextlib.closing(ray_cluster.Shared(tmp_path)) as shared:
         rule = shared.fault(Node("an id", "10.0.0.7", 1, 0, 0), ray.remote(missing).options(num_cpus=0).remote())
     why = "ModuleNotFoundError: No module named 'capsexp'"
     assert rule == f"be of a cluster whose nodes can run capsexp: node 10.0.0.7 says {why}"
@@ -348,7 +348,7 @@ def missing() -> None:
 
 def test_what_no_node_has_room_for_is_refused(two: Nodes) -> None:
     with pytest.raises(ConfigError, match=r"cpus_per_cell must be at most 4, the CPUs of a node, got 64"):
-        RayEngine(Options(address=two.address), Layout(("",), 64, None, 8))
+        RayEngine(Options(address=two.address), Layout(("",), 64, None, 8), work.FakeWork())
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

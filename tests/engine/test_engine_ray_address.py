@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from capsexp.engine import ray_cluster
+from capsexp.engine.devices import Slot
 from capsexp.engine.options import Layout, Options
-from capsexp.engine.places import Place
-from capsexp.engine.ray import RayEngine
+from capsexp.engine.ray import Need, NodeSlot, RayEngine, need_of
 from capsexp.engine.ray_cluster import Node
-from capsexp.engine.ray_crew import why_gone
-from capsexp.engine.ray_places import Need, NodePlace, need_of
+from capsexp.engine.ray_workers import why_died
+from capsexp.engine.worker import CellWork
 from capsexp.errors import ConfigError
 from tests.engine.ray_nodes import free_port
 
@@ -26,7 +26,7 @@ LAYOUT = Layout(("",), 1, None, 4)
 def refused(address: str | None) -> ConfigError:
     begun = time.monotonic()
     with pytest.raises(ConfigError) as error:
-        RayEngine(Options(address=address), LAYOUT)
+        RayEngine(Options(address=address), LAYOUT, CellWork())
     assert time.monotonic() - begun < 15
     assert "\n" not in str(error.value)
     return error.value
@@ -101,7 +101,7 @@ def test_what_is_no_address(address: str) -> None:
 
 def test_gpus_are_not_the_users_to_name() -> None:
     with pytest.raises(ConfigError, match=r"hydra.launcher.gpus must be auto or \[\] in a cluster"):
-        RayEngine(Options(gpus=("0",)), LAYOUT)
+        RayEngine(Options(gpus=("0",)), LAYOUT, CellWork())
 
 
 # -- what nodes have room for ------------------------------------------------------------------------------------------
@@ -149,8 +149,8 @@ def test_a_cell_that_fits_nowhere_is_refused() -> None:
 
 
 def test_a_place_says_which_node_it_is() -> None:
-    place: Place = NodePlace("an id", 3, name="10.0.0.7")
-    assert place.where == "node 10.0.0.7"
+    slot: Slot = NodeSlot("an id", 3, name="10.0.0.7")
+    assert slot.where == "node 10.0.0.7"
 
 
 # -- what ended a worker -----------------------------------------------------------------------------------------------
@@ -166,6 +166,6 @@ def test_a_place_says_which_node_it_is() -> None:
     ],
 )
 def test_why_a_worker_is_gone(text: str, there: bool, kind: str, cause: str) -> None:
-    gone = why_gone(RuntimeError(text), "n", there)
+    gone = why_died(RuntimeError(text), "n", there)
     assert gone.kind == kind
     assert cause in gone.cause

@@ -75,8 +75,8 @@ class Sweep:
         wait_until(lambda: not self.alive(), GRACE_S)
         return self.printed()
 
-    def tally(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads((self.folder / "tally.json").read_text())
+    def summary(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return told
 
     def states(self) -> list[str | None]:
@@ -111,7 +111,7 @@ def test_ctrl_c_lets_running_cells_save_and_starts_no_more(sweep: Callable[..., 
     assert running.states() == ["interrupted", "interrupted", None, None, None]
     assert [status_of(cell).cause for cell in cells[:2]] == ["stopped by the user"] * 2
     left = [cell.id for cell in cells[2:]]
-    assert running.tally() == {"stopped": True, "left": left, "ended": [cell.id for cell in cells[:2]]}
+    assert running.summary() == {"stopped": True, "left": left, "ended": [cell.id for cell in cells[:2]]}
     assert len(executions(tmp_path)) == 2
     assert "stopping: 2 running cells save themselves; Ctrl-C again ends them at once" in printed.splitlines()
     assert "Traceback" not in printed
@@ -127,7 +127,7 @@ def test_ctrl_c_lets_the_cells_of_stacks_save(sweep: Callable[..., Sweep], tmp_p
     assert [(cell.directory / "saved").exists() for cell in cells] == [True, True, True, True, False]
     assert running.states() == ["interrupted"] * 4 + [None]
     told = {"stopped": True, "left": [cells[4].id], "ended": [cell.id for cell in cells[:4]]}
-    assert running.tally() == told
+    assert running.summary() == told
     assert "stopping: 4 running cells save themselves; Ctrl-C again ends them at once" in printed.splitlines()
     assert "Traceback" not in printed
 
@@ -149,7 +149,7 @@ def test_cells_that_ignore_everything_are_ended(
     assert running.states() == ["interrupted", "interrupted", None, None, None]
     if numbers != [signal.SIGKILL]:
         cells = cells_in(tmp_path, COUNT)
-        told = running.tally()
+        told = running.summary()
         assert told["stopped"]
         assert told["left"] == [cell.id for cell in cells[2:]]
         assert [status_of(cell).cause for cell in cells[:2]] == ["stopped by the user"] * 2
@@ -171,8 +171,8 @@ def test_a_worker_that_was_ended_by_the_same_signal_has_not_failed(tmp_path: Pat
                 os.kill(hanging.pid, signal.SIGTERM)
                 time.sleep(0.4)  # pebble looks every tenth of a second
 
-    tally = run_sweep(cells, Layout((None,), 1, 2, 2), Hit(), Options(retries=retries))
-    assert tally.stopped
+    summary = run_sweep(cells, Layout((None,), 1, 2, 2), Hit(), Options(retries=retries))
+    assert summary.stopped
     assert (status_of(cells[0]).state, status_of(cells[0]).cause) == ("interrupted", "stopped by the user")
 
 
@@ -184,7 +184,7 @@ def test_a_signal_for_the_whole_group_interrupts_and_fails_nothing(sweep: Callab
     os.killpg(running.process.pid, number)
     running.over()
     assert running.states() == ["interrupted", "interrupted", None, None, None]
-    assert running.tally()["stopped"]
+    assert running.summary()["stopped"]
 
 
 def test_ctrl_c_while_workers_start_fails_nothing(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_ctrl_c_while_workers_start_fails_nothing(sweep: Callable[..., Sweep], t
     wait_until(lambda: len(running.alive()) >= 4, LONG_S)  # the sweep, the workers, what multiprocessing itself needs
     os.killpg(running.process.pid, signal.SIGINT)
     printed = running.over()
-    assert running.tally()["stopped"]
+    assert running.summary()["stopped"]
     assert "Traceback" not in printed
     assert {"failed", "running"}.isdisjoint(running.states())
 
@@ -207,7 +207,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(sweep: Callable[..., Sweep]) -> 
     assert running.states()[:2] == ["running", "running"]
     running.process.send_signal(signal.SIGINT)
     running.over()
-    assert running.tally()["stopped"]
+    assert running.summary()["stopped"]
 
 
 def test_a_zombie_does_not_count_as_a_running_cell(tmp_path: Path) -> None:

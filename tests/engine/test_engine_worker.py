@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import pytest
 
 from capsexp import cell as cell_life
 from capsexp import interruption, records
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 from capsexp.engine import worker
 from capsexp.engine.options import Layout, Options
 from capsexp.engine.progress import Progress
-from capsexp.stacking.settings import Settings
+from capsexp.stacking.grouping import Settings
 from tests.engine import work
 from tests.engine.sweeps import Heard, cells_in, run_sweep, status_of
 
@@ -79,12 +80,12 @@ def test_the_process_is_left_as_it_was(cell: Cell, capfd: pytest.CaptureFixture[
         cell.directory.write_text("a file in the way")
     before, handlers = _descriptors(), list(logging.getLogger().handlers)
 
-    def does(_: Cell) -> Ended:
+    def does(_: Cell) -> CellOutcome:
         os.write(1, b"to the log\n")
         raise ValueError("unexpected")
 
     with pytest.raises(ValueError, match="unexpected"):
-        worker.run(does, cell)
+        worker.CellWork(run_cell=does)((cell,))
     assert _descriptors() == before
     assert logging.getLogger().handlers == handlers
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -95,84 +96,89 @@ def test_the_process_is_left_as_it_was(cell: Cell, capfd: pytest.CaptureFixture[
 
 
 def test_the_report_of_a_cell(cell: Cell) -> None:
-    def does(_: Cell) -> Ended:
+    def does(_: Cell) -> CellOutcome:
         for name in ("capsexp.data", "capsexp", "elsewhere", "capsexp.trace", "capsexp.data"):
             logging.getLogger(name).warning("from %s", name)
         logging.getLogger("capsexp").info("no warning")
-        return Ended(records.Status("done", cell.id), "done")
+        return CellOutcome(records.Status("done", cell.id), "done")
 
-    report = worker.run(does, cell)
-    assert report.ended[cell.id].words == "done"
+    report = worker.CellWork(run_cell=does)((cell,))
+    assert report.outcomes[cell.id].words == "done"
     assert report.warnings == ("from capsexp.data", "from capsexp")
 
 
 def test_an_interrupted_cell_is_reported_as_one(cell: Cell) -> None:
-    def stopped(_: Cell) -> Ended:
+    def stopped(_: Cell) -> CellOutcome:
         records.write_status(cell.directory, records.Status("interrupted", cell.id, cause="stopped by the user"))
         raise KeyboardInterrupt
 
-    assert worker.run(stopped, cell).ended[cell.id].status.cause == "stopped by the user"
+    assert worker.CellWork(run_cell=stopped)((cell,)).outcomes[cell.id].status.cause == "stopped by the user"
     (cell.directory / records.STATUS).unlink()
-    assert worker.run(stopped, cell).ended[cell.id].status.state == "interrupted"
+    assert worker.CellWork(run_cell=stopped)((cell,)).outcomes[cell.id].status.state == "interrupted"
 
 
-def test_the_report_of_a_lot(tmp_path: Path, cell: Cell, capfd: pytest.CaptureFixture[str]) -> None:
-    lot, given = tuple(cells_in(tmp_path, 3)), Settings("loop", 2)
+def test_the_report_of_a_group(tmp_path: Path, cell: Cell, capfd: pytest.CaptureFixture[str]) -> None:
+    group, given = tuple(cells_in(tmp_path, 3)), Settings("loop", 2)
 
-    def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings: Settings) -> None:
-        assert (cells, settings) == (lot, given)
+    def together(cells: Sequence[Cell], ended: Callable[[Cell, CellOutcome], None], settings: Settings) -> None:
+        assert (cells, settings) == (group, given)
         logging.getLogger("capsexp.data").warning("heard")
         os.write(1, b"printed\n")
         for each in reversed(cells):
-            ended(each, Ended(records.Status("done", each.id), f"done {each.id}"))
+            ended(each, CellOutcome(records.Status("done", each.id), f"done {each.id}"))
 
-    report = worker.run_lot(together, lot, given)
-    assert {key: ended.words for key, ended in report.ended.items()} == {each.id: f"done {each.id}" for each in lot}
+    report = worker.CellWork(given, run_stack=together)(group)
+    assert {key: ended.words for key, ended in report.outcomes.items()} == {
+        each.id: f"done {each.id}" for each in group
+    }
     assert report.warnings == ("heard",)
-    assert (lot[0].directory / records.LOG).read_text() == "printed\n"
+    assert (group[0].directory / records.LOG).read_text() == "printed\n"
     assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no\nroom"), KeyboardInterrupt(), SystemExit(1)])
-def test_the_report_of_a_lot_that_was_left(tmp_path: Path, cell: Cell, error: BaseException) -> None:
+def test_the_report_of_a_group_that_was_left(tmp_path: Path, cell: Cell, error: BaseException) -> None:
     """By an error of nobody's own: the others are to run again.  By a wish to stop: they are interrupted."""
-    lot = tuple(cells_in(tmp_path, 2))
+    group = tuple(cells_in(tmp_path, 2))
 
-    def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], _: Settings) -> None:
-        ended(cells[0], Ended(records.Status("done", cells[0].id), "done"))
+    def together(cells: Sequence[Cell], ended: Callable[[Cell, CellOutcome], None], _: Settings) -> None:
+        ended(cells[0], CellOutcome(records.Status("done", cells[0].id), "done"))
         raise error
 
-    report = worker.run_lot(together, lot, Settings())
-    states = {key: ended.status.state for key, ended in report.ended.items()}
+    report = worker.CellWork(run_stack=together)(group)
+    states = {key: ended.status.state for key, ended in report.outcomes.items()}
     if isinstance(error, RuntimeError):
-        assert states == {lot[0].id: "done"}
-        log = lot[0].directory / records.LOG
+        assert states == {group[0].id: "done"}
+        log = group[0].directory / records.LOG
         assert report.warnings == (f"a stack broke (RuntimeError: no room; see {log})",)
     else:
-        assert states == {lot[0].id: "done", lot[1].id: "interrupted"}
+        assert states == {group[0].id: "done", group[1].id: "interrupted"}
 
 
 def test_a_stack_lives_its_cells_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an interrupted one raises ends no other."""
-    lot, ended, fake = cells_in(tmp_path, 3), dict[str, Ended](), types.ModuleType("capsexp.stacking.run")
+    group, ended, fake = cells_in(tmp_path, 3), dict[str, CellOutcome](), types.ModuleType("capsexp.stacking.scheduler")
 
-    def live(each: Cell) -> Ended:
-        if each is lot[1]:
+    def live(each: Cell) -> CellOutcome:
+        if each is group[1]:
             raise KeyboardInterrupt
-        return Ended(records.Status("done", each.id), "done")
+        return CellOutcome(records.Status("done", each.id), "done")
 
     def stacked(
-        cells: Sequence[Cell], tell: Callable[[Cell, Ended], None], given: Settings, work: Callable[[Cell], Ended]
+        cells: Sequence[Cell],
+        tell: Callable[[Cell, CellOutcome], None],
+        given: Settings,
+        work: Callable[[Cell], CellOutcome],
     ) -> None:
         assert given == Settings("vmap")
         for each in cells:
             tell(each, work(each))
 
     fake.run = stacked  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "capsexp.stacking.run", fake)
+    monkeypatch.setitem(sys.modules, "capsexp.stacking.scheduler", fake)
     monkeypatch.setattr(cell_life, "run", live)
-    worker.stack(lot, lambda each, how: ended.__setitem__(each.id, how), Settings("vmap"))
-    assert [ended[each.id].status.state for each in lot] == ["done", "interrupted", "done"]
+    worker.run_stack(group, lambda each, how: ended.__setitem__(each.id, how), Settings("vmap"))
+    assert [ended[each.id].status.state for each in group] == ["done", "interrupted", "done"]
 
 
 def test_the_wish_to_stop_is_asked_of_the_last_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,30 +195,43 @@ def test_the_wish_to_stop_is_asked_of_the_last_source(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread watches")
 def test_a_worker_whose_parent_is_gone_already_does_not_begin() -> None:
-    script = "from capsexp.engine.worker import start; start(1, {}, None, False); raise SystemExit(5)"
+    script = "from capsexp.engine.worker import start; start(1, {}, None, b''); raise SystemExit(5)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 1
 
 
 def test_a_worker_is_prepared_before_torch() -> None:
     """What torch reads when it is imported must be there by then."""
     script = (
-        "import os, sys, ctypes; from capsexp.engine.worker import start;"
-        "start(os.getppid(), {'CUDA_VISIBLE_DEVICES': '6', 'OMP_NUM_THREADS': '3'}, ctypes.c_byte(1), False);"
+        "import os, sys, ctypes, pickle; from capsexp.engine.worker import start;"
+        "from tests.engine.work import FakeWork; WORK = pickle.dumps(FakeWork());"
+        "start(os.getppid(), {'CUDA_VISIBLE_DEVICES': '6', 'OMP_NUM_THREADS': '3'}, ctypes.c_byte(1), WORK);"
         "from capsexp import interruption;"
         "assert 'torch' not in sys.modules and interruption.requested();"
         "assert (os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']) == ('6', '3');"
         "from types import SimpleNamespace as Fake;"
         "sys.modules['torch'] = Fake(cuda=Fake(is_initialized=lambda: False));"
-        "start(os.getppid(), {}, ctypes.c_byte(0), False);"  # the user's script has imported it
+        "start(os.getppid(), {}, ctypes.c_byte(0), WORK);"  # the user's script has imported it
         "sys.modules['torch'] = Fake(cuda=Fake(is_initialized=lambda: True));"
-        "start(os.getppid(), {}, ctypes.c_byte(0), False)"
+        "start(os.getppid(), {}, ctypes.c_byte(0), WORK)"
     )
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert ended.stderr.splitlines()[-1].startswith("AssertionError: a worker's environment must be set before CUDA")
 
 
-def test_only_the_real_cells_make_workers_import_torch_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    from capsexp.engine import crew
-
-    warm = [crew.Crew(None, 1, 1, None, does, None)._make.args[3][3] for does in (cell_life.run, work.run)]
-    assert warm == [True, False]
+def test_work_is_prepared_in_the_workers_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only then is it unpickled, since what it imports may read the environment; the real one imports torch."""
+    script = (
+        "import os, sys, pickle, ctypes; from capsexp.engine import worker;"
+        "worker.start(os.getppid(), {'CAPSEXP_TEST': 'set'}, ctypes.c_byte(0), pickle.dumps(worker.CellWork()));"
+        "print('torch' in sys.modules, os.environ['CAPSEXP_TEST'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "set"]
+    seen: list[str | None] = []
+    monkeypatch.setattr(worker, "_die_with", lambda _: None)
+    monkeypatch.setattr(worker.gc, "freeze", lambda: None)
+    monkeypatch.setenv("CAPSEXP_TEST", "before")
+    monkeypatch.setattr(pickle, "loads", lambda _: seen.append(os.environ["CAPSEXP_TEST"]) or work.FakeWork())
+    worker.start(0, {"CAPSEXP_TEST": "after"}, None, b"")
+    interruption._sources.clear()
+    assert seen == ["after"]

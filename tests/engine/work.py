@@ -15,15 +15,16 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from capsexp import cell as cell_life
 from capsexp import interruption, records
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 from capsexp.engine import worker
 from capsexp.errors import ConfigError, StageBusy
-from capsexp.stacking.settings import Settings
+from capsexp.stacking.grouping import Settings
 
 EVIDENCE = "evidence"
 
@@ -34,23 +35,23 @@ AT_IMPORT = {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "torch": "torch" in
 """How the process was when this module was imported, which a worker does when it takes its first cell."""
 
 
-def run(cell: Cell) -> Ended:
+def run(cell: Cell) -> CellOutcome:
     """The real ``cell.run``, with a recipe that needs no torch."""
     sys.modules.setdefault("capsexp.build", FAKE_BUILD)
     return cell_life.run(cell)
 
 
-def tiny(cell: Cell) -> Ended:
+def tiny(cell: Cell) -> CellOutcome:
     """As little as can be: the evidence and nothing else."""
     with noted(cell.directory, cell.id):
         time.sleep(cell.config.get("seconds", 0.0))
-    return Ended(records.Status("done", cell.id), "done")
+    return CellOutcome(records.Status("done", cell.id), "done")
 
 
-def bare(cell: Cell) -> Ended:
+def bare(cell: Cell) -> CellOutcome:
     """A recipe with no ``cell.run`` around it: what it raises leaves the worker's hands."""
     recipe(cell.config, cell.directory, cell_id=cell.id)
-    return Ended(records.Status("done", cell.id), "done")
+    return CellOutcome(records.Status("done", cell.id), "done")
 
 
 def recipe(config: dict[str, Any], directory: Path, *, cell_id: str, **_: Any) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def noted(directory: Path, identifier: str) -> Iterator[int]:
         whole.replace(folder / f"{identifier}.{number}.end")
 
 
-def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings: Settings) -> None:
+def together(cells: Sequence[Cell], ended: Callable[[Cell, CellOutcome], None], settings: Settings) -> None:
     """Cells of a stack, one after the other here; what kills one kills all.  A "broken" one fails before any begins."""
     if cells[0].config.get("stack") == "broken":
         raise MemoryError("too many")
@@ -100,7 +101,21 @@ def together(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settin
         try:
             ended(cell, run(cell))
         except KeyboardInterrupt:
-            ended(cell, Ended(records.read_status(cell.directory) or records.Status("interrupted", cell.id), "stopped"))
+            ended(
+                cell,
+                CellOutcome(records.read_status(cell.directory) or records.Status("interrupted", cell.id), "stopped"),
+            )
+
+
+@dataclass(frozen=True)
+class FakeWork(worker.CellWork):
+    """A worker's work that needs no torch."""
+
+    run_cell: worker.RunCell = run
+    run_stack: worker.RunStack = together
+
+    def prepare(self) -> None:
+        """Nothing here is slow to import."""
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Folded layers against torch's own of each member: every form, geometry and layout, and the very noise of dropout."""
+"""Folded layers against torch's own of each member: every impl, geometry and layout, and the very noise of dropout."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsexp.stacking.convolutions import Form, Geometry, apart, convolve, deconvolve
+from capsexp.stacking.convolutions import Geometry, Impl, apart, convolve, deconvolve
 from capsexp.stacking.folding import Fold
 from capsexp.stacking.layers import FoldedBatchNorm2d, FoldedDropout, FoldedLinear
-from tests.stacking.test_folding import FORMS
+from tests.stacking.test_folding import IMPLS
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 GEOMETRIES = [
@@ -40,50 +40,50 @@ def agree(together: Tensor, alone: Sequence[Tensor], leaves: Sequence[Tensor]) -
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", IMPLS)
 @pytest.mark.parametrize("streams", [1, 2, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_convolutions(form: Form, streams: int, layout: torch.memory_format) -> None:
+def test_convolutions(impl: Impl, streams: int, layout: torch.memory_format) -> None:
     for how in GEOMETRIES:
         maps, weight, bias = random(2, streams * 3, 7, 8), random(4, 2, 3, 3, 2), random(4, 2)
         each = zip(maps.chunk(streams, 1), weight.split(4 // streams), bias.split(4 // streams), strict=True)
         shown = [(part, *one) for part, *stacked in each for one in zip(*stacked, strict=True)]
         alone = [F.conv2d(*one, how.stride, how.padding, how.dilation) for one in shown]
-        together = convolve(form, maps.contiguous(memory_format=layout), weight, bias, how)
+        together = convolve(impl, maps.contiguous(memory_format=layout), weight, bias, how)
         agree(together, alone, (maps, weight, bias))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", IMPLS)
 @pytest.mark.parametrize("streams", [1, 2, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_transposed_convolutions(form: Form, streams: int, layout: torch.memory_format) -> None:
+def test_transposed_convolutions(impl: Impl, streams: int, layout: torch.memory_format) -> None:
     for how in GEOMETRIES:
         how = how._replace(output_padding=(how.stride[0] - 1, how.stride[1] - 1))
         maps, weight, bias = random(2, streams * 3, 4, 5), random(4, 3, 2, 3, 2), random(4, 2)
         options: dict[str, Any] = {**how._asdict(), "groups": 1}
         shown = [maps.chunk(streams, 1)[member * streams // 4] for member in range(4)]
         alone = [F.conv_transpose2d(*one, **options) for one in zip(shown, weight, bias, strict=True)]
-        together = deconvolve(form, maps.contiguous(memory_format=layout), weight, bias, how)
+        together = deconvolve(impl, maps.contiguous(memory_format=layout), weight, bias, how)
         agree(together, alone, (maps, weight, bias))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_without_bias(form: Form) -> None:
+@pytest.mark.parametrize("form", IMPLS)
+def test_without_bias(impl: Impl) -> None:
     maps, weight = random(2, 4 * 3, 5, 5), random(4, 3, 3, 3, 3)
     parts = list(zip(maps.chunk(4, 1), weight, strict=True))
-    agree(convolve(form, maps, weight, None, Geometry()), [F.conv2d(*one) for one in parts], (maps, weight))
+    agree(convolve(impl, maps, weight, None, Geometry()), [F.conv2d(*one) for one in parts], (maps, weight))
     alone = [F.conv_transpose2d(*one) for one in parts]
-    agree(deconvolve(form, maps, weight, None, Geometry()), alone, (maps, weight))
+    agree(deconvolve(impl, maps, weight, None, Geometry()), alone, (maps, weight))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", IMPLS)
 @pytest.mark.parametrize(("dtype", "made_in"), [(torch.float32, torch.bfloat16), (torch.float64, torch.float64)])
-def test_under_autocast_single_precision_becomes_half(form: Form, dtype: torch.dtype, made_in: torch.dtype) -> None:
+def test_under_autocast_single_precision_becomes_half(impl: Impl, dtype: torch.dtype, made_in: torch.dtype) -> None:
     shapes = [(2, 4 * 3, 6, 6), (4, 3, 3, 3, 3), (4, 3)]
     maps, weight, bias = (torch.randn(shape, dtype=dtype) for shape in shapes)
     for together, alone in ((convolve, F.conv2d), (deconvolve, F.conv_transpose2d)):
         with torch.autocast("cpu", torch.bfloat16):
-            made = together(form, maps, weight, bias, Geometry())
+            made = together(impl, maps, weight, bias, Geometry())
             expected = [alone(*one) for one in zip(maps.chunk(4, 1), weight, bias, strict=True)]
         assert made.dtype == made_in
         torch.testing.assert_close(made, torch.cat(expected, 1), rtol=0.03, atol=0.1)

@@ -16,10 +16,10 @@ from capsexp.models.deep_capsnet import DeepCapsNet
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
 from capsexp.stacking.adam import StackedAdam
-from capsexp.stacking.convolutions import Form, apart
+from capsexp.stacking.convolutions import Impl, apart
 from capsexp.stacking.folding import Fold, Slots, fold, foldable, tensors_of
 
-FORMS: tuple[Form, ...] = get_args(Form)
+IMPLS: tuple[Impl, ...] = get_args(Impl)
 SIDE = 12
 GIVEN: dict[str, Any] = {"image_shape": (1, SIDE, SIDE), "classes": 3}
 STEPS = 5
@@ -125,9 +125,9 @@ def train_alone(model: nn.Module, optimizer: Optimizer, batches: Sequence[Tensor
 class Stacked:
     """Members in a stack, loaded."""
 
-    def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[Optimizer], form: Form) -> None:
+    def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[Optimizer], impl: Impl) -> None:
         self.models, self.optimizers = models, optimizers
-        self.folded, self.fold = fold(models, form)
+        self.folded, self.fold = fold(models, impl)
         own = [tensors_of(model) for model in models]
         self.slots = Slots(tensors_of(self.folded), [{k: v.shape for k, v in each.items()} for each in own])
         self.slots.load(own)
@@ -167,19 +167,19 @@ class Stacked:
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 STREAMS = {"grouped": (1, 2, 4), "vmap": (4,), "unfold": (2,), "loop": (1,)}
-CASES = [(name, form, streams) for name in MEMBERS for form in FORMS for streams in STREAMS[form]]
+CASES = [(name, impl, streams) for name in MEMBERS for impl in IMPLS for streams in STREAMS[impl]]
 
 
 @pytest.mark.parametrize(("name", "form", "streams"), CASES)
-def test_a_stack_trains_as_each_member_alone(name: str, form: Form, streams: int) -> None:
+def test_a_stack_trains_as_each_member_alone(name: str, impl: Impl, streams: int) -> None:
     models, again = MEMBERS[name](), MEMBERS[name]()
     if streams != 2 or name in ("own", "shared"):  # as cells do; unpooling lays maps out like this in any case
         in_format([*models, *again], torch.channels_last)
     for model, same in zip(models, again, strict=True):
         same.load_state_dict(model.state_dict())
     batches = [torch.randn(3, streams, SIDE, SIDE) for _ in range(STEPS)]
-    alike = form in ("vmap", "loop")
-    stack = Stacked(models, [optimizer_of(model, m, alike=alike) for m, model in enumerate(models)], form)
+    alike = impl in ("vmap", "loop")
+    stack = Stacked(models, [optimizer_of(model, m, alike=alike) for m, model in enumerate(models)], impl)
     seen = stack.train(batches)
     stack.store()
     for member, model in enumerate(again):
@@ -246,7 +246,7 @@ def test_names_shapes_and_flags_are_the_members() -> None:
     assert folded.layers.conv3.weight.shape == (2, 5, 3, 3, 3)  # type: ignore[union-attr]
     assert {parameter.dtype for parameter in folded.parameters()} == {torch.float32}
     assert isinstance(folded, CNN)
-    assert (shared.members, shared.form, shared.format) == (2, "loop", torch.contiguous_format)
+    assert (shared.members, shared.impl, shared.format) == (2, "loop", torch.contiguous_format)
     assert all(parameter.requires_grad and not parameter.any() for parameter in folded.parameters())
     in_format(models, torch.channels_last)
     assert fold(models, "loop")[1].format == torch.channels_last

@@ -21,7 +21,7 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.models.cnn import CNN
-from capsexp.stacking.member import MemberEpochs, Trained
+from capsexp.stacking.member import EpochResult, MemberEpochs
 from capsexp.stacking.signature import refusal, signature
 from capsexp.sweep.cells import resolved
 
@@ -58,7 +58,7 @@ class Asking:
         assert again == signature(member), "it is the same as long as nothing changes"
         raise AskedError(again, refusal(member))
 
-    def wait(self, member: MemberEpochs) -> Trained:
+    def wait(self, member: MemberEpochs) -> EpochResult:
         raise AssertionError("it has ended")
 
     def noise(self, device: torch.device) -> torch.Generator:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 
-from capsexp.stacking.adam import StackedAdam, accepts, decoupled
-from capsexp.stacking.clipping import clip
+from capsexp.stacking.adam import StackedAdam, accepts, clip, decoupled
 
 SHAPES: list[dict[str, tuple[int, ...]]] = [
     {"conv.weight": (3, 2, 2, 1), "bias": (3,), "scale": ()},

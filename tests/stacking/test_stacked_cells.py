@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from capsexp import interruption, records
-from capsexp.stacking.settings import Settings
+from capsexp.stacking.grouping import Settings
 from tests.stacking.together import DOUBLE, alone, differences, together
 
 CNN = ["data=dhcd", "data.batch_size=16", "model.c1=3", "model.c2=2,4", "model.c3=3"]

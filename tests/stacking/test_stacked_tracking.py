@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 
 from capsexp import cell as life
 from capsexp import resolvers
-from capsexp.cell import Cell, Ended
-from capsexp.stacking.run import run
-from capsexp.stacking.settings import Settings
+from capsexp.cell import Cell, CellOutcome
+from capsexp.stacking.grouping import Settings
+from capsexp.stacking.scheduler import run
 from capsexp.sweep.cells import resolved
 from capsexp.tracking import guard
 
@@ -110,7 +110,7 @@ def test_every_cell_has_the_run_that_it_has_alone(runs: Runs, configs: list[dict
         life.run(cell)
     alone, at_once = runs.by_id(), list(runs.at_once)
     runs.all.clear()
-    ended: dict[str, Ended] = {}
+    ended: dict[str, CellOutcome] = {}
     run(
         cells(tmp_path / "stacked", configs),
         lambda cell, how: ended.update({cell.name: how}),

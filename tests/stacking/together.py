@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from capsexp import cell as life
+from capsexp import cell as task
 from capsexp import cli, records
-from capsexp.cell import Cell, Ended
-from capsexp.stacking.run import run
-from capsexp.stacking.settings import Settings
+from capsexp.cell import Cell, CellOutcome
+from capsexp.stacking.grouping import Settings
+from capsexp.stacking.scheduler import run
 
 PLAIN = ("hydra/launcher=basic", "threads=1", "logger.wandb.mode=disabled", "trainer.accelerator=cpu")
 DOUBLE = (*PLAIN, "trainer.precision=64-true", "callbacks.memory_check=null")
@@ -36,19 +36,19 @@ def cells_of(planned: Path, folder: Path) -> list[Cell]:
     return [Cell(folder / each.name, each.id, each.axes, configs[each.id], in_sweep=True) for each in sweep.cells]
 
 
-def together(folder: Path, *planned: Path, settings: Settings | None = None) -> dict[str, Ended]:
+def together(folder: Path, *planned: Path, settings: Settings | None = None) -> dict[str, CellOutcome]:
     """Run the cells of planned sweeps in stacks, in a folder of their own; how each ended, by its directory's name."""
-    found: dict[str, Ended] = {}
+    found: dict[str, CellOutcome] = {}
 
-    def work(cell: Cell) -> Ended:
+    def work(cell: Cell) -> CellOutcome:
         try:
-            return life.run(cell)
+            return task.run(cell)
         except KeyboardInterrupt:
             status = records.read_status(cell.directory)
             assert status is not None
-            return Ended(status, "interrupted")
+            return CellOutcome(status, "interrupted")
 
-    def ended(cell: Cell, how: Ended) -> None:
+    def ended(cell: Cell, how: CellOutcome) -> None:
         assert found.setdefault(cell.name, how) is how, "a cell ends once"
 
     cells = [cell for each in planned for cell in cells_of(each, folder)]

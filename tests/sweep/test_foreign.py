@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from capsexp import plan, records
-from capsexp.cell import Cell, Ended
-from capsexp.engine.base import Lot, Tally, Watcher
+from capsexp.cell import Cell, CellOutcome
+from capsexp.engine.base import Group, Listener, Summary
 from capsexp.engine.options import Layout, Options
-from capsexp.stacking.settings import Settings
+from capsexp.engine.worker import CellWork
 from capsexp.sweep import run as sweep_run
 
 Run = Callable[..., int]
@@ -19,19 +19,19 @@ Run = Callable[..., int]
 class Engine:
     """Ends each cell at once: done, with the nearer a score to 1 the nearer ``c2`` is to 5; above 7 it fails."""
 
-    def __init__(self, options: Options, layout: Layout, *, settings: Settings) -> None:
+    def __init__(self, options: Options, layout: Layout, _: CellWork) -> None:
         self.at_once = layout.most
 
-    def run(self, lots: Sequence[Lot], watcher: Watcher) -> Tally:
-        cells = [cell for lot in lots for cell in lot]
-        return Tally({cell.id: self._end(cell) for cell in cells})
+    def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
+        cells = [cell for group in groups for cell in group]
+        return Summary({cell.id: self._end(cell) for cell in cells})
 
-    def _end(self, cell: Cell) -> Ended:
+    def _end(self, cell: Cell) -> CellOutcome:
         cell.directory.mkdir(parents=True, exist_ok=True)
         c2 = cell.config["model"]["c2"]
         status = records.Status("failed", cell.id, cause="too wide") if c2 > 7 else records.Status("done", cell.id)
         records.write_status(cell.directory, status)
-        return Ended(status, f"{status.state}: {status.cause}", None if c2 > 7 else 1 / (1 + abs(c2 - 5)))
+        return CellOutcome(status, f"{status.state}: {status.cause}", None if c2 > 7 else 1 / (1 + abs(c2 - 5)))
 
 
 @pytest.fixture

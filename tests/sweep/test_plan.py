@@ -30,11 +30,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[cell.Cell]:
     """The cells that Hydra makes, kept instead of being run."""
     cells: list[cell.Cell] = []
 
-    def keep(job: cell.Cell) -> cell.Ended:
+    def keep(job: cell.Cell) -> cell.CellOutcome:
         cells.append(job)
         status = records.Status("done", job.id)
         records.write_status(job.directory, status)
-        return cell.Ended(status, "done")
+        return cell.CellOutcome(status, "done")
 
     monkeypatch.setattr(cell, "run", keep)
     return cells

@@ -11,7 +11,7 @@ from capsexp.callbacks.history import History
 from tests.conftest import quick_words, results, write_tiny_npz
 
 Run = Callable[..., int]
-Ended = Callable[..., list[Path]]
+CellOutcome = Callable[..., list[Path]]
 
 SWEEP = ("model.c2=2,3,4", "trainer.max_epochs=1", "-m")
 
@@ -29,7 +29,7 @@ def all_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ended(all_done: Path, in_tmp: Path) -> Ended:
+def ended(all_done: Path, in_tmp: Path) -> CellOutcome:
     """``ended(2, 3)``: the sweep's folder with the ended cells of these c2, which are given back."""
 
     def make(*wanted: int) -> list[Path]:
@@ -74,7 +74,7 @@ def make_failed(cell: Path) -> None:
 
 
 def test_by_default_what_failed_or_is_missing_and_nothing_else(
-    run: Run, quick: list[str], ended: Ended, begun: list[str]
+    run: Run, quick: list[str], ended: CellOutcome, begun: list[str]
 ) -> None:
     first, second, third = ended(2, 3, 4)
     make_stale(first)
@@ -99,7 +99,7 @@ RERUNS = {
 
 
 @pytest.mark.parametrize("name", RERUNS)
-def test_what_is_asked_for(name: str, run: Run, quick: list[str], ended: Ended, begun: list[str]) -> None:
+def test_what_is_asked_for(name: str, run: Run, quick: list[str], ended: CellOutcome, begun: list[str]) -> None:
     """c2=2 is stale, 3 failed, 4 missing, 5 done."""
     rerun, expected, code = RERUNS[name]
     sweep = ("model.c2=2,3,4,5", "trainer.max_epochs=1", "-m")
@@ -115,7 +115,7 @@ def test_what_is_asked_for(name: str, run: Run, quick: list[str], ended: Ended, 
 
 
 def test_a_rerun_that_is_cut_short_goes_on_without_the_word(
-    run: Run, quick: list[str], in_tmp: Path, ended: Ended, begun: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, quick: list[str], in_tmp: Path, ended: CellOutcome, begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended(2, 3, 4)
     before = results(in_tmp)
@@ -164,7 +164,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_a_refused_command_changes_nothing(
-    words: list[str], run: Run, quick: list[str], in_tmp: Path, ended: Ended, capsys: pytest.CaptureFixture[str]
+    words: list[str], run: Run, quick: list[str], in_tmp: Path, ended: CellOutcome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended(2, 3, 4)
     before = {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file()}
@@ -176,7 +176,7 @@ def test_a_refused_command_changes_nothing(
 
 
 def test_cells_that_failed_and_are_left_alone_start_no_worker(
-    run: Run, quick: list[str], ended: Ended, capsys: pytest.CaptureFixture[str]
+    run: Run, quick: list[str], ended: CellOutcome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for cell in ended(2, 3, 4):
         make_failed(cell)

@@ -1,4 +1,4 @@
-"""The interfaces between cells and whatever runs them: a watcher, an engine, and the workers that a loop hires."""
+"""The interfaces between cells and whatever runs them: a listener, an engine, a worker's task, and pools of workers."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -6,59 +6,56 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from capsexp import records
-from capsexp.cell import Cell, Ended
-from capsexp.engine.places import Place
+from capsexp.cell import Cell, CellOutcome
+from capsexp.engine.devices import Slot
 
-Lot = tuple[Cell, ...]
-"""Cells that one worker gets at once, one at least: a cell on its own, or several that are trained as one stack."""
+Group = tuple[Cell, ...]
+"""Cells that one worker gets at once, at least one: a cell on its own, or several that are trained as one stack."""
 
 
-class Watcher(Protocol):
-    """What an engine tells of its cells while it works."""
+class Listener(Protocol):
+    """Receives what happens to the cells while an engine runs them."""
 
     def started(self, cell: Cell, where: str) -> None:
-        """A cell was given to a worker; ``where`` names the place (:attr:`~capsexp.engine.places.Place.where`)."""
+        """A cell was given to a worker; ``where`` names the device (:attr:`~capsexp.engine.devices.Slot.where`)."""
 
-    def ended(self, cell: Cell, ended: Ended) -> None:
+    def ended(self, cell: Cell, outcome: CellOutcome) -> None:
         """A cell has come to its end in this sweep."""
 
     def put_back(self, cell: Cell, why: str) -> None:
         """A cell goes back into the queue."""
 
     def split(self, cells: Sequence[Cell], why: str) -> None:
-        """The cells of a stack go back into the queue, in smaller ones if it broke."""
+        """The cells of a stack go back into the queue, in smaller groups if the stack broke."""
 
     def said(self, line: str) -> None:
-        """Something that concerns the whole sweep."""
+        """A message that concerns the whole sweep."""
 
     def tick(self) -> None:
-        """A moment has passed."""
+        """Called several times a second."""
 
 
 @dataclass
-class Tally:
+class Summary:
     """How a sweep ended.
 
     Attributes:
-        ended: what became of the cells that came to an end, by id.
-        left: cells that were not started, or did not get to an end.
-        stopped: the user stopped it.
+        outcomes: of the cells that came to an end, by id.
+        left: cells that were not started, or did not come to an end.
+        stopped: whether the user stopped the sweep.
     """
 
-    ended: dict[str, Ended] = field(default_factory=dict)
+    outcomes: dict[str, CellOutcome] = field(default_factory=dict)
     left: list[Cell] = field(default_factory=list)
     stopped: bool = False
 
 
 class Engine(Protocol):
-    """Runs cells, each at most once at a time, and gives back what became of them.
+    """Runs cells, each at most once at a time, and returns how each ended.
 
-    Two are there, made alike and each for one sweep:
-    ``LocalEngine(options, layout, work=cell.run, together=worker.stack, settings=Settings())`` in ``local`` and
-    ``RayEngine(options, layout, work=cell.run, together=worker.stack, settings=Settings())`` in ``ray``, where
-    ``options`` and ``layout`` are those of ``options``, ``work`` is done with a cell on its own (``worker.run``),
-    ``together`` with a lot of several (``worker.run_lot``), and ``settings`` (``stacking.settings``) says how it is
-    trained.  The constructor of an engine beyond this machine looks for what it needs there.
+    There are two, made alike and each for one sweep: ``LocalEngine(options, layout, work)`` in ``local`` and
+    ``RayEngine(options, layout, work)`` in ``ray``.  The constructor of an engine beyond this machine looks for what it
+    needs there.
 
     Raises:
         ConfigError: by the constructor or by ``run``, before any cell starts: a setting of the launcher does not fit
@@ -67,92 +64,111 @@ class Engine(Protocol):
 
     @property
     def at_once(self) -> int:
-        """How many lots run together, as far as is known before the first one starts; one at least."""
+        """How many groups run at the same time, as far as is known before the first one starts; at least one."""
 
-    def run(self, lots: Sequence[Lot], watcher: Watcher) -> Tally:
-        """Run the lots in order, as far as it goes; whatever happens to one cell costs only that one."""
+    def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
+        """Run the groups in order; whatever happens to one cell costs only that one."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker sends back when it is done with a lot.
+    """What a worker sends back when it is done with a group.
 
     Attributes:
-        ended: how its cells ended, by id; one that is not named came to no end, and is to be run again.
-        warnings: what was logged meanwhile and is worth telling the user.
+        outcomes: of its cells, by id; a cell that is not named came to no end, and is to be run again.
+        warnings: log lines that the user should see.
     """
 
-    ended: dict[str, Ended]
+    outcomes: dict[str, CellOutcome]
     warnings: tuple[str, ...]
 
 
-class Vanished(Exception):  # noqa: N818 - no error of ours
-    """A worker's process has ended without a word (:meth:`Staff.is_lost`)."""
+class Work(Protocol):
+    """What a worker does with a group of cells; it is pickled and sent to the worker."""
+
+    def prepare(self) -> None:
+        """Import what is slow, once per worker and before its first group, so that no time limit pays for it."""
+
+    def __call__(self, group: Group) -> Report:
+        """Do a group, and leave the process as it was."""
 
 
-class Crew(Protocol):
-    """Some workers of one device, each with one lot at a time.
+class WorkerDied(Exception):  # noqa: N818 - an event that the scheduler handles
+    """A worker died in the middle of its group, and could not say so itself.
 
     Attributes:
-        size: how many.
-        busy: how many of them have a lot; the loop counts it.
-        stillborn: how often, one after the other, workers died while none had a cell.  The crew counts it up, and the
-            loop sets it to 0 when it sees a lot begin.
+        kind: of the cause, as statuses name it.
+        cause: the same for people.
+    """
+
+    def __init__(self, kind: records.Kind, cause: str) -> None:
+        super().__init__(cause)
+        self.kind, self.cause = kind, cause
+
+
+class WorkerPool(Protocol):
+    """Some workers of one device, each with one group at a time.
+
+    Attributes:
+        size: how many workers.
+        busy: how many of them have a group; the scheduler counts it.
+        failed_starts: how many workers in a row died while none had a cell.  The pool counts it up, and the scheduler
+            sets it to 0 when it sees a group begin.
     """
 
     size: int
     busy: int
-    stillborn: int
+    failed_starts: int
 
-    def submit(self, lot: Lot, timeout: float | None) -> "Future[Report]":
-        """Let a worker do a lot, and return at once.
+    def submit(self, group: Group, timeout: float | None) -> "Future[Report]":
+        """Let a worker do a group, and return at once.
 
-        The future ends with a report, or with an error that :meth:`Staff.cause_of` understands: ``BrokenProcessPool``
-        (of ``concurrent.futures.process``) says that the worker died before it began, which costs the lot nothing.
+        The future ends with a report, or with an error that :meth:`Backend.cause_of` understands: ``BrokenProcessPool``
+        (of ``concurrent.futures.process``) says that the worker died before it began, which costs the group nothing.
 
         Args:
-            lot: one cell, or several that are trained as one stack.
-            timeout: seconds after which the worker is ended, counted from when it begins with the lot; or None.
+            group: one cell, or several that are trained as one stack.
+            timeout: seconds after which the worker is ended, counted from when it begins with the group; or None.
         """
 
-    def mend(self) -> None:
-        """Find workers that died while nobody was told, and replace them; called several times a second."""
+    def poll(self) -> None:
+        """Find workers that died unnoticed, and replace them; called several times a second."""
 
     def close(self) -> None:
-        """Replace no worker any more."""
+        """Stop replacing workers."""
 
     def stop(self) -> None:
         """End the workers, and wait until they are gone."""
 
 
-class Staff(Protocol):
-    """Whoever has workers to hire: processes of this machine, or actors of a cluster.
+class Backend(Protocol):
+    """Where workers come from: processes of this machine, or actors of a cluster.
 
-    The loop asks for crews as places come to be used, never for more workers on a place than fit there.
+    The scheduler asks for pools as devices come into use, never for more workers on a device than fit there.
     """
 
-    def crew(self, place: Place, size: int) -> Crew:
+    def pool(self, slot: Slot, size: int) -> WorkerPool:
         """New workers.
 
         Args:
-            place: where, one of the loop's places; its device is bound to them for life.
-            size: how many, one at least.
+            slot: one of the scheduler's devices; the workers are bound to it for life.
+            size: how many, at least one.
         """
 
     def ask_to_stop(self) -> None:
-        """Let running cells save and stop, as soon as they see the wish (``interruption.requested``)."""
+        """Let running cells save and stop, as soon as they see the request (``stop_request.requested``)."""
 
     def end(self) -> None:
         """End all workers at once, and wait until they are gone, so that their cells' locks are free."""
 
     def close(self) -> None:
-        """The sweep is over: no worker stays, and nothing else that the staff has made."""
+        """Release all that the backend holds: workers and whatever else it made."""
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
-        """What ended a lot that could not say so itself.
+        """Why a group ended without a report.
 
         Args:
-            error: what its future raised, or :class:`Vanished`.
+            error: what its future raised, or :class:`WorkerDied`.
             timeout: the seconds that a cell has (``hydra.launcher.cell_timeout``), or None.
 
         Returns:
@@ -160,7 +176,7 @@ class Staff(Protocol):
         """
 
     def is_lost(self, cell: Cell, since: float) -> bool:
-        """Whether the process that last wrote of a cell, since it was given out, is gone.
+        """Whether the process that last wrote a cell's status, since the cell was given out, is gone.
 
         Args:
             cell: one that a worker should be doing.

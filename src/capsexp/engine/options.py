@@ -8,8 +8,7 @@ from typing import Any
 
 from capsexp import machine
 from capsexp.errors import require, require_int
-from capsexp.stacking.choice import WORDS, choose
-from capsexp.stacking.settings import FORMS, Settings
+from capsexp.stacking.grouping import IMPLS, WORDS, Settings, choose
 
 AUTO = "auto"
 
@@ -38,7 +37,7 @@ class Options:
         max_cells_per_worker: cells after which a worker process is replaced, or None.
         stack: whether cells that are alike are trained as one stack: never, always or auto.
         members: cells of a stack at most; None = no limit.
-        form: see :class:`~capsexp.stacking.settings.Settings`.
+        form: see :class:`~capsexp.stacking.grouping.Settings`.
         buckets: likewise; None = what is fastest on the device.
         engine: where cells run: local = processes of this machine, ray = a Ray cluster.
         address: of the Ray cluster.
@@ -133,7 +132,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_cells_per_worker": lambda key, value: None if value is None else require_int(key, value, 1),
     "stack": _one_of(*WORDS),
     "members": _number,
-    "form": _one_of(*FORMS),
+    "form": _one_of(*IMPLS),
     "buckets": _number,
     "engine": _one_of(*ENGINES),
     "address": _address,
@@ -150,7 +149,7 @@ class Layout:
         threads: CPU threads of a cell, the same for all cells of the sweep.
         per_device: cells at once on each device; None = one, until the first cell's peak of memory is known.
         most: cells at once altogether.
-        stacked: cells that are alike are trained as one stack, which has the place and the threads of one cell.
+        stacked: cells that are alike are trained as one stack, which has the slot and the threads of one cell.
         why: what ``auto`` has chosen, in one line; empty where the user has.
     """
 
@@ -217,12 +216,12 @@ def _given_threads(options: Options, configs: Collection[Mapping[str, Any]]) -> 
     return max(1, *numbers) if numbers else None
 
 
-def _most(options: Options, places: int) -> int:
+def _most(options: Options, devices: int) -> int:
     if options.max_cells:
         return options.max_cells
     memory = machine.available_memory()
     fitting = math.inf if memory is None else max(1, memory // WORKER_BYTES)
-    return int(min(places, fitting))
+    return int(min(devices, fitting))
 
 
 def environment(device: str | None, threads: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from capsexp import records
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 
 BAR = 60
 """Characters of the bar."""
@@ -42,7 +42,7 @@ class Progress:
         """A cell was given to a worker."""
         self.running[cell.id] = (cell, where, time.monotonic())
 
-    def ended(self, cell: Cell, ended: Ended) -> None:
+    def ended(self, cell: Cell, ended: CellOutcome) -> None:
         """A cell has come to its end."""
         self.running.pop(cell.id, None)
         if ended.status.state == "done":

@@ -1,4 +1,4 @@
-"""What waits for a worker, and what is in a worker's hands."""
+"""The groups that wait for a worker, and those that workers have."""
 
 import time
 from collections import deque
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from capsexp.cell import Cell
-from capsexp.engine.base import Crew, Lot
-from capsexp.engine.places import Place
+from capsexp.engine.base import Group, WorkerPool
+from capsexp.engine.devices import Slot
 
 BUSY_S = (0.25, 2.0)
 """Seconds before a busy cell is looked at again: at first, and at most."""
@@ -15,17 +15,17 @@ BUSY_S = (0.25, 2.0)
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A lot in the queue.
+    """A group in the queue.
 
     Attributes:
-        lot: its cells.
+        group: its cells.
         tries: how often they have been tried before.
-        alone: it is to have its device to itself.
+        alone: whether it is to have its device to itself.
         not_before: when it may start (monotonic seconds).
-        pause_s: how long it was last left alone because its cells were busy.
+        pause_s: the last pause after its cells were busy (seconds).
     """
 
-    lot: Lot
+    group: Group
     tries: int = 0
     alone: bool = False
     not_before: float = 0.0
@@ -34,73 +34,73 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """A lot in a worker's hands.
+    """A group that a worker has.
 
     Attributes:
-        entry: what it is.
-        place: where it runs.
-        crew: who runs it.
+        entry: of the queue.
+        slot: the device.
+        pool: of the worker.
         since: seconds since 1970 when it was given out.
-        known: ids of those of its cells whose end is known already.
+        known: ids of its cells whose outcome is known already.
     """
 
     entry: Entry
-    place: Place
-    crew: Crew
+    slot: Slot
+    pool: WorkerPool
     since: float
     known: set[str] = field(default_factory=set)
 
     @property
     def left(self) -> list[Cell]:
-        """Its cells whose end is not known."""
-        return [cell for cell in self.entry.lot if cell.id not in self.known]
+        """Its cells whose outcome is not known."""
+        return [cell for cell in self.entry.group if cell.id not in self.known]
 
 
 class Queue:
-    """The lots that wait, in order.
+    """The groups that wait, in order.
 
     Args:
-        lots: those of the sweep.
+        groups: those of the sweep.
     """
 
-    def __init__(self, lots: Iterable[Lot] = ()) -> None:
-        self._waiting = deque(Entry(lot) for lot in lots)
+    def __init__(self, groups: Iterable[Group] = ()) -> None:
+        self._waiting = deque(Entry(group) for group in groups)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def ready(self) -> list[Entry]:
-        """Those that may start now."""
+        """The entries that may start now."""
         now = time.monotonic()
         return [entry for entry in self._waiting if entry.not_before <= now]
 
     def take(self, entry: Entry) -> None:
-        """An entry is started."""
+        """Take out an entry that starts."""
         self._waiting.remove(entry)
 
     def first(self, entry: Entry, cells: Sequence[Cell]) -> None:
-        """Put some of its cells before all others."""
+        """Put some of an entry's cells before all others."""
         if cells:
-            self._waiting.appendleft(replace(entry, lot=tuple(cells)))
+            self._waiting.appendleft(replace(entry, group=tuple(cells)))
 
     def again(self, entry: Entry, cell: Cell) -> None:
-        """One of its cells once more, at the end, with its device to itself."""
-        self._waiting.append(replace(entry, lot=(cell,), tries=entry.tries + 1, alone=True))
+        """Put one of an entry's cells at the end, to run once more with its device to itself."""
+        self._waiting.append(replace(entry, group=(cell,), tries=entry.tries + 1, alone=True))
 
     def later(self, entry: Entry, cells: Sequence[Cell]) -> None:
-        """Those of its cells that are busy once more, after a pause."""
+        """Put the busy cells of an entry at the end, after a pause."""
         pause_s = min(max(BUSY_S[0], 2 * entry.pause_s), BUSY_S[1])
         until = time.monotonic() + pause_s
-        self._waiting.append(replace(entry, lot=tuple(cells), not_before=until, pause_s=pause_s))
+        self._waiting.append(replace(entry, group=tuple(cells), not_before=until, pause_s=pause_s))
 
     def halves(self, entry: Entry, cells: Sequence[Cell]) -> None:
-        """Some of its cells once more, at the end, in two lots."""
+        """Put some of an entry's cells at the end, in two groups."""
         middle = (len(cells) + 1) // 2
         parts = [tuple(part) for part in (cells[:middle], cells[middle:]) if part]
-        self._waiting.extend(replace(entry, lot=part) for part in parts)
+        self._waiting.extend(replace(entry, group=part) for part in parts)
 
     def clear(self) -> list[Cell]:
-        """Give up; gives the cells that waited."""
-        left = [cell for entry in self._waiting for cell in entry.lot]
+        """Empty the queue; returns the cells that waited."""
+        left = [cell for entry in self._waiting for cell in entry.group]
         self._waiting.clear()
         return left

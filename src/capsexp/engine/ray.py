@@ -1,91 +1,228 @@
-"""The engine beyond one machine: workers are actors on the nodes of a Ray cluster that is there already.
+"""The engine beyond one machine: workers are actors on the nodes of a Ray cluster that exists already.
 
-Where they may run is in ``ray_places``, the workers of a node in ``ray_crew``, what runs inside them in ``ray_worker``,
-the folder that all must see in ``ray_shared``, and how the cluster is reached in ``ray_cluster``.
+Each node is a device, and nodes come and go.  ``ray_cluster`` connects to the cluster and checks its nodes,
+``ray_workers`` has the actors.
 """
 
 import contextlib
 import functools
+import pickle
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capsexp import cell as cell_life
 from capsexp import records
 from capsexp.cell import Cell
-from capsexp.engine import base, crew, ray_cluster, worker
-from capsexp.engine.base import Lot, Tally, Watcher
-from capsexp.engine.loop import Loop
-from capsexp.engine.options import Layout, Options, environment
-from capsexp.engine.places import Place
-from capsexp.engine.ray_crew import Gone, RayCrew, wait_until_free
-from capsexp.engine.ray_places import NodePlace, NodePlaces, need_of
-from capsexp.engine.ray_shared import Shared
-from capsexp.engine.ray_worker import RayWorker, StopFile
+from capsexp.engine import local, ray_cluster
+from capsexp.engine.base import Group, Listener, Summary, Work
+from capsexp.engine.devices import Devices, Slot
+from capsexp.engine.options import WORKER_BYTES, Layout, Options, environment
+from capsexp.engine.ray_cluster import Node, Shared
+from capsexp.engine.ray_workers import RayPool, RayWorker, StopFile, wait_until_free
+from capsexp.engine.scheduler import Scheduler
 from capsexp.errors import ConfigError, require
-from capsexp.stacking.settings import Settings
+
+FOLLOW_S = 1.0
+"""Seconds between two looks at which nodes are there."""
+
+SUSPECT_S = 30.0
+"""How long a node gets nothing after it could not be reached: by then Ray has found out whether it is dead."""
+
+GRAIN = 10_000
+"""Ray counts parts of a GPU in this many."""
 
 
-class RayStaff:
-    """Actors on the nodes of a cluster; see :class:`~capsexp.engine.base.Staff`.
+@dataclass
+class NodeSlot(Slot):
+    """A node and what it holds.
+
+    Attributes:
+        name: its address.
+        suspect: it gets nothing until then (monotonic seconds).
+    """
+
+    name: str = ""
+    suspect: float = 0.0
+
+    @property
+    def where(self) -> str:
+        """The slot, for people."""
+        return f"node {self.name}"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a worker takes of a node.
+
+    Attributes:
+        cpus: as many as a cell has threads.
+        per_gpu: workers on a GPU; None = no GPU.
+        max_cells: the user has said how many cells run at once, so nobody guesses what memory lets fit.
+    """
+
+    cpus: int
+    per_gpu: int | None
+    max_cells: bool = False
+
+    def capacity(self, node: Node) -> int:
+        """How many workers a node has room for."""
+        fit = node.cpus // self.cpus
+        if self.per_gpu is not None:
+            return min(fit, node.gpus * self.per_gpu)
+        return fit if self.max_cells or not fit else min(fit, max(1, node.memory // WORKER_BYTES))
+
+    def resources(self) -> dict[str, float]:
+        """The same for Ray: parts of a GPU are rounded down, so that as many fit as should."""
+        gpus = {} if self.per_gpu is None else {"num_gpus": GRAIN // self.per_gpu / GRAIN if self.per_gpu > 1 else 1}
+        return {"num_cpus": self.cpus, **gpus}
+
+
+def need_of(layout: Layout, nodes: list[Node], max_cells: int | None) -> Need:
+    """What a worker of this sweep takes, once it is known what the cluster has.
+
+    Raises:
+        ConfigError: no node has room for one.
+    """
+    on_gpus = layout.devices != ("",) and any(node.gpus for node in nodes)
+    need = Need(layout.threads, (layout.per_device or 1) if on_gpus else None, max_cells is not None)
+    most = max((node.cpus for node in nodes if node.gpus or not on_gpus), default=0)
+    fits = any(need.capacity(node) for node in nodes)
+    kind = "a node with GPUs" if on_gpus else "a node"
+    require(fits, "hydra.launcher.cpus_per_cell", f"be at most {most}, the CPUs of {kind}", layout.threads)
+    return need
+
+
+class ClusterDevices(Devices):
+    """The nodes of a cluster, as they are now.
+
+    Args:
+        need: what a worker takes.
+        most: cells at once altogether.
+        nodes: those that have been checked.
+        shared: what a node that joins later must see.
+        say: tells the user something.
+    """
+
+    def __init__(self, need: Need, most: int, nodes: list[Node], shared: Shared, say: Callable[[str], None]) -> None:
+        super().__init__([], 1, most)
+        self._need, self._shared, self._say = need, shared, say
+        self._known = {node.id: self._slot_of(node) for node in nodes}
+        self._asked: dict[str, Any] = {}
+        self._looked = 0.0
+        self.follow(now=True)
+
+    def take(self, *, alone: bool = False) -> Slot | None:
+        """The emptiest node that can take one more worker, now counted there; None where there is none."""
+        self.follow()
+        return super().take(alone=alone)
+
+    def measured(self, peak_bytes: int, total_bytes: int) -> int | None:
+        """Change nothing: what a worker takes of a GPU is fixed when it is made."""
+
+    def suspect(self, node_id: str) -> None:
+        """A node cannot be reached: it gets nothing for a while."""
+        self._known[node_id].suspect = time.monotonic() + SUSPECT_S
+        self.follow(now=True)
+
+    def has(self, node_id: str) -> bool:
+        """Whether a node is there and can be reached, as far as is known."""
+        self.follow(now=True)
+        return node_id in {slot.device for slot in self.slots}
+
+    def follow(self, *, now: bool = False) -> None:
+        """Look which nodes are there, unless that was a moment ago."""
+        moment = time.monotonic()
+        if not now and moment - self._looked < FOLLOW_S:
+            return
+        self._looked = moment
+        alive = {node.id: node for node in ray_cluster.nodes()}
+        for node in alive.values():
+            if node.id not in self._known:
+                self._meet(node)
+        there = [slot for key, slot in self._known.items() if key in alive and slot.suspect < moment]
+        self.slots = [slot for slot in there if slot.capacity]
+        if not self.slots:
+            self._say("no node of the cluster is there for further cells: they wait for one (Ctrl-C stops)")
+
+    def _meet(self, node: Node) -> None:
+        """A node has joined: it works as soon as it has looked around, if all is as it should be."""
+        import ray
+
+        fault, slot = None, self._slot_of(node)
+        if slot.capacity:
+            if node.id not in self._asked:
+                self._asked[node.id] = self._shared.ask(node)
+            if not ray.wait([self._asked[node.id]], timeout=0)[0]:
+                return
+            fault = self._shared.fault(node, self._asked[node.id])
+        if fault:
+            slot.capacity = 0
+            self._say(f"a node that has joined gets no cells: hydra.launcher.address must {fault}")
+        self._known[node.id] = slot
+
+    def _slot_of(self, node: Node) -> NodeSlot:
+        return NodeSlot(node.id, self._need.capacity(node), name=node.name)
+
+
+class RayBackend:
+    """Actors on the nodes of a cluster; see :class:`~capsexp.engine.base.Backend`.
 
     They belong to this process: if it is killed, Ray ends them.  Each also ends with its node's own Ray process.
 
     Args:
-        places: where they may be.
+        devices: where they may be.
         stop: the flag that running cells look at.
-        hire: makes an actor on a node, by the node's id.
-        told: makes an actor's arguments from a lot.
-        lots: lots after which a worker is replaced, or None.
+        start_worker: makes an actor on a node, by the node's id.
+        groups: groups after which a worker is replaced, or None.
         say: tells the user something.
     """
 
     def __init__(
         self,
-        places: NodePlaces,
+        devices: ClusterDevices,
         stop: StopFile,
-        hire: Callable[[str], Any],
-        told: Callable[[Lot], tuple[Any, ...]],
-        lots: int | None,
+        start_worker: Callable[[str], Any],
+        groups: int | None,
         say: Callable[[str], None],
     ) -> None:
-        self._places, self._stop, self._hire, self._told = places, stop, hire, told
-        self._lots, self._say = lots, say
-        self._crews: list[RayCrew] = []
+        self._devices, self._stop, self._start_worker = devices, stop, start_worker
+        self._groups, self._say = groups, say
+        self._pools: list[RayPool] = []
 
-    def crew(self, place: Place, size: int) -> base.Crew:
+    def pool(self, slot: Slot, size: int) -> RayPool:
         """New workers on a node."""
-        assert isinstance(place, NodePlace), "the places are this engine's own"
-        node = str(place.device)
-        hire = functools.partial(self._hire, node)
+        assert isinstance(slot, NodeSlot), "the devices are this engine's own"
+        node = str(slot.device)
+        start_worker = functools.partial(self._start_worker, node)
         there = functools.partial(self._is_there, node)
-        self._crews.append(RayCrew(size, place.name, hire, self._told, self._lots, there, self._say))
-        return self._crews[-1]
+        self._pools.append(RayPool(size, slot.name, start_worker, self._groups, there, self._say))
+        return self._pools[-1]
 
     def _is_there(self, node: str, reached: bool) -> bool:
         if not reached:
-            self._places.suspect(node)
-        return self._places.has(node)
+            self._devices.suspect(node)
+        return self._devices.has(node)
 
     def ask_to_stop(self) -> None:
         """Raise the flag that running cells look at; what has not begun never will."""
         self._stop.write("stop")
-        for each in self._crews:
+        for each in self._pools:
             each.drop_waiting()
 
     def end(self) -> None:
         """Kill all workers, and wait until they are gone."""
-        lots = [lot for each in self._crews for lot in each.kill()]
-        wait_until_free(lots)
+        groups = [group for each in self._pools for group in each.kill()]
+        wait_until_free(groups)
 
     def close(self) -> None:
         """No process stays."""
         self.end()
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
-        """What ended a lot that could not say so itself."""
-        return (error.kind, error.cause) if isinstance(error, Gone) else crew.cause_of(error, timeout)
+        """What ended a group that could not say so itself."""
+        return local.cause_of(error, timeout)
 
     def is_lost(self, cell: Cell, since: float) -> bool:
         """Never: Ray tells of every process that ends."""
@@ -98,26 +235,16 @@ class RayEngine:
     Args:
         options: the launcher's settings.
         layout: what a cell needs and wants.
-        work: what is done with a cell on its own.
-        together: what is done with a lot of several.
-        settings: how those are trained.
+        work: done with each group.
 
     Raises:
         ConfigError: there is no such cluster, or no node of it has room for a cell.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        layout: Layout,
-        work: worker.Work = cell_life.run,
-        together: worker.Together = worker.stack,
-        settings: Settings = Settings(),  # noqa: B008 - frozen
-    ) -> None:
+    def __init__(self, options: Options, layout: Layout, work: Work) -> None:
         rule = "be auto or [] in a cluster, where Ray says which cell gets which GPU"
         require(not options.gpus, "hydra.launcher.gpus", rule, list(options.gpus or ()))
-        self._options, self._layout = options, layout
-        self._work, self._together, self._settings = work, together, settings
+        self._options, self._layout, self._work = options, layout, work
         self._connected = ray_cluster.connect(options.address)
         try:
             self._nodes = ray_cluster.nodes()
@@ -129,38 +256,32 @@ class RayEngine:
 
     @property
     def at_once(self) -> int:
-        """How many lots run together, by what the cluster has now."""
+        """How many groups run together, by what the cluster has now."""
         return min(self._layout.most, sum(self._need.capacity(node) for node in self._nodes))
 
-    def run(self, lots: Sequence[Lot], watcher: Watcher) -> Tally:
-        """Run the lots; see :class:`~capsexp.engine.base.Engine`."""
-        if not lots:
-            return Tally()
+    def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
+        """Run the groups; see :class:`~capsexp.engine.base.Engine`."""
+        if not groups:
+            return Summary()
         try:
-            with contextlib.closing(Shared(lots[0][0].directory.parent)) as shared:
+            with contextlib.closing(Shared(groups[0][0].directory.parent)) as shared:
                 shared.check(self._nodes, self._options.address)
-                places = NodePlaces(self._need, self._layout.most, self._nodes, shared, watcher.said)
-                hire, limit = functools.partial(self._hire, shared), self._options.max_cells_per_worker
-                staff = RayStaff(places, shared.stop, hire, self._told, limit, watcher.said)
-                return Loop(self._options, places, staff).run(lots, watcher)
+                devices = ClusterDevices(self._need, self._layout.most, self._nodes, shared, listener.said)
+                start_worker, limit = functools.partial(self._start_worker, shared), self._options.max_cells_per_worker
+                backend = RayBackend(devices, shared.stop, start_worker, limit, listener.said)
+                return Scheduler(self._options, devices, backend).run(groups, listener)
         finally:
             self._disconnect()
 
-    def _hire(self, shared: Shared, node: str) -> Any:
+    def _start_worker(self, shared: Shared, node: str) -> Any:
         """A new actor on a node; it comes to be when the node has room."""
         import ray
 
         hidden = "" if self._layout.devices == ("",) else None
         variables = environment(hidden, self._layout.threads) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        warm = self._work.__module__ == "capsexp.cell"
         where = {"scheduling_strategy": ray_cluster.on(node), **self._need.resources()}
         actor = ray.remote(RayWorker).options(max_restarts=0, max_task_retries=0, **where)
-        return actor.remote(Path.cwd(), variables, shared.stop, warm)
-
-    def _told(self, lot: Lot) -> tuple[Any, ...]:
-        """What an actor gets to do."""
-        cells = tuple(replace(cell, directory=cell.directory.absolute()) for cell in lot)
-        return self._work, self._together, cells, self._settings
+        return actor.remote(Path.cwd(), variables, shared.stop, pickle.dumps(self._work))
 
     def _disconnect(self) -> None:
         if self._connected:

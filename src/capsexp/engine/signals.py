@@ -29,7 +29,7 @@ class Signals:
         return self.terminated or self.interrupts > 1
 
     @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
+    def handling(self) -> Iterator[None]:
         """Count signals in this block; one that was ignored before (nohup) stays so."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python hands signals to the main thread alone

@@ -1,4 +1,4 @@
-"""Inside a worker process: bound to its device and to its parent's life before torch is there, then lot after lot."""
+"""Inside a worker process: what it does before torch is imported, and what it does with each group of cells."""
 
 import contextlib
 import ctypes
@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -14,34 +15,81 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from capsexp import cell as cell_life
 from capsexp import interruption, records
-from capsexp.cell import Cell, Ended
-from capsexp.engine.base import Lot, Report
-from capsexp.stacking.settings import Settings
+from capsexp.cell import Cell, CellOutcome
+from capsexp.engine.base import Group, Report
+from capsexp.stacking.grouping import Settings
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Cell], Ended]
-"""What is done with a cell on its own."""
+RunCell = Callable[[Cell], CellOutcome]
 
-Together = Callable[[Sequence[Cell], Callable[[Cell, Ended], None], Settings], None]
-"""What is done with several cells at once; it says of each how it ended."""
+RunStack = Callable[[Sequence[Cell], Callable[[Cell, CellOutcome], None], Settings], None]
+"""Runs several cells at once, and calls its second argument for each that ends."""
 
 
-def stack(cells: Sequence[Cell], ended: Callable[[Cell, Ended], None], settings: Settings) -> None:
-    """Let the cells live together, trained as one stack."""
-    from capsexp.stacking.run import run as run_stack  # imports torch
+def run_stack(cells: Sequence[Cell], ended: Callable[[Cell, CellOutcome], None], settings: Settings) -> None:
+    """Run cells together, trained as one stack."""
+    from capsexp.stacking.scheduler import run as run_together  # imports torch
 
     _keep_memory()
     _allow_open_files()
-    run_stack(cells, ended, settings, functools.partial(_end_of, cell_life.run))
+    run_together(cells, ended, settings, functools.partial(_outcome_of, cell_life.run))
+
+
+@dataclass(frozen=True)
+class CellWork:
+    """What a worker does: runs a cell on its own, trains several as a stack; see :class:`~capsexp.engine.base.Work`.
+
+    Attributes:
+        settings: of stacks.
+        run_cell: runs a cell on its own.
+        run_stack: runs several.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    run_cell: RunCell = cell_life.run
+    run_stack: RunStack = run_stack
+
+    def prepare(self) -> None:
+        """Import torch and Lightning."""
+        with contextlib.suppress(Exception):  # the cell that needs it will say what is wrong
+            import capsexp.build  # noqa: F401
+
+    def __call__(self, group: Group) -> Report:
+        """Do a group, and leave the process as it was.
+
+        An error of a stack that belongs to none of its cells costs none: the report leaves out cells that did not end.
+        """
+        outcomes: dict[str, CellOutcome] = {}
+        with _left_as_it_was(group[0]) as heard:
+            if len(group) == 1:
+                outcomes[group[0].id] = _outcome_of(self.run_cell, group[0])
+            else:
+                self._run_stack(group, outcomes)
+        return Report(outcomes, heard.distinct)
+
+    def _run_stack(self, group: Group, outcomes: dict[str, CellOutcome]) -> None:
+        def note(cell: Cell, outcome: CellOutcome) -> None:
+            outcomes[cell.id] = outcome
+
+        try:
+            self.run_stack(group, note, self.settings)
+        except (KeyboardInterrupt, SystemExit):
+            for cell in group:
+                outcomes.setdefault(cell.id, _interrupted(cell))
+        except Exception as error:
+            words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            log.warning("a stack broke (%s; see %s)", words, group[0].directory / records.LOG)
+            traceback.print_exc()
 
 
 def _keep_memory() -> None:
@@ -64,14 +112,14 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) -> None:
+def start(parent: int, environment: Mapping[str, str], stop: Any, work: bytes) -> None:
     """Prepare this process.
 
     Args:
         parent: the process that it must not outlive.
         environment: variables that torch reads when it is imported, or when it first touches a GPU.
         stop: a shared flag; once it is not 0, running cells save and stop.
-        warm: import torch and Lightning now, so that no cell's time limit pays for it.
+        work: what is to come, pickled: what it imports must see this environment.
     """
     _die_with(parent)
     torch: Any = sys.modules.get("torch")  # there already where the user's own script imports it: it is run again here
@@ -81,52 +129,21 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, warm: bool) ->
     logging.raiseExceptions = False
     logging.getLogger().setLevel(logging.INFO)
     interruption.listen(lambda: bool(stop.value))
-    if warm:
-        with contextlib.suppress(Exception):  # the cell that needs it will say what is wrong
-            import capsexp.build  # noqa: F401
+    pickle.loads(work).prepare()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not look at it
 
 
-def run(work: Work, cell: Cell) -> Report:
-    """Do one cell, and leave the process as it was."""
-    with _left_as_it_was(cell) as heard:
-        ended = _end_of(work, cell)
-    return Report({cell.id: ended}, heard.told)
-
-
-def run_lot(together: Together, lot: Lot, settings: Settings) -> Report:
-    """Do the cells of a lot together, and leave the process as it was.
-
-    An error that belongs to none of them costs none: the report leaves out those that came to no end.
-    """
-    ended: dict[str, Ended] = {}
-
-    def note(cell: Cell, how: Ended) -> None:
-        ended[cell.id] = how
-
-    with _left_as_it_was(lot[0]) as heard:
-        try:
-            together(lot, note, settings)
-        except (KeyboardInterrupt, SystemExit):
-            ended = {cell.id: _interrupted(cell) for cell in lot} | ended
-        except Exception as error:
-            words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            log.warning("a stack broke (%s; see %s)", words, lot[0].directory / records.LOG)
-            traceback.print_exc()
-    return Report(ended, heard.told)
-
-
-def _end_of(work: Work, cell: Cell) -> Ended:
+def _outcome_of(run_cell: RunCell, cell: Cell) -> CellOutcome:
     try:
-        return work(cell)
+        return run_cell(cell)
     except (KeyboardInterrupt, SystemExit):
         return _interrupted(cell)
 
 
-def _interrupted(cell: Cell) -> Ended:
+def _interrupted(cell: Cell) -> CellOutcome:
     status = records.read_status(cell.directory) or records.Status("interrupted", cell.id)
-    return Ended(status, "interrupted: saved as far as it was")
+    return CellOutcome(status, "interrupted: saved as far as it was")
 
 
 @contextlib.contextmanager
@@ -167,7 +184,7 @@ class _Warnings(logging.Handler):
         self.lines: list[str] = []
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def distinct(self) -> tuple[str, ...]:
         """The lines, each once."""
         return tuple(dict.fromkeys(self.lines))
 

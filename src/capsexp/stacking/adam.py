@@ -1,13 +1,127 @@
-"""Adam and AdamW for all members of a stack at once, each with its own numbers."""
+"""Adam and AdamW for all members of a stack at once, each with its own numbers, and the clipping of their gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.adam import adam
 
-from capsexp.stacking.folding import Slots
-from capsexp.stacking.updates import Apart, Numbers, Together, Update
+from capsexp.stacking.folding import Slots, beside
+
+# -- the arithmetic ----------------------------------------------------------------------------------------------------
+
+
+class Numbers(NamedTuple):
+    """What a member's optimizer is set to."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Self:
+        """As they are now: a callback may change them between epochs."""
+        group = optimizer.param_groups[0]
+        beta1, beta2 = group["betas"]
+        return cls(group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
+
+
+class FusedAdam:
+    """Members that agree in all numbers and steps: torch's own fused kernel, as if the stack were one network.
+
+    Args:
+        numbers: each member's.
+        steps_N: each member's steps so far, by parameter.
+        like: a parameter.
+        decoupled: as in AdamW.
+    """
+
+    def __init__(
+        self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]], like: Tensor, decoupled: bool
+    ) -> None:
+        self._numbers, self._decoupled = numbers[0], decoupled
+        self._steps = {
+            name: torch.tensor(steps[0], dtype=torch.float32, device=like.device) for name, steps in steps_N.items()
+        }
+
+    def __call__(self, trained: Mapping[str, nn.Parameter], means: list[Tensor], squares: list[Tensor]) -> None:
+        """Move the parameters by their gradients, and the moments ``exp_avg`` and ``exp_avg_sq``."""
+        parameters: list[Tensor] = list(trained.values())
+        adam(
+            parameters,
+            [cast("Tensor", parameter.grad) for parameter in parameters],
+            means,
+            squares,
+            [],
+            [self._steps[name] for name in trained],
+            fused=True,
+            decoupled_weight_decay=self._decoupled,
+            amsgrad=False,
+            maximize=False,
+            **self._numbers._asdict(),
+        )
+
+
+class MixedAdam:
+    """Members that differ in numbers or steps: the arithmetic of torch's Adam, in its order, with a factor a member.
+
+    Args:
+        numbers: each member's.
+        steps_N: each member's steps so far, by parameter.
+        like: a parameter.
+        decoupled: as in AdamW.
+    """
+
+    def __init__(
+        self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]], like: Tensor, decoupled: bool
+    ) -> None:
+        def double(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=like.device)
+
+        self._dtype, self._decoupled = like.dtype, decoupled
+        self._steps = {name: double(steps) for name, steps in steps_N.items()}
+        self._lr_N, self._beta1_N, self._beta2_N, eps_N, decay_N = (double(each) for each in zip(*numbers, strict=True))
+        self._eps_N = self._single(eps_N)
+        # What multiplies a parameter each step, or what of it joins the gradient.
+        self._decay_N = self._single(1 - self._lr_N * decay_N if decoupled else decay_N)
+        self._rest1_N, self._rest2_N = self._single(1 - self._beta1_N), self._single(1 - self._beta2_N)
+        self._keep2_N = self._single(self._beta2_N)
+
+    def _single(self, values: Tensor) -> Tensor:
+        """Computed in double precision, used in the parameters' own: as torch does with a number."""
+        return values.to(self._dtype)
+
+    def __call__(self, trained: Mapping[str, nn.Parameter], means: list[Tensor], squares: list[Tensor]) -> None:
+        """Move the parameters by their gradients, and the moments ``exp_avg`` and ``exp_avg_sq``."""
+        steps = [self._steps[name] for name in trained]
+        torch._foreach_add_(steps, 1)
+        steps_PN = torch.stack(steps)
+        sizes_PN = self._single(-self._lr_N / (1 - self._beta1_N**steps_PN))
+        roots_PN = self._single((1 - self._beta2_N**steps_PN).sqrt())
+        for parameter, *rest in zip(trained.values(), means, squares, sizes_PN, roots_PN, strict=True):
+            self._move(parameter, *rest)
+
+    def _move(self, parameter: nn.Parameter, mean: Tensor, square: Tensor, size_N: Tensor, root_N: Tensor) -> None:
+        gradient = cast("Tensor", parameter.grad)
+        if self._decoupled:
+            parameter.mul_(beside(self._decay_N, parameter))
+        else:
+            gradient = gradient.addcmul(parameter, beside(self._decay_N, parameter))
+        mean.lerp_(gradient, beside(self._rest1_N, mean))
+        square.mul_(beside(self._keep2_N, square)).addcmul_(gradient * beside(self._rest2_N, square), gradient)
+        scale = square.sqrt().div_(beside(root_N, square)).add_(beside(self._eps_N, square))
+        parameter.addcmul_(mean / scale, beside(size_N, parameter))
+
+
+Update = FusedAdam | MixedAdam
+
+
+# -- the optimizer -----------------------------------------------------------------------------------------------------
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -105,7 +219,7 @@ class StackedAdam(Optimizer):
 
     def _made(self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]]) -> Update:
         alike = len(set(numbers)) == 1 and all(len(set(steps)) == 1 for steps in steps_N.values())
-        update = Together if alike else Apart
+        update = FusedAdam if alike else MixedAdam
         return update(numbers, steps_N, next(iter(self._stacked.values())), self._decoupled)
 
     @torch.no_grad()
@@ -149,3 +263,43 @@ def _started(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]
             state["step"] = torch.tensor(0.0, dtype=torch.float64 if double else torch.float32)
         state |= {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
     return state
+
+
+# -- clipping ----------------------------------------------------------------------------------------------------------
+
+Algorithm = Literal["norm", "value"]
+
+
+@torch.no_grad()
+def clip(parameters: Sequence[Tensor], limits: Sequence[float | None], algorithm: Algorithm) -> None:
+    """Clip the gradients as torch's ``clip_grad_norm_`` and ``clip_grad_value_`` clip those of one member.
+
+    Args:
+        parameters: (N, ...) each; those without a gradient are left out.
+        limits: each member's; None for one that is not clipped.
+        algorithm: by the Euclidean norm of all gradients of a member, or each value alone.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients or all(limit is None for limit in limits):
+        return
+    limits_N = _as_tensor(tuple(limits), gradients[0].device, gradients[0].dtype)
+    if algorithm == "norm":
+        _clip_norms(gradients, limits_N)
+    else:
+        for gradient in gradients:
+            largest = beside(limits_N, gradient)
+            gradient.clamp_(-largest, largest)
+
+
+def _clip_norms(gradients: Sequence[Tensor], limits_N: Tensor) -> None:
+    norms_PN = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    factors_N = (limits_N / (torch.linalg.vector_norm(norms_PN, dim=0) + 1e-6)).clamp(max=1)
+    factors_N = factors_N.where(limits_N.isfinite(), 1)  # also where a norm is infinite
+    for gradient in gradients:
+        gradient.mul_(beside(factors_N, gradient))
+
+
+@lru_cache(maxsize=8)
+def _as_tensor(limits: tuple[float | None, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Kept, since sending numbers to a device makes a step wait."""
+    return torch.tensor([torch.inf if limit is None else limit for limit in limits], device=device, dtype=dtype)

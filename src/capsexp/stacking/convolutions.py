@@ -1,4 +1,4 @@
-"""The convolutions of all members of a stack, in several forms that give the same numbers up to rounding.
+"""The convolutions of all members of a stack, in several impls that give the same numbers up to rounding.
 
 Shape letters beside those of :mod:`capsexp.types`: N members; S streams of maps, each for the N / S members that lie
 next to each other.  Maps are (B, S*I, H, W) in and (B, N*O, H', W') out, member by member.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from capsexp.nn.autocast import autocast_type
 
-Form = Literal["grouped", "vmap", "unfold", "loop"]
+Impl = Literal["grouped", "vmap", "unfold", "loop"]
 """One convolution with a group a stream; torch's vmap over streams; windows unfolded for one batched matrix product; or
 a convolution a stream."""
 
@@ -39,11 +39,11 @@ class Geometry(NamedTuple):
         return covered + self.output_padding[dim] + 1
 
 
-def convolve(form: Form, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | None, geometry: Geometry) -> Tensor:
+def convolve(impl: Impl, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | None, geometry: Geometry) -> Tensor:
     """Maps (B, N*O, H', W').
 
     Args:
-        form: see :data:`Form`.
+        impl: see :data:`Impl`.
         maps_BCHW: (B, S*I, H, W), N a multiple of S.
         weight: (N, O, I, kH, kW).
         bias_NO: (N, O), or None for no bias.
@@ -55,7 +55,7 @@ def convolve(form: Form, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | No
     bias_SO = None if bias_NO is None else bias_NO.reshape(streams, -1)
     if streams == 1:
         return _grouped(maps_BCHW, weight_SOIHW, bias_SO, geometry)
-    return _FORMS[form](maps_BCHW, weight_SOIHW, bias_SO, geometry)
+    return _FORMS[impl](maps_BCHW, weight_SOIHW, bias_SO, geometry)
 
 
 def _grouped(maps_BCHW: Tensor, weight_SOIHW: Tensor, bias_SO: Tensor | None, how: Geometry) -> Tensor:
@@ -88,11 +88,11 @@ def _one_by_one(maps_BCHW: Tensor, weight_SOIHW: Tensor, bias_SO: Tensor | None,
     return torch.cat([F.conv2d(*one, how.stride, how.padding, how.dilation) for one in each], 1)
 
 
-def deconvolve(form: Form, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | None, geometry: Geometry) -> Tensor:
+def deconvolve(impl: Impl, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | None, geometry: Geometry) -> Tensor:
     """The transposed convolutions' maps (B, N*O, H', W').
 
     Args:
-        form: see :data:`Form`.
+        impl: see :data:`Impl`.
         maps_BCHW: (B, S*I, H, W), N a multiple of S.
         weight: (N, I, O, kH, kW).
         bias_NO: (N, O), or None for no bias.
@@ -102,7 +102,7 @@ def deconvolve(form: Form, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | 
     streams = maps_BCHW.shape[1] // channels
     if streams != members:  # nothing is gained by sharing here: give each member its stream's maps
         maps_BCHW = apart(maps_BCHW, streams).repeat_interleave(members // streams, 1).flatten(1, 2)
-    return _TRANSPOSED[form](maps_BCHW, weight, bias_NO, geometry)
+    return _TRANSPOSED[impl](maps_BCHW, weight, bias_NO, geometry)
 
 
 def _transposed(maps_BCHW: Tensor, weight_IOHW: Tensor, bias_O: Tensor | None, how: Geometry, groups: int) -> Tensor:
@@ -161,11 +161,11 @@ def apart(maps_BC: Tensor, parts: int) -> Tensor:
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
 
-_FORMS: Mapping[Form, Convolution] = MappingProxyType(
+_FORMS: Mapping[Impl, Convolution] = MappingProxyType(
     {"grouped": _grouped, "vmap": _by_vmap, "unfold": _unfolded, "loop": _one_by_one}
 )
 
-_TRANSPOSED: Mapping[Form, Convolution] = MappingProxyType(
+_TRANSPOSED: Mapping[Impl, Convolution] = MappingProxyType(
     {
         "grouped": _transposed_grouped,
         "vmap": _transposed_by_vmap,

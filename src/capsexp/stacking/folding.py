@@ -13,7 +13,7 @@ from capsexp.models.autoencoder import SharedDeconvolution
 from capsexp.nn.capsules import ClassCapsules
 from capsexp.nn.decoder import Decoder
 from capsexp.stacking import capsules, layers
-from capsexp.stacking.convolutions import Form
+from capsexp.stacking.convolutions import Impl
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Fold:
 
     Attributes:
         members: N, how many models are computed at once.
-        form: of the convolutions.
+        impl: of the convolutions.
         format: in which a member alone would have its maps (B, C, H, W) in memory; noise is drawn in it.
         layout: in which the stack has them.  On a CPU a pixel's channels side by side make poolings and grouped
             convolutions about twice as fast: together the members have many, however few each has.
@@ -31,7 +31,7 @@ class Fold:
     """
 
     members: int
-    form: Form
+    impl: Impl
     format: torch.memory_format = torch.contiguous_format
     layout: torch.memory_format = torch.channels_last
     widths_N: list[int] = field(default_factory=list)
@@ -109,7 +109,7 @@ def _plain(leaf: nn.Module) -> bool:
     return not isinstance(leaf, ClassCapsules) or capsules.routes_alone(leaf)
 
 
-def fold(models: Sequence[nn.Module], form: Form) -> tuple[nn.Module, Fold]:
+def fold(models: Sequence[nn.Module], impl: Impl) -> tuple[nn.Module, Fold]:
     """One model that computes all of ``models``, and what its layers share.
 
     Its parameters and buffers have the names that they have in one of them, with a first dimension more; they are zero
@@ -117,14 +117,14 @@ def fold(models: Sequence[nn.Module], form: Form) -> tuple[nn.Module, Fold]:
 
     Args:
         models: N models for which :func:`foldable` holds, alike in all but widths and the shares of dropout.
-        form: of the convolutions.
+        impl: of the convolutions.
 
     Raises:
         ValueError: they have other layers than the first.
     """
     first = models[0]
     cpu = all(tensor.is_cpu for tensor in first.parameters())
-    shared = Fold(len(models), form, _format(first), torch.channels_last if cpu else torch.contiguous_format)
+    shared = Fold(len(models), impl, _format(first), torch.channels_last if cpu else torch.contiguous_format)
     folded = copy.deepcopy(first)
     for name, layer in first.named_modules(remove_duplicate=False):
         leaves = [model.get_submodule(name) for model in models]

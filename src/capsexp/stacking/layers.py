@@ -65,7 +65,7 @@ class FoldedConv2d(Folded):
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
         """Maps (B, N*O, H', W')."""
-        made_BCHW = convolve(self.fold.form, self.fold.laid_out(maps_BCHW), self.weight, self.bias, self.geometry)
+        made_BCHW = convolve(self.fold.impl, self.fold.laid_out(maps_BCHW), self.weight, self.bias, self.geometry)
         self.fold.widths_N = self.widths_N
         return made_BCHW
 
@@ -83,7 +83,7 @@ class FoldedConvTranspose2d(Folded):
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
         """Maps (B, N*O, H', W')."""
-        made_BCHW = deconvolve(self.fold.form, self.fold.laid_out(maps_BCHW), self.weight, self.bias, self.geometry)
+        made_BCHW = deconvolve(self.fold.impl, self.fold.laid_out(maps_BCHW), self.weight, self.bias, self.geometry)
         self.fold.widths_N = self.widths_N
         return made_BCHW
 
@@ -100,7 +100,7 @@ class FoldedSharedDeconvolution(Folded):
 
     def forward(self, maps_BCHW: Tensor, weight: Tensor) -> Tensor:
         """Maps of the same height and width, with the folded convolution's own weights (N, O, I, kH, kW)."""
-        made_BCHW = deconvolve(self.fold.form, self.fold.laid_out(maps_BCHW), weight, self.bias, self.geometry)
+        made_BCHW = deconvolve(self.fold.impl, self.fold.laid_out(maps_BCHW), weight, self.bias, self.geometry)
         self.fold.widths_N = self.widths_N
         return made_BCHW
 

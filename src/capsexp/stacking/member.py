@@ -15,7 +15,7 @@ from capsexp.lightning_modules.base import BaseModule, Sums
 
 
 @dataclass(frozen=True)
-class Trained:
+class EpochResult:
     """What a stack did for one member in an epoch.
 
     Attributes:
@@ -27,13 +27,13 @@ class Trained:
     sums: Mapping[str, Sums]
 
 
-class Seat(Protocol):
+class CellContext(Protocol):
     """A cell's place among those that are trained together."""
 
     def stacks(self, member: "MemberEpochs") -> bool:
         """Whether the present fit can be trained with others; asked before every epoch."""
 
-    def wait(self, member: "MemberEpochs") -> Trained | None:
+    def wait(self, member: "MemberEpochs") -> EpochResult | None:
         """Hand over until the next epoch is trained; None if the fit is to go on alone.
 
         Raises:
@@ -55,14 +55,14 @@ class MemberEpochs(_TrainingEpochLoop):
 
     Args:
         trainer: the member's.
-        seat: the cell's place in the hub that trains members together.
-        config: the cell's, from which the hub sees who belongs together.
+        context: the cell's place in the scheduler that trains members together.
+        config: the cell's, from which the scheduler sees who belongs together.
     """
 
-    def __init__(self, trainer: L.Trainer, seat: Seat, config: Mapping[str, Any]) -> None:
+    def __init__(self, trainer: L.Trainer, context: CellContext, config: Mapping[str, Any]) -> None:
         epochs = trainer.fit_loop.epoch_loop
         super().__init__(trainer, epochs.min_steps, epochs.max_steps)
-        self.seat, self.config = seat, config
+        self.context, self.config = context, config
         self.asked, self.epochs = False, 0
         self.refusal: str | None = None
         self.lasting: tuple[Any, ...] | None = None
@@ -91,12 +91,12 @@ class MemberEpochs(_TrainingEpochLoop):
         return whole and bool(self._should_check_val_epoch())
 
     def advance(self, data_fetcher: Any) -> None:
-        """An epoch in the stack, or a batch alone where the hub cannot stack this fit."""
-        if not self.seat.stacks(self):
+        """An epoch in the stack, or a batch alone where the scheduler cannot stack this fit."""
+        if not self.context.stacks(self):
             super().advance(data_fetcher)
             return
         steps = self.steps
-        trained = self.seat.wait(self)
+        trained = self.context.wait(self)
         if trained is None:
             super().advance(data_fetcher)
             return

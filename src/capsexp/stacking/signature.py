@@ -12,7 +12,7 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.nn.channels import Prunable
 from capsexp.stacking.adam import accepts
 from capsexp.stacking.folding import foldable
-from capsexp.stacking.lots import OF_A_MEMBER
+from capsexp.stacking.grouping import OF_A_MEMBER
 from capsexp.stacking.member import MemberEpochs
 
 WITHIN_AN_EPOCH: Final = (

@@ -17,12 +17,11 @@ from capsexp.errors import Diverged
 from capsexp.lightning_modules.base import Made
 from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.nn.functional import at_least_single
-from capsexp.stacking.adam import StackedAdam, decoupled
-from capsexp.stacking.clipping import clip
-from capsexp.stacking.convolutions import Form, apart
+from capsexp.stacking.adam import StackedAdam, clip, decoupled
+from capsexp.stacking.convolutions import Impl, apart
 from capsexp.stacking.folding import Slots, fold, tensors_of
-from capsexp.stacking.lots import OF_A_MEMBER
-from capsexp.stacking.member import MemberEpochs, Trained
+from capsexp.stacking.grouping import OF_A_MEMBER
+from capsexp.stacking.member import EpochResult, MemberEpochs
 from capsexp.stacking.streams import SharedLoader, StackBatch, StreamLoader, in_streams
 from capsexp.types import Batch
 
@@ -44,11 +43,11 @@ class Stack(L.LightningModule):
 
     Args:
         members: in any order, all of one signature.
-        form: of the folded convolutions.
+        impl: of the folded convolutions.
         go_on: what is done behind an epoch; says whether the same stack is wanted for another one.
     """
 
-    def __init__(self, members: Sequence[MemberEpochs], form: Form, go_on: Callable[["Stack"], bool]) -> None:
+    def __init__(self, members: Sequence[MemberEpochs], impl: Impl, go_on: Callable[["Stack"], bool]) -> None:
         super().__init__()
         streams = in_streams([member.data for member in members])
         self.members = [members[place] for stream in streams for place in stream]
@@ -56,7 +55,7 @@ class Stack(L.LightningModule):
         self._even = len({len(stream) for stream in streams}) == 1
         self._go_on = go_on
         models = [member.module.model for member in self.members]
-        self.folded, self._fold = fold(models, form)
+        self.folded, self._fold = fold(models, impl)
         self._tensors = [tensors_of(model) for model in models]
         shapes = [{name: tensor.shape for name, tensor in own.items()} for own in self._tensors]
         self._slots = Slots(tensors_of(self.folded), shapes)
@@ -103,7 +102,7 @@ class Stack(L.LightningModule):
         self._adam.load(optimizers, self._own_parameters)
         generators = [randomness.stream(self.device)] * count  # for idle places
         for place in self.live:
-            generators[place] = self.members[place].seat.noise(self.device)
+            generators[place] = self.members[place].context.noise(self.device)
         self._fold.generators = generators
 
     def on_train_epoch_end(self) -> None:
@@ -114,7 +113,7 @@ class Stack(L.LightningModule):
         assert self._fold.generators is not None
         for place in self.live:
             member = self.members[place]
-            member.seat.noise_is(self._fold.generators[place])
+            member.context.noise_is(self._fold.generators[place])
             member.data.load_state_dict(self.train_loader.leaders[self._stream_of[place]].state_dict())
         self._before = {}
         self._bad = self._first_bad_N.tolist()
@@ -127,7 +126,7 @@ class Stack(L.LightningModule):
         for data, state in self._before.items():
             data.load_state_dict(state)
 
-    def outcome(self, place: int) -> Trained | Diverged:
+    def outcome(self, place: int) -> EpochResult | Diverged:
         """What the epoch was for the member at this place."""
         member = self.members[place]
         if self._bad[place] and any(isinstance(each, DivergenceGuard) for each in member.trainer.callbacks):
@@ -137,7 +136,7 @@ class Stack(L.LightningModule):
             for split, totals in self._totals.items()
             if totals
         }
-        return Trained(self._step, sums)
+        return EpochResult(self._step, sums)
 
     # -- a step -------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from capsexp import cell, interruption, records
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 from capsexp.errors import require
 from capsexp.sweep.cells import resolved
 from capsexp.sweep.names import axes_of
@@ -23,7 +23,7 @@ STAGE_POLL_S = 2.0
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> Ended:
+def run(config: DictConfig) -> CellOutcome:
     """Run the cell of a job in this process, and say how it ended.
 
     Raises:
@@ -58,7 +58,7 @@ def _cell_of(config: DictConfig) -> Cell:
     return Cell(directory, identifier, axes, plain, in_sweep=in_sweep, failed_at=failed_at)
 
 
-def _patiently(job: Cell) -> Ended:
+def _patiently(job: Cell) -> CellOutcome:
     """Run a cell; while it waits for a stage that another cell computes, wait with it."""
     ended = cell.run(job)
     while ended.status.state == "pending":

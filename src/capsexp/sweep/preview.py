@@ -10,7 +10,7 @@ from hydra.types import RunMode
 
 from capsexp import records
 from capsexp.errors import require
-from capsexp.stacking.lots import lots
+from capsexp.stacking.grouping import grouped
 from capsexp.sweep.estimate import Estimate, estimate_of
 from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
 from capsexp.words import count, roughly
@@ -58,18 +58,18 @@ def text_of(plan: Plan) -> str:
     layout = plan.layout
     at_once = layout.most if plan.options.engine == "local" else None
     configs = list(plan.frozen.values())
-    parts = lots(configs, at_once or 1, plan.options.members) if layout.stacked else []
+    parts = grouped(configs, at_once or 1, plan.options.members) if layout.stacked else []
     return _text(plan, estimate, at_once, [len(part) for part in parts], layout.why)
 
 
-def _text(plan: Plan, estimate: Estimate, at_once: int | None, lots: Sequence[int] = (), why: str = "") -> str:
+def _text(plan: Plan, estimate: Estimate, at_once: int | None, groups: Sequence[int] = (), why: str = "") -> str:
     """The plan as text.
 
     Args:
         plan: what is planned.
         estimate: what is left of it.
         at_once: how many cells the launcher runs together, None if it does not say.
-        lots: how many cells each worker would get if nothing were done yet; empty where they are not stacked.
+        groups: how many cells each worker would get if nothing were done yet; empty where they are not stacked.
         why: what ``hydra/launcher=auto`` has chosen, in one line.
     """
     sweep = plan.sweep
@@ -81,8 +81,8 @@ def _text(plan: Plan, estimate: Estimate, at_once: int | None, lots: Sequence[in
         f"  last:  {last.name}",
         _states(estimate),
         *([why] if why else []),
-        *([_stacks(lots, at_once)] if lots else []),
-        _time(estimate, at_once, stacked=max(lots, default=1) > 1),
+        *([_stacks(groups, at_once)] if groups else []),
+        _time(estimate, at_once, stacked=max(groups, default=1) > 1),
         _disk(estimate),
     ]
     return "\n".join(lines) + "\n"
@@ -101,11 +101,11 @@ def _states(estimate: Estimate) -> str:
     return f"now: {', '.join(there)}{orphans}; to run: {estimate.left}"
 
 
-def _stacks(lots: Sequence[int], at_once: int | None) -> str:
-    stacks = [cells for cells in lots if cells > 1]
+def _stacks(groups: Sequence[int], at_once: int | None) -> str:
+    stacks = [cells for cells in groups if cells > 1]
     each = f" of up to {max(stacks)} cells" if stacks else ""
-    alone = f" and {count(len(lots) - len(stacks), 'cell')} alone" if len(stacks) < len(lots) else ""
-    together = f", {min(at_once, len(lots))} at once" if at_once else ""
+    alone = f" and {count(len(groups) - len(stacks), 'cell')} alone" if len(stacks) < len(groups) else ""
+    together = f", {min(at_once, len(groups))} at once" if at_once else ""
     return f"stacks: {len(stacks)}{each}{alone}{together}"
 
 

@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from capsexp import cell as cell_life
 from capsexp import records
-from capsexp.cell import Cell, Ended
-from capsexp.engine.base import Engine, Lot, Tally
+from capsexp.cell import Cell, CellOutcome
+from capsexp.engine.base import Engine, Group, Summary
 from capsexp.engine.local import LocalEngine
 from capsexp.engine.options import Layout, Options
 from capsexp.engine.progress import Progress, progress
+from capsexp.engine.worker import CellWork
 from capsexp.errors import LaunchError
-from capsexp.stacking.lots import lots
+from capsexp.stacking.grouping import grouped
 from capsexp.sweep import closing
 from capsexp.sweep.plan import Plan, plan_batch, plan_sweep
 from capsexp.sweep.rerun import set_back, tries_failed
@@ -60,7 +61,7 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
 
 def run_batch(
     config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], before: Plan | None
-) -> tuple[Plan, list[Ended]]:
+) -> tuple[Plan, list[CellOutcome]]:
     """Run the jobs that another sweeper wants next, with our engine; the plan grows by their cells.
 
     Args:
@@ -82,11 +83,11 @@ def run_batch(
     return plan, [ended.get(identifier) or _not_run(plan, identifier) for identifier in ids]
 
 
-def _not_run(plan: Plan, identifier: str) -> Ended:
+def _not_run(plan: Plan, identifier: str) -> CellOutcome:
     """How a cell stands that was not started: it had failed before, or the sweep was given up."""
     name = next(cell.name for cell in plan.sweep.cells if cell.id == identifier)
     status = records.read_status(plan.directory / name) or records.Status("pending", identifier)
-    return Ended(status, f"{status.state}, not run: {status.cause or 'the sweep was given up'}", ran=False)
+    return CellOutcome(status, f"{status.state}, not run: {status.cause or 'the sweep was given up'}", ran=False)
 
 
 def _launch(jobs: Sequence[Sequence[str]], launcher: Launcher, batch_size: int | None) -> None:
@@ -99,7 +100,7 @@ def _launch(jobs: Sequence[Sequence[str]], launcher: Launcher, batch_size: int |
             raise LaunchError(f"{type(error).__name__}: {error}") from error
 
 
-def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, Ended]:
+def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, CellOutcome]:
     """Run some cells of a plan, those that need it, with our engine.
 
     Returns:
@@ -118,18 +119,18 @@ def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, End
     with shown.shown():
         shown.said(_what_is_there(plan, len(cells), ended, failed))
         if to_run:
-            tally = _run(options, layout, to_run, shown)
-            ended |= tally.ended
-            if tally.stopped:
+            summary = _run(options, layout, to_run, shown)
+            ended |= summary.outcomes
+            if summary.stopped:
                 raise KeyboardInterrupt
     return ended
 
 
-def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress) -> Tally:
-    """Run cells, in lots if they are stacked."""
+def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress) -> Summary:
+    """Run cells, in groups if they are stacked."""
     engine = _engine(options, layout)
-    parts = lots(cells, engine.at_once, options.members) if layout.stacked else [(cell,) for cell in cells]
-    shown.at_once = sum(len(lot) for lot in parts[: engine.at_once])
+    parts = grouped(cells, engine.at_once, options.members) if layout.stacked else [(cell,) for cell in cells]
+    shown.at_once = sum(len(group) for group in parts[: engine.at_once])
     if layout.why:
         shown.said(layout.why)
     shown.said(_what_runs(parts, layout, engine.at_once))
@@ -138,10 +139,10 @@ def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progres
 
 def _engine(options: Options, layout: Layout) -> Engine:
     if options.engine == "local":
-        return LocalEngine(options, layout, settings=options.settings)
+        return LocalEngine(options, layout, CellWork(options.settings))
     from capsexp.engine.ray import RayEngine  # imports Ray
 
-    return RayEngine(options, layout, settings=options.settings)
+    return RayEngine(options, layout, CellWork(options.settings))
 
 
 def _left_alone(plan: Plan, cell: Cell) -> records.Status | None:
@@ -161,7 +162,7 @@ def _cell(plan: Plan, planned: records.PlannedCell, layout: Layout) -> Cell:
     return Cell(directory, planned.id, planned.axes, config, in_sweep=True, failed_at=failed_at)
 
 
-def _what_is_there(plan: Plan, cells: int, ended: Mapping[str, Ended], failed: Mapping[str, Any]) -> str:
+def _what_is_there(plan: Plan, cells: int, ended: Mapping[str, CellOutcome], failed: Mapping[str, Any]) -> str:
     stale = sum(each.words.startswith("stale") for each in ended.values())
     planned = {cell.id for cell in plan.sweep.cells}
     orphans = len(records.cell_directories(plan.directory).keys() - planned)
@@ -173,10 +174,10 @@ def _what_is_there(plan: Plan, cells: int, ended: Mapping[str, Ended], failed: M
     return f"{plan.directory}: {', '.join(facts)}"
 
 
-def _what_runs(parts: Sequence[Lot], layout: Layout, at_once: int) -> str:
-    number = sum(len(lot) for lot in parts)
-    stacks = [lot for lot in parts if len(lot) > 1]
-    stacked = sum(len(lot) for lot in stacks)
+def _what_runs(parts: Sequence[Group], layout: Layout, at_once: int) -> str:
+    number = sum(len(group) for group in parts)
+    stacks = [group for group in parts if len(group) > 1]
+    stacked = sum(len(group) for group in stacks)
     some = "" if stacked == number else f", {stacked} of them"
     together = f"{some} in {count(len(stacks), 'stack')}" if stacks else ""
     gpus = [device for device in layout.devices if device]

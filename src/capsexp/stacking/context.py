@@ -1,4 +1,4 @@
-"""A cell's place among those that run together in one process: each lives in a greenlet of its own."""
+"""A cell's place among those that run together in one process: each tasks in a greenlet of its own."""
 
 import contextlib
 import logging
@@ -8,14 +8,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import lightning as L
 import torch
 from greenlet import greenlet
 
 from capsexp import randomness
-from capsexp.stacking.member import MemberEpochs, Trained
+from capsexp.stacking.member import EpochResult, MemberEpochs
 from capsexp.stacking.signature import refusal
 
 log = logging.getLogger(__name__)
@@ -25,26 +26,27 @@ HEARD = (signal.SIGTERM, signal.SIGINT)
 """Signals for which Lightning puts a handler while a fit goes on, and the one before it back when it ends."""
 
 
-class Host(Protocol):
-    """Whoever lets cells run together.
-
-    Attributes:
-        greenlet: in which it runs itself.
-        waiting: members that wait for an epoch, with their seats.
-        paused: cells that can do nothing until others have done something.
-    """
-
-    greenlet: greenlet
-    waiting: dict[MemberEpochs, "Seat"]
-    paused: list["Seat"]
-
-
-Life = Callable[[], None]
+Task = Callable[[], None]
 """All that a cell does, from start to end; it raises nothing."""
 
 
-class Seat:
-    """A cell's place in a hub: its greenlet, and what of the process is its own while it runs.
+@dataclass
+class Waiting:
+    """The cells of a process that wait for the scheduler, and the greenlet in which it runs.
+
+    Attributes:
+        scheduler: its greenlet.
+        members: fits that wait for an epoch, with their cells' contexts.
+        paused: cells that can do nothing until others have done something.
+    """
+
+    scheduler: greenlet
+    members: dict[MemberEpochs, "CellContext"] = field(default_factory=dict)
+    paused: list["CellContext"] = field(default_factory=list)
+
+
+class CellContext:
+    """A cell among those that run together: its greenlet, and what of the process is its own while it runs.
 
     Attributes:
         fits: how many fits of the cell have been stacked, the present one included.
@@ -52,14 +54,14 @@ class Seat:
         spent_s: seconds that the cell has cost: its own turns, and its share of the epochs that it was trained in.
 
     Args:
-        life: what the cell does.
-        hub: where it sits.
+        task: what the cell does.
+        waiting: where it waits for the scheduler.
         number: of the cell among those that it runs with.
     """
 
-    def __init__(self, life: Life, hub: Host, number: int) -> None:
-        self._greenlet = greenlet(self._live)
-        self._life, self._hub, self.number = life, hub, number
+    def __init__(self, task: Task, waiting: Waiting, number: int) -> None:
+        self._greenlet = greenlet(self._run)
+        self._task, self._waiting, self.number = task, waiting, number
         self._member: MemberEpochs | None = None
         self._random = randomness.states()
         self._filters = list(warnings.filters)
@@ -68,7 +70,7 @@ class Seat:
         self.facts: dict[str, Any] = {}
         self.spent_s, self._since = 0.0, 0.0
 
-    def go_on(self, what: Trained | BaseException | bool | None = None) -> None:
+    def go_on(self, what: EpochResult | BaseException | bool | None = None) -> None:
         """Let the cell do what comes next, until it waits for an epoch, pauses or ends.
 
         Args:
@@ -94,21 +96,21 @@ class Seat:
                 log.info("this fit is not stacked: %s", member.refusal)
         return member.refusal is None
 
-    def wait(self, member: MemberEpochs) -> Trained | None:
+    def wait(self, member: MemberEpochs) -> EpochResult | None:
         """Inside the cell: hand over until the epoch of its fit is trained; None if the fit is to go on alone."""
         if self._member is not member:
             self._member, self.fits = member, self.fits + 1
-        self._hub.waiting[member] = self
-        return cast("Trained | None", self._hub.greenlet.switch())
+        self._waiting.members[member] = self
+        return cast("EpochResult | None", self._waiting.scheduler.switch())
 
     def pause(self) -> bool:
         """Inside the cell: hand over while it can do nothing; whether it is worth trying again."""
-        self._hub.paused.append(self)
-        return bool(self._hub.greenlet.switch())
+        self._waiting.paused.append(self)
+        return bool(self._waiting.scheduler.switch())
 
-    def was_in(self, members: int, form: str) -> None:
+    def was_in(self, members: int, impl: str) -> None:
         """Remember a stack that the cell is trained in."""
-        self.facts = {"members": max(members, self.facts.get("members", 0)), "form": form}
+        self.facts = {"members": max(members, self.facts.get("members", 0)), "form": impl}
 
     def noise(self, device: torch.device) -> torch.Generator:
         """The cell's stream of random numbers on a device, where it stands; dropout draws from it."""
@@ -122,9 +124,9 @@ class Seat:
         else:
             self._random["cuda"][generator.device.index or 0] = generator.get_state()
 
-    def _live(self, _: None) -> None:
+    def _run(self, _: None) -> None:
         _present.set(self)
-        self._life()
+        self._task()
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[None]:
@@ -157,26 +159,26 @@ def _handle(handlers: Mapping[int, Any]) -> None:
                 signal.signal(number, handler)
 
 
-_present: ContextVar[Seat | None] = ContextVar("seat", default=None)
-"""The seat of the cell that runs now; none for a cell that runs alone."""
+_present: ContextVar[CellContext | None] = ContextVar("seat", default=None)
+"""The context of the cell that runs now; none for a cell that runs alone."""
 
 
 def facts() -> dict[str, Any] | None:
     """How the present cell was trained with others, for its result; None for one that was trained alone."""
-    seat = _present.get()
-    return seat.facts if seat is not None and seat.facts else None
+    context = _present.get()
+    return context.facts if context is not None and context.facts else None
 
 
 def share_s() -> float | None:
     """Seconds that the present cell has cost so far; None for one that runs alone, which cost what it took."""
-    seat = _present.get()
-    return None if seat is None else seat.spent_s + time.perf_counter() - seat._since
+    context = _present.get()
+    return None if context is None else context.spent_s + time.perf_counter() - context._since
 
 
 def pause() -> bool:
     """Hand over while the present cell can do nothing; whether it is worth trying again, False for a cell alone."""
-    seat = _present.get()
-    return seat is not None and seat.pause()
+    context = _present.get()
+    return context is not None and context.pause()
 
 
 def joined(trainer: L.Trainer, config: Mapping[str, Any]) -> L.Trainer:
@@ -186,7 +188,7 @@ def joined(trainer: L.Trainer, config: Mapping[str, Any]) -> L.Trainer:
         trainer: just made.
         config: the cell's resolved config.
     """
-    seat = _present.get()
-    if seat is not None:
-        trainer.fit_loop.epoch_loop = MemberEpochs(trainer, seat, config)
+    context = _present.get()
+    if context is not None:
+        trainer.fit_loop.epoch_loop = MemberEpochs(trainer, context, config)
     return trainer

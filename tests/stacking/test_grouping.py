@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsexp.stacking.choice import FEWEST, Choice, choose
-from capsexp.stacking.lots import lots, most_alike
+from capsexp.stacking.grouping import FEWEST, Choice, choose, grouped, most_alike
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -141,24 +140,24 @@ def point(axes: dict[str, Any]) -> Point:
     at_once=st.integers(1, 9),
     members=st.one_of(st.none(), st.integers(1, 7)),
 )
-def test_every_cell_is_in_one_lot_and_lots_keep_their_limits(
+def test_every_cell_is_in_one_group_and_groups_keep_their_limits(
     points: list[Point], at_once: int, members: int | None
 ) -> None:
-    made = lots(points, at_once, members)
-    assert Counter(map(id, (cell for lot in made for cell in lot))) == Counter(map(id, points))
+    made = grouped(points, at_once, members)
+    assert Counter(map(id, (cell for group in made for cell in group))) == Counter(map(id, points))
     groups: dict[Any, list[tuple[Point, ...]]] = {}
-    for lot in made:
-        (shared,) = {(cell.config["data"]["batch_size"], cell.config["model"]["shared"]) for cell in lot}
-        groups.setdefault(shared, []).append(lot)
+    for group in made:
+        (shared,) = {(cell.config["data"]["batch_size"], cell.config["model"]["shared"]) for cell in group}
+        groups.setdefault(shared, []).append(group)
     for parts in groups.values():
-        sizes, number = [len(lot) for lot in parts], sum(len(lot) for lot in parts)
+        sizes, number = [len(group) for group in parts], sum(len(group) for group in parts)
         assert max(sizes) <= (members or number)
         assert max(sizes) - min(sizes) <= 1
         assert len(sizes) >= min(at_once, number // 2)
-        if min(sizes) == 1 and number > 1:  # not avoidable: fewer lots would hold too many
+        if min(sizes) == 1 and number > 1:  # not avoidable: fewer groups would hold too many
             assert members is not None
             assert number > (len(sizes) - 1) * members
-        widths = [cell.config["model"]["c2"] for lot in parts for cell in lot]
+        widths = [cell.config["model"]["c2"] for group in parts for cell in group]
         assert widths == sorted(widths, reverse=True), "neighbours are alike in their widths"
 
 
@@ -176,13 +175,13 @@ def test_every_cell_is_in_one_lot_and_lots_keep_their_limits(
         (0, 8, 2, []),
     ],
 )
-def test_sizes_of_lots(number: int, at_once: int, members: int | None, sizes: list[int]) -> None:
-    assert [len(lot) for lot in lots([Point(CONFIG)] * number, at_once, members)] == sizes
+def test_sizes_of_groups(number: int, at_once: int, members: int | None, sizes: list[int]) -> None:
+    assert [len(group) for group in grouped([Point(CONFIG)] * number, at_once, members)] == sizes
 
 
 def test_cells_of_one_size_stay_in_the_order_of_their_sweep() -> None:
     points = [Point(changed("seed", seed)) for seed in range(6)]
-    assert [cell for lot in lots(points, 2, None) for cell in lot] == points
+    assert [cell for group in grouped(points, 2, None) for cell in group] == points
 
 
 # -- auto --------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from torch.optim import Adam
 from capsexp import cell as life
 from capsexp import randomness, records, resolvers
 from capsexp.callbacks.divergence import DivergenceGuard
-from capsexp.cell import Cell, Ended
+from capsexp.cell import Cell, CellOutcome
 from capsexp.data.arrays import Arrays
 from capsexp.data.augment import Augment
 from capsexp.data.base import ImageDataModule
@@ -38,10 +38,9 @@ from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.models.cnn import CNN
 from capsexp.recipes.stages import Stage, StageMemo
 from capsexp.records import LOCK
-from capsexp.stacking import hub, seat
-from capsexp.stacking.hub import Hub
-from capsexp.stacking.run import run
-from capsexp.stacking.settings import Settings
+from capsexp.stacking import context, scheduler
+from capsexp.stacking.grouping import Settings
+from capsexp.stacking.scheduler import StackScheduler, run
 from capsexp.stacking.stack import Stack
 from capsexp.sweep.cells import resolved
 from tests.stacking.together import differences
@@ -101,7 +100,7 @@ class Net:
         module = ClassifierModule(model, partial(Adam, lr=self.lr), {})
         with quiet_lightning():
             trainer = L.Trainer(max_epochs=self.epochs, max_steps=self.max_steps, **given, **fixed)
-            seat.joined(trainer, config).fit(module, data)
+            context.joined(trainer, config).fit(module, data)
         return {
             "weights": module.state_dict(),
             "moments": {str(place): state for place, state in trainer.optimizers[0].state_dict()["state"].items()},
@@ -120,13 +119,13 @@ def outcome(net: Net) -> State | Exception:
 
 
 def together(*nets: Net, settings: Settings = PLAIN) -> dict[str, Any]:
-    """What becomes of networks that are trained in one hub, by their names."""
+    """What becomes of networks that are trained in one scheduler, by their names."""
     found: dict[str, Any] = {}
 
     def one(net: Net) -> None:
         found[net.name] = outcome(net)
 
-    Hub(settings).run([partial(one, net) for net in nets])
+    StackScheduler(settings).run([partial(one, net) for net in nets])
     return found
 
 
@@ -141,13 +140,13 @@ def assert_as_alone(found: dict[str, Any], *nets: Net) -> None:
 def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many members each stack had that was trained, in their order."""
     sizes: list[int] = []
-    real = hub.train
+    real = scheduler.train
 
     def train(stack: Stack) -> None:
         sizes.append(len(stack.members))
         real(stack)
 
-    monkeypatch.setattr(hub, "train", train)
+    monkeypatch.setattr(scheduler, "train", train)
     return sizes
 
 
@@ -239,7 +238,7 @@ def test_who_begins_a_new_fit_joins_those_that_are_in_theirs(stacks: list[int]) 
     def fits(*nets: Net) -> None:
         found.update({net.name: outcome(net) for net in nets})
 
-    Hub(PLAIN).run([partial(fits, *twice), *(partial(fits, net) for net in long)])
+    StackScheduler(PLAIN).run([partial(fits, *twice), *(partial(fits, net) for net in long)])
     assert_as_alone(found, *twice, *long)
     assert stacks == [4, 4]
 
@@ -247,13 +246,13 @@ def test_who_begins_a_new_fit_joins_those_that_are_in_theirs(stacks: list[int]) 
 def test_members_of_like_widths_are_trained_together(monkeypatch: pytest.MonkeyPatch) -> None:
     nets = [Net(f"{place}", c2=c2) for place, c2 in enumerate((1, 6, 7, 2))]
     widths: list[list[int]] = []
-    real = hub.train
+    real = scheduler.train
 
     def train(stack: Stack) -> None:
-        widths.append(sorted(map(hub.size_of, stack.members)))
+        widths.append(sorted(map(scheduler.size_of, stack.members)))
         real(stack)
 
-    monkeypatch.setattr(hub, "train", train)
+    monkeypatch.setattr(scheduler, "train", train)
     assert_as_alone(together(*nets, settings=Settings("unfold", 2)), *nets)
     sizes = sorted(size for pair in widths for size in pair)
     assert sorted(widths) == [sizes[:2], sizes[2:]]
@@ -266,15 +265,17 @@ def test_fits_that_lag_behind_are_trained_first(stacks: list[int]) -> None:
 
     def fits(of: dict[int, int], late: bool) -> None:
         if late:
-            assert seat.pause()
+            assert context.pause()
         for batch_size, epochs in of.items():
             Net("", epochs=epochs, batch_size=batch_size).fit()
-        met.append(seat.facts())
+        met.append(context.facts())
 
-    Hub(PLAIN).run([partial(fits, {5: 1, 6: 1, 8: 1}, late=False), partial(fits, {7: 3, 4: 1, 8: 1}, late=True)])
+    StackScheduler(PLAIN).run(
+        [partial(fits, {5: 1, 6: 1, 8: 1}, late=False), partial(fits, {7: 3, 4: 1, 8: 1}, late=True)]
+    )
     assert stacks == [1, 1, 1, 1, 2]
     assert met == [{"members": 2, "form": "grouped"}] * 2
-    assert seat.facts() is None
+    assert context.facts() is None
 
 
 class Batches(L.Callback):
@@ -300,16 +301,16 @@ def test_what_cannot_be_stacked_is_trained_alone(stacks: list[int], caplog: pyte
 
 def test_what_a_cell_costs_is_its_part_of_the_whole() -> None:
     """Its own turns, and as much of an epoch as each other member."""
-    shares: dict[str, float | None] = {"alone": seat.share_s()}
+    shares: dict[str, float | None] = {"alone": context.share_s()}
 
     def fits(net: Net) -> None:
         net.fit()
         if net.name == "slow":
             time.sleep(0.1)
-        shares[net.name] = seat.share_s()
+        shares[net.name] = context.share_s()
 
     began = time.perf_counter()
-    Hub(PLAIN).run([partial(fits, Net(name, seed)) for seed, name in enumerate(("slow", "a", "b", "c"))])
+    StackScheduler(PLAIN).run([partial(fits, Net(name, seed)) for seed, name in enumerate(("slow", "a", "b", "c"))])
     elapsed = time.perf_counter() - began
     assert shares.pop("alone") is None
     assert 0.5 * elapsed < sum(shares.values()) <= elapsed
@@ -338,7 +339,7 @@ def test_random_numbers_and_filters_of_warnings_stay_with_their_cells() -> None:
 
     fits("alone", 5)
     before, filters = randomness.states(), list(warnings.filters)
-    Hub(PLAIN).run([partial(fits, "one", 5), partial(fits, "two", 6)])
+    StackScheduler(PLAIN).run([partial(fits, "one", 5), partial(fits, "two", 6)])
     after = randomness.states()
     assert [row[:3] for row in heard["one"]] == [row[:3] for row in heard["alone"]]
     assert not {row[:3] for row in heard["one"]} & {row[:3] for row in heard["two"]}
@@ -454,7 +455,7 @@ def test_a_stack_that_is_out_of_memory_is_halved_and_nothing_is_lost(
 def test_out_of_memory_on_its_own_is_the_end(monkeypatch: pytest.MonkeyPatch, stacks: list[int]) -> None:
     """Halves are halved again, until who is too large is alone: 178 parameters do not fit, 157 do."""
     nets = [Net("small"), Net("large", c2=6), Net("larger", c2=7)]
-    failing(monkeypatch, MemoryError("gone"), lambda stack, _: max(map(hub.size_of, stack.members)) > 170)
+    failing(monkeypatch, MemoryError("gone"), lambda stack, _: max(map(scheduler.size_of, stack.members)) > 170)
     found = together(*nets)
     assert isinstance(found["larger"], MemoryError)
     assert stacks[0] == 3
@@ -465,7 +466,7 @@ def test_out_of_memory_on_its_own_is_the_end(monkeypatch: pytest.MonkeyPatch, st
 def test_a_stack_that_would_not_fit_is_halved_before_it_is_made(
     monkeypatch: pytest.MonkeyPatch, stacks: list[int]
 ) -> None:
-    monkeypatch.setattr(hub, "too_large", lambda members: len(members) > 2)
+    monkeypatch.setattr(scheduler, "too_large", lambda members: len(members) > 2)
     nets = [Net(f"{seed}", seed, epochs=1) for seed in range(5)]
     assert_as_alone(together(*nets), *nets)
     assert max(stacks) == 2
@@ -480,7 +481,7 @@ def test_a_hub_that_breaks_ends_its_fits(monkeypatch: pytest.MonkeyPatch, tmp_pa
         with FileLock(tmp_path / name, blocking=False):
             try:
                 if name == "paused":
-                    seat.pause()
+                    context.pause()
                 Net(name).fit()
             finally:
                 left.append(name)
@@ -488,9 +489,9 @@ def test_a_hub_that_breaks_ends_its_fits(monkeypatch: pytest.MonkeyPatch, tmp_pa
     def broken(_: object) -> None:
         raise LookupError("a broken hub")
 
-    monkeypatch.setattr(hub, "signature", broken)
+    monkeypatch.setattr(scheduler, "signature", broken)
     with pytest.raises(LookupError, match="a broken hub"):
-        Hub(PLAIN).run([partial(fits, name) for name in ("one", "two", "paused")])
+        StackScheduler(PLAIN).run([partial(fits, name) for name in ("one", "two", "paused")])
     assert sorted(left) == ["one", "paused", "two"]
     for name in left:
         FileLock(tmp_path / name, blocking=False).acquire().lock.release()
@@ -541,8 +542,8 @@ def cells_in(folder: Path, config: dict[str, Any], count: int = 2) -> list[Cell]
     return cells
 
 
-def live_together(cells: Sequence[Cell]) -> dict[str, Ended]:
-    ended: dict[str, Ended] = {}
+def live_together(cells: Sequence[Cell]) -> dict[str, CellOutcome]:
+    ended: dict[str, CellOutcome] = {}
     run(cells, lambda cell, how: ended.update({cell.name: how}), PLAIN, life.run)
     return ended
 
@@ -638,7 +639,7 @@ def test_a_hub_that_breaks_lets_go_of_its_cells(
     def broken(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(hub, "signature", broken)
+    monkeypatch.setattr(scheduler, "signature", broken)
     cells = cells_in(tmp_path / "sweep", config)
     with pytest.raises(error):
         live_together(cells)
@@ -696,4 +697,4 @@ def test_cells_that_wait_for_each_other_come_to_their_end() -> None:
     ended: list[tuple[str, bool]] = []
     run(["first", "second"], lambda name, how: ended.append((name, how.busy)), PLAIN, work)
     assert ended == [("second", False), ("first", False)]
-    assert not seat.pause(), "alone, there is nobody to wait for"
+    assert not context.pause(), "alone, there is nobody to wait for"

@@ -1,4 +1,4 @@
-"""Stacks in real worker processes, around fake cells: what goes wrong in one of a lot costs only that one."""
+"""Stacks in real worker processes, around fake cells: what goes wrong in one of a group costs only that one."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def tries(folder: Path, cells: list[Cell]) -> list[int]:
 def test_who_kills_its_process_fails_alone(tmp_path: Path) -> None:
     cells, heard = cells_in(tmp_path, 4), Heard()
     cells[1].config["faults"] = ["kill"] * 9
-    run_sweep(cells, TWO, heard, Options(retries=1), lots=[tuple(cells)])
+    run_sweep(cells, TWO, heard, Options(retries=1), groups=[tuple(cells)])
     assert [status_of(cell).state for cell in cells] == ["done", "failed", "done", "done"]
     assert tries(tmp_path, cells) == [1, 4, 1, 1]
     killed = "its process was killed by SIGKILL (by hand, or by the system when memory ran out)"
@@ -49,7 +49,7 @@ def test_who_kills_its_process_fails_alone(tmp_path: Path) -> None:
 def test_who_hangs_fails_alone(tmp_path: Path) -> None:
     cells, heard = cells_in(tmp_path, 2), Heard()
     cells[0].config["faults"] = ["hang"] * 2
-    run_sweep(cells, TWO, heard, Options(cell_timeout=0.6), lots=[tuple(cells)])
+    run_sweep(cells, TWO, heard, Options(cell_timeout=0.6), groups=[tuple(cells)])
     assert [status_of(cell).state for cell in cells] == ["failed", "done"]
     assert status_of(cells[0]).kind == "timeout"
     hung = [each for each in executions(tmp_path) if each.id == cells[0].id]
@@ -61,7 +61,7 @@ def test_what_goes_wrong_in_a_member_is_its_own(tmp_path: Path, capfd: pytest.Ca
     cells, heard = cells_in(tmp_path, 5), HeardBusy()
     for cell, fault in zip(cells[1:], ("raise", "memory", "stage_busy", "noisy"), strict=True):
         cell.config["faults"] = [fault]
-    run_sweep(cells, ONE, heard, lots=[tuple(cells)])
+    run_sweep(cells, ONE, heard, groups=[tuple(cells)])
     assert [status_of(cell).state for cell in cells] == ["done", "failed", "done", "done", "done"]
     assert tries(tmp_path, cells) == [1, 1, 2, 2, 1]
     assert len({each.pid for each in executions(tmp_path)}) == 1, "nothing of that ends a worker"
@@ -75,7 +75,7 @@ def test_what_goes_wrong_in_a_member_is_its_own(tmp_path: Path, capfd: pytest.Ca
 
 def test_a_broken_stack_is_said_and_its_cells_run_in_smaller_ones(tmp_path: Path) -> None:
     cells, heard = cells_in(tmp_path, 3, stack="broken"), Heard()
-    run_sweep(cells, ONE, heard, lots=[tuple(cells)])
+    run_sweep(cells, ONE, heard, groups=[tuple(cells)])
     assert {status_of(cell).state for cell in cells} == {"done"}
     assert tries(tmp_path, cells) == [1, 1, 1]
     assert [line.partition("; see")[0] for line in heard.said_] == ["a stack broke (MemoryError: too many"] * 2
@@ -93,11 +93,11 @@ def test_lines_appear_while_the_others_go_on_each_once(tmp_path: Path) -> None:
             (tmp_path / work.WORD).touch()
 
     shown.tick = tick  # type: ignore[method-assign]
-    tally = LocalEngine(Options(), ONE, work.run, work.together).run([tuple(cells)], shown)
-    assert len(tally.ended) == 3
+    summary = LocalEngine(Options(), ONE, work.FakeWork()).run([tuple(cells)], shown)
+    assert len(summary.outcomes) == 3
     told = [line.partition(" (see")[0] for line in lines.getvalue().splitlines()]
-    places = [line[:7] for line in told]
-    assert places == ["[1/3]  ", "[2/3]  ", "[3/3]  "]
+    devices = [line[:7] for line in told]
+    assert devices == ["[1/3]  ", "[2/3]  ", "[3/3]  "]
     assert told[1].endswith("cell-0000000001  failed: RuntimeError: the numbers are wrong")
     assert shown.running == {}
 
@@ -108,7 +108,7 @@ def test_a_member_that_another_process_holds_is_waited_for(tmp_path: Path) -> No
     lock = FileLock(cells[0].directory / records.LOCK)
     lock.acquire()
     heard = HeardBusy(at_tick=lambda: lock.release() if len(heard.ended_) == 2 else None)
-    run_sweep(cells, ONE, heard, lots=[tuple(cells)])
+    run_sweep(cells, ONE, heard, groups=[tuple(cells)])
     assert list(heard.ended_) == [cells[1].id, cells[2].id, cells[0].id]
     assert [key for key, _ in heard.put_back_] == [cells[0].id]
     assert tries(tmp_path, cells) == [1, 1, 1]
@@ -124,7 +124,7 @@ def test_two_commands_run_each_cell_of_their_stacks_once(tmp_path: Path) -> None
     try:
         wait_until(lambda: len(executions(tmp_path)) > 0, 60)
         heard.at_tick = lambda: (tmp_path / work.WORD).touch() if heard.put_back_ else None
-        run_sweep(cells, ONE, heard, lots=[tuple(cells)])
+        run_sweep(cells, ONE, heard, groups=[tuple(cells)])
         assert other.wait(60) == 0
     finally:
         other.kill()

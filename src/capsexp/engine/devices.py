@@ -1,4 +1,4 @@
-"""Which cell may start on which device: never more than fit, and alone where that was asked for."""
+"""The devices of a sweep: which group may start where, never more than fit, and alone where that is asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ CONTEXT_BYTES = 600_000_000
 
 
 @dataclass
-class Place:
-    """A device and what it holds.
+class Slot:
+    """A device and how much of it is in use.
 
     Attributes:
         device: its name for CUDA_VISIBLE_DEVICES, or None.
-        capacity: cells at once.
-        held: cells that run there now.
-        alone: the cell that runs there has it for itself.
+        capacity: workers at once.
+        held: workers that have a group now.
+        alone: whether the group that runs there has the device to itself.
     """
 
     device: str | None
@@ -28,11 +28,11 @@ class Place:
 
     @property
     def where(self) -> str:
-        """The place, for people; empty where it needs no word."""
+        """The device, for people; empty where there is only one."""
         return f"GPU {self.device}" if self.device else ""
 
 
-class Places:
+class Devices:
     """The devices of a sweep.
 
     Args:
@@ -42,31 +42,31 @@ class Places:
     """
 
     def __init__(self, devices: Sequence[str | None], per_device: int | None, most: int) -> None:
-        self.places = [Place(device, per_device or 1) for device in devices]
+        self.slots = [Slot(device, per_device or 1) for device in devices]
         self.most = most
         self.to_measure = per_device is None
 
     @property
     def held(self) -> int:
         """Cells that run now."""
-        return sum(place.held for place in self.places)
+        return sum(slot.held for slot in self.slots)
 
-    def take(self, *, alone: bool = False) -> Place | None:
+    def take(self, *, alone: bool = False) -> Slot | None:
         """The emptiest device that can take one more cell, now counted there; None where there is none."""
         if self.held >= self.most:
             return None
-        free = [place for place in self.places if _fits(place, alone)]
+        free = [slot for slot in self.slots if _fits(slot, alone)]
         if not free:
             return None
-        place = min(free, key=lambda each: each.held / each.capacity)
-        place.held += 1
-        place.alone = alone
-        return place
+        slot = min(free, key=lambda each: each.held / each.capacity)
+        slot.held += 1
+        slot.alone = alone
+        return slot
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, slot: Slot) -> None:
         """A cell has left a device."""
-        place.held -= 1
-        place.alone = False
+        slot.held -= 1
+        slot.alone = False
 
     def measured(self, peak_bytes: int, total_bytes: int) -> int | None:
         """Set the capacity from the first cell's peak of memory; None if it was set already."""
@@ -74,11 +74,11 @@ class Places:
             return None
         self.to_measure = False
         capacity = int(DEVICE_MARGIN * total_bytes // (peak_bytes + CONTEXT_BYTES))
-        capacity = max(1, min(capacity, -(-self.most // len(self.places))))
-        for place in self.places:
-            place.capacity = capacity
+        capacity = max(1, min(capacity, -(-self.most // len(self.slots))))
+        for slot in self.slots:
+            slot.capacity = capacity
         return capacity
 
 
-def _fits(place: Place, alone: bool) -> bool:
-    return place.held == 0 if alone else not place.alone and place.held < place.capacity
+def _fits(slot: Slot, alone: bool) -> bool:
+    return slot.held == 0 if alone else not slot.alone and slot.held < slot.capacity
