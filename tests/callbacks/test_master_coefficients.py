@@ -48,6 +48,9 @@ ROUTINGS: dict[str, tuple[Any, Normalise]] = {
     "fixed": (Fixed, reference.unchanged),
 }
 
+ROUNDING = 4e-6
+"""Of couplings in float32 that Max-Min has stretched to 0..1: processors add up in different orders."""
+
 
 # -- small networks ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +177,7 @@ def test_the_master_is_made_as_section_5_says(routing: str) -> None:
     couplings_NJI, labels_N = stored(module)
     accumulate(module, MasterCoefficients())
     expected_JI = reference.master(couplings_NJI, labels_N, ROUTINGS[routing][1])
-    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("routing", ["max_min", "dynamic"])
@@ -183,7 +186,7 @@ def test_ground_truth_columns_alone_are_those_of_appendix_a(routing: str) -> Non
     couplings_NJI, labels_N = stored(module)
     accumulate(module, MasterCoefficients(columns="ground_truth"))
     expected_JI = reference.master_of_columns(couplings_NJI, labels_N, normalise)
-    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=ROUNDING)
     whole_JI = reference.master(couplings_NJI, labels_N, normalise)
     assert np.abs(expected_JI - whole_JI).max() > 1e-4, "both ways are the same here, so nothing was tested"
 
@@ -251,7 +254,7 @@ def test_only_what_the_filter_keeps_counts(chosen: Recording, columns: str) -> N
     assert 0 < kept_N.sum() < 80
     make = reference.master if columns == "whole" else reference.master_of_columns
     expected_JI = make(couplings_NJI[kept_N], labels_N[kept_N], reference.max_min)
-    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=ROUNDING)
     of_all_JI = make(couplings_NJI, labels_N, reference.max_min)
     assert np.abs(expected_JI - of_all_JI).max() > 1e-3
     assert callback.result_metrics(module) == {"filter/kept": kept_N.mean()}
@@ -271,7 +274,7 @@ def test_a_filter_sees_the_same_columns_in_the_same_order(looks: int) -> None:
         seen = chosen.seen[look * batches : (look + 1) * batches]
         assert np.array_equal(np.concatenate([labels for _, labels in seen]), labels_N)
         columns_NI = np.concatenate([columns for columns, _ in seen])
-        np.testing.assert_allclose(columns_NI, expected_NI, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(columns_NI, expected_NI, rtol=0, atol=ROUNDING)
         for (columns, _), (again, _) in zip(seen, chosen.seen[:batches], strict=True):
             assert np.array_equal(columns, again)
 
@@ -290,7 +293,7 @@ def test_a_second_accumulation_begins_anew(looks: int) -> None:
     assert chosen.told == told
     kept_N = np.array(chosen.kept)
     expected_JI = reference.master(couplings_NJI[kept_N], labels_N[kept_N], reference.max_min)
-    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(master_of(module), expected_JI, rtol=0, atol=ROUNDING)
     assert np.abs(master_of(module) - first_JI).max() > 1e-2
 
 
@@ -330,12 +333,12 @@ def test_a_layer_of_windows_gets_the_mean_over_images_and_places(kernel: int, st
     accumulate(module, MasterCoefficients(chosen))
     flat, masks = coupling_BLJI.reshape(-1, 3, 2 * kernel**2), np.tile(there_LI, (len(batch.labels_B), 1))
     expected_JI = reference.mean_coupling(flat, masks)
-    np.testing.assert_allclose(master_of(module, "middle"), expected_JI, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(master_of(module, "middle"), expected_JI, rtol=0, atol=ROUNDING)
     if padding:
         assert np.abs(expected_JI - reference.mean_coupling(flat)).max() > 1e-3
     kept_N = np.array(chosen.kept)
     expected_JI = reference.master(last_BJI[kept_N], batch.labels_B.numpy()[kept_N], reference.softmax)
-    np.testing.assert_allclose(master_of(module, "last"), expected_JI, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(master_of(module, "last"), expected_JI, rtol=0, atol=ROUNDING)
 
 
 def test_a_child_that_is_nowhere_there_gets_no_weight() -> None:
