@@ -4,12 +4,12 @@ The layer: 20 types of 8 for 20 types of 8 on 7x7 places, kernel 3, padding 1, 3
 32.  Its reference cuts the windows with F.unfold, keeps their votes as one tensor by ``einsum`` and leaves the rest to
 autograd.  Both take turns, so that a busy machine slows both; times are medians of forward, sum of squares, backward.
 Saved is what autograd holds between the two passes, each piece of memory once, parameters left out on both sides; peak
-is the most that lives during such a pass, as capsexp.footprint counts it, parameters and gradients included.
+is the most that lives during such a pass, as capsexp.memory_estimate counts it, parameters and gradients included.
 
 The networks: C20D8 by Sahu and Altahhan (2024) with I intermediate layers, 32x32x3 images, ten classes, batch 32,
 margin loss, Adam, weights that preserve lengths at the start; without and with ``recompute``.  Each runs in a process
 of its own.  Measured is the growth of its resident memory (VmHWM, Linux only) over the steps, parameters and batch
-included, beside capsexp.footprint's number; a step's time is the median.
+included, beside capsexp.memory_estimate's number; a step's time is the median.
 
     python benchmarks/deep_capsnet.py [--threads 1] [--depths 0 5 10 20 30] [--seconds 10]
 """
@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from turns import clock, take_turns
 
-from capsexp.footprint import trace, training_step_bytes
 from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.capsnet import CapsNetModule
+from capsexp.memory_estimate import trace, training_step_bytes
 from capsexp.models.deep_capsnet import DeepCapsNet
 from capsexp.nn.capsules import ConvCapsules
 from capsexp.nn.functional import squash
@@ -95,7 +95,7 @@ def routed(votes_BIJE: Tensor) -> Tensor:
 
 
 class OneLayer(BaseModule):
-    """A training step through one layer alone, as capsexp.footprint asks for it."""
+    """A training step through one layer alone, as capsexp.memory_estimate asks for it."""
 
     def shared_step(self, batch: Batch) -> StepOutput:
         """The sum of squares; images are the poses that come in, and want a gradient."""

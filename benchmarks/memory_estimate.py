@@ -1,9 +1,10 @@
 """What a training step takes of the main memory, as it is told beforehand and as it is measured.
 
 Each case runs in a process of its own, on a CPU: the growth of its resident memory (VmHWM, Linux only) over three
-steps, parameters and batch included, against capsexp.footprint's number.  The cases are Wang's CNN, our capsule network
-with its decoder, and a plain one that keeps all votes (two convolutions, 1152 capsules, ten classes, three rounds of
-routing), in both precisions that are of use on a CPU.  Steps of less than 300 MB are shown, but not counted: what the
+steps, parameters and batch included, against the number of capsexp.memory_estimate.  The cases are Wang's CNN, our
+capsule network with its decoder, and a plain one that keeps all votes (two convolutions, 1152 capsules, ten classes,
+three rounds of routing), in both precisions that are of use on a CPU.  Steps of less than 300 MB are shown, but not
+counted: what the
 libraries keep for themselves weighs too much.
 
     python benchmarks/memory_estimate.py [--threads 1] [--only capsules]
@@ -24,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsexp.footprint import training_step_bytes
 from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.lightning_modules.classifier import ClassifierModule
+from capsexp.memory_estimate import training_step_bytes
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.routing.dynamic import Dynamic

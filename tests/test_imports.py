@@ -21,11 +21,11 @@ PLANNED_STACKS = {"stacking.grouping"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"resolvers", "sweep"},
-    "plan": {"cli", "commands", "sweep"},
+    "plan": {"cli", "commands", "resolvers", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
-    "sweep": {"cell", "engine", "interruption", "tracking", "stacking.grouping"},
-    "engine": {"build", "cell", "interruption", "machine", "stacking", *PLANNED_STACKS},
+    "sweep": {"cell", "engine", "stop_request", "tracking", "stacking.grouping"},
+    "engine": {"build", "cell", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
     "status": {"report"},
     "claims": {"report"},
@@ -33,18 +33,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dashboard": {"report", "tracking"},
     "export": {"build", "recipes", "data", "routing", "nn", "types"},
     "analyse": {"build", "report", "tracking"},
-    "machine": set(),
-    "interruption": set(),
-    "build": {"machine", "recipes", "stacking", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
-    "stacking": {"interruption", "randomness", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "hardware": set(),
+    "stop_request": set(),
+    "build": {"hardware", "recipes", "stacking", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
-    "randomness": set(),
+    "rng": set(),
     "tracking": set(),
     "report": set(),
-    "recipes": {"interruption"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "recipes": {"stop_request"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
-    "callbacks": TRAINING_TOOLS | {"footprint", "interruption", "machine", "randomness"},
-    "footprint": {"nn", "types"},
+    "callbacks": TRAINING_TOOLS | {"memory_estimate", "stop_request", "hardware", "rng"},
+    "memory_estimate": {"nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "filters": {"metrics", "types"},  # filter and metric share what a correlation is
     "pruning": {"metrics", "routing", "nn", "types"},  # criterion and metric share one cosine similarity
@@ -53,12 +53,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "records": set(),
     "errors": set(),
-    "words": set(),
-    "": set(),
+    "text": set(),
+    "renamed": set(),
+    "": {"renamed"},
 }
 """Rooms, and which others each may import.  "" is the package itself (its version); everybody may import ``BOTTOM``."""
 
-BOTTOM = {"", "records", "errors", "words"}
+BOTTOM = {"", "records", "errors", "text"}
 
 ONLY_IN: dict[str, set[str]] = {
     "hydra": {"cli", "build", "plan", "sweep"},
@@ -66,7 +67,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pebble": {"engine"},
     "lightning": {"build", "recipes", "stacking", "tracking"} | BELOW_RECIPES,
     "greenlet": {"stacking"},
-    "torch": {"build", "export", "footprint", "randomness", "recipes", "stacking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "torch": {"build", "export", "memory_estimate", "rng", "recipes", "stacking"} | BELOW_RECIPES | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},
     "wandb": {"tracking"},
     "matplotlib": {"report"},
@@ -78,7 +79,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 """Libraries that belong into few rooms."""
 
-STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "interruption", "machine"}
+STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "renamed", "stop_request", "hardware"}
 
 
 def room_of(module: str) -> str:
@@ -159,7 +160,7 @@ WRONG = [
     ("capsexp.models.cnn", "from hydra.utils import instantiate", "hydra does not belong into models"),
     ("capsexp.models.cnn", "def f():\n    print(1)", "only commands print"),
     ("capsexp.callbacks.peak", "from capsexp.data.base import X", "callbacks must not import data"),
-    ("capsexp.footprint", "import lightning", "lightning does not belong into footprint"),
+    ("capsexp.memory_estimate", "import lightning", "lightning does not belong into memory_estimate"),
     ("capsexp.data.base", "from capsexp.lightning_modules import base", "data must not import lightning_modules"),
     ("capsexp.recipes.train", "from capsexp import tracking", "recipes must not import tracking"),
     ("capsexp.recipes.train", "from omegaconf import OmegaConf", "omegaconf does not belong into recipes"),

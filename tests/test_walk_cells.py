@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from capsexp import build, cli, interruption, records
+from capsexp import build, cli, records, stop_request
 from capsexp.build import load_run
 from capsexp.callbacks.history import History
 from capsexp.lightning_modules.base import BaseModule
@@ -285,7 +285,7 @@ def test_a_logger_gets_every_network_on_the_way(
 def test_a_wish_to_stop_is_heard_between_two_cuts(
     quiet: Path, run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interruption, "requested", lambda: True)
+    monkeypatch.setattr(stop_request, "requested", lambda: True)
     assert run(*small, f"paths.stages={quiet / 'multirun' / '.stages'}") == 130
     assert "stage base: taken from" in (cell_of(in_tmp, "adhoc") / records.LOG).read_text(), "only the walk was left"
 

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import capsexp
-from capsexp import machine, records, tracking
+from capsexp import hardware, records, tracking
 from capsexp.data.base import ImageDataModule
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.lightning_modules.base import BaseModule
@@ -58,6 +58,7 @@ def run(
     Raises:
         ConfigError: a value breaks a rule; the key is named as the user would override it.
     """
+    config = records.present_targets(config)  # it may have been frozen by an older version
     threads = _set_threads(config["threads"])
     _check_name(config)
     about = tracking.About(config, directory, cell_id, axes or {})
@@ -268,7 +269,7 @@ def load_run(directory: str | Path) -> LoadedRun:
         result is not None, "run_dir", f"hold a finished cell ({records.RESULT} is missing or damaged)", str(directory)
     )
     assert result is not None
-    config = cast("Config", OmegaConf.to_container(OmegaConf.load(directory / records.CONFIG)))
+    config = records.present_targets(cast("Config", OmegaConf.to_container(OmegaConf.load(directory / records.CONFIG))))
     rule = "hold the finished cell's weights"
     require((directory / records.BEST_CHECKPOINT).is_file(), "run_dir", rule, str(directory))
     saved = torch.load(directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
@@ -337,7 +338,7 @@ def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
 
 
 def _set_threads(threads: Any) -> int:
-    torch.set_num_threads(machine.cores() if threads == "auto" else require_int("threads", threads, 1))
+    torch.set_num_threads(hardware.cores() if threads == "auto" else require_int("threads", threads, 1))
     return torch.get_num_threads()
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from capsexp.errors import CommandError, ConfigError
-from capsexp.words import plain
+from capsexp.text import plain
 
 
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:

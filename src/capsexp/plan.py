@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +25,22 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-dir", "-cd", metavar="DIR", help="a further folder of configs")
     parser.add_argument("--folder", action="store_true", help="print the sweep's folder and nothing else")
     return commands.run(parser, _show, words, name="capsexp")
+
+
+FORMER = {"register_resolvers": "register", "resolved": "resolved", "cell_id": "cell_id"}
+"""What scripts found in this module before planning moved to ``capsexp.sweep``, and its present name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FORMER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from capsexp import resolvers
+    from capsexp.sweep import cells
+
+    home: Any = resolvers if name == "register_resolvers" else cells
+    now = f"{home.__name__}.{FORMER[name]}"
+    warnings.warn(f"{__name__}.{name} is now {now}; the former name goes with the next release", DeprecationWarning, 2)
+    return getattr(home, FORMER[name])
 
 
 def _show(given: argparse.Namespace) -> None:

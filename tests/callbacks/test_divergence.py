@@ -16,7 +16,7 @@ from capsexp.callbacks import divergence
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
-from capsexp.engine.fates import INFRASTRUCTURE
+from capsexp.engine.retry_policy import INFRASTRUCTURE
 from capsexp.errors import Diverged
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.report.write import write_report

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from capsexp import build, machine, records, resolvers
+from capsexp import build, hardware, records, resolvers
 from capsexp.callbacks import memory_check
 from capsexp.callbacks.history import History
 from capsexp.callbacks.memory_check import MemoryCheck, free_memory
-from capsexp.footprint import training_step_bytes
+from capsexp.memory_estimate import training_step_bytes
 from capsexp.sweep.cells import resolved
 from tests.conftest import results
 
@@ -26,7 +26,7 @@ MB = 1_000_000
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """``free(5)``: this machine has five bytes left."""
-    return lambda count: monkeypatch.setattr(machine, "available_memory", lambda: count)
+    return lambda count: monkeypatch.setattr(hardware, "available_memory", lambda: count)
 
 
 def the_cell(folder: Path, output: str = "multirun") -> Path:
@@ -173,7 +173,7 @@ def test_mixed_precision_takes_less(run: Run, quick: list[str], in_tmp: Path) ->
 
 
 def test_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "available_memory", lambda: 7)
+    monkeypatch.setattr(hardware, "available_memory", lambda: 7)
     assert free_memory(torch.device("cpu")) == 7
     assert free_memory(torch.device("meta")) is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))

@@ -29,13 +29,13 @@ import capsexp.callbacks
 import capsexp.lightning_modules
 import capsexp.losses
 import capsexp.metrics
-from capsexp import build, randomness, resolvers
+from capsexp import build, resolvers, rng
 from capsexp.callbacks.activity_vectors import ActivityVectors
 from capsexp.callbacks.base import ResultCallback
-from capsexp.callbacks.broken import BrokenGuard
 from capsexp.callbacks.channel_correlation import ChannelCorrelation
 from capsexp.callbacks.channel_pruning import ChannelPruning
 from capsexp.callbacks.channel_scores import ChannelScores
+from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.coupling_analysis import CouplingAnalysis
 from capsexp.callbacks.criterion_scores import CriterionScores
 from capsexp.callbacks.dead_capsules import DeadCapsuleLogger
@@ -82,7 +82,7 @@ SIZES = {"image_shape": SHAPE, "classes": CLASSES}
 READS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         # -- callbacks: behind an epoch's batches -------------------------------------------------------------------
-        "BrokenGuard": {"on_validation_end": "the epoch's accuracy decides whether the fit goes on"},
+        "CollapseGuard": {"on_validation_end": "the epoch's accuracy decides whether the fit goes on"},
         "DeadCapsuleLogger": {
             "on_validation_epoch_end": "the epoch's shares are logged as numbers",
             "on_test_end": "the test's shares and lengths go into the result",
@@ -155,7 +155,7 @@ def _meta_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     adam = importlib.import_module("torch.optim.adam")  # torch.optim deletes the name of its module
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_, **__: None)
-    monkeypatch.setattr(randomness, "stream", lambda _: torch.Generator())
+    monkeypatch.setattr(rng, "stream", lambda _: torch.Generator())
     monkeypatch.setattr(votes, "_same_memory", _same_storage)
 
 
@@ -393,7 +393,7 @@ def test_the_arithmetic_of_chip(channels: int, more: str) -> None:
 
 CALLBACKS: Mapping[type[L.Callback], tuple[Callable[[], L.Callback], str]] = {
     ActivityVectors: (ActivityVectors, "capsnet"),
-    BrokenGuard: (BrokenGuard, "cnn"),
+    CollapseGuard: (CollapseGuard, "cnn"),
     ChannelCorrelation: (ChannelCorrelation, "deep_capsnet"),
     ChannelPruning: (
         lambda: ChannelPruning(Selection(0.25), {"conv2": torch.arange(16.0)}, make_narrower),
@@ -569,7 +569,7 @@ def stacked(case: Case, how: FusedAdam) -> None:
         (optimizer,) = optimizers = [module.configure_optimizers()]
         optimizer.param_groups[0]["lr"] = rate
         trainer = SimpleNamespace(optimizers=optimizers, callbacks=[], gradient_clip_val=limit)
-        context = SimpleNamespace(noise=randomness.stream, noise_is=lambda _: None)
+        context = SimpleNamespace(noise=rng.stream, noise_is=lambda _: None)
         members.append(SimpleNamespace(module=module, data=some_data(seed), trainer=trainer, context=context))
     watch = Watch("Stack", READS)
     stack: Any = Stack(members, how.impl, lambda _: True)  # type: ignore[arg-type]

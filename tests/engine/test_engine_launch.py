@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from capsexp import machine, plan, records
+from capsexp import hardware, plan, records
 from capsexp.engine.base import Group, Listener, Summary
 from capsexp.engine.options import Layout, Options
 from capsexp.engine.worker import CellWork
@@ -44,8 +44,8 @@ def _a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def has(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: Sequence[str] = ()) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(machine, "gpus", lambda: list(gpus))
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    monkeypatch.setattr(hardware, "gpus", lambda: list(gpus))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from capsexp import machine
+from capsexp import hardware
 from capsexp.engine.options import AUTO, CHECKS, WORKER_BYTES, Layout, Options, check_gpus, checked, environment, layout
 from capsexp.errors import ConfigError
 from capsexp.stacking.grouping import FEWEST, Settings
@@ -22,9 +22,9 @@ def _a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def has(
     monkeypatch: pytest.MonkeyPatch, cores: int = 8, memory: int | None = 10**12, gpus: tuple[str, ...] = ("0", "1")
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(machine, "available_memory", lambda: memory)
-    monkeypatch.setattr(machine, "gpus", lambda: list(gpus))
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    monkeypatch.setattr(hardware, "available_memory", lambda: memory)
+    monkeypatch.setattr(hardware, "gpus", lambda: list(gpus))
 
 
 POSITIVE = "be a whole number >= 1"

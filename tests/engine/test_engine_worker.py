@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from capsexp import cell as cell_life
-from capsexp import interruption, records
+from capsexp import records, stop_request
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine import worker
 from capsexp.engine.options import Layout, Options
@@ -182,15 +182,15 @@ def test_a_stack_lives_its_cells_lives(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_wish_to_stop_is_asked_of_the_last_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interruption, "_sources", [])
-    assert not interruption.requested()
+    monkeypatch.setattr(stop_request, "_sources", [])
+    assert not stop_request.requested()
     flag = {"up": False}
-    interruption.listen(lambda: flag["up"])
-    assert not interruption.requested()
+    stop_request.listen(lambda: flag["up"])
+    assert not stop_request.requested()
     flag["up"] = True
-    assert interruption.requested()
-    interruption.listen(lambda: False)
-    assert not interruption.requested()
+    assert stop_request.requested()
+    stop_request.listen(lambda: False)
+    assert not stop_request.requested()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread watches")
@@ -206,7 +206,7 @@ def test_a_worker_is_prepared_before_torch() -> None:
         "from tests.engine.work import FakeWork; WORK = pickle.dumps(FakeWork());"
         "start(os.getppid(), {'CUDA_VISIBLE_DEVICES': '6', 'OMP_NUM_THREADS': '3'}, ctypes.c_byte(1), WORK);"
         "from capsexp import interruption;"
-        "assert 'torch' not in sys.modules and interruption.requested();"
+        "assert 'torch' not in sys.modules and stop_request.requested();"
         "assert (os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']) == ('6', '3');"
         "from types import SimpleNamespace as Fake;"
         "sys.modules['torch'] = Fake(cuda=Fake(is_initialized=lambda: False));"
@@ -233,5 +233,5 @@ def test_work_is_prepared_in_the_workers_own_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("CAPSEXP_TEST", "before")
     monkeypatch.setattr(pickle, "loads", lambda _: seen.append(os.environ["CAPSEXP_TEST"]) or work.FakeWork())
     worker.start(0, {"CAPSEXP_TEST": "after"}, None, b"")
-    interruption._sources.clear()
+    stop_request._sources.clear()
     assert seen == ["after"]

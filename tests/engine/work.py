@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import cell as cell_life
-from capsexp import interruption, records
+from capsexp import records, stop_request
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine import worker
 from capsexp.errors import ConfigError, StageBusy
@@ -148,7 +148,7 @@ def _kill_later(_: Path) -> None:
 def _obey(directory: Path) -> None:
     """Go on until it is asked to stop, and save."""
     deadline = time.monotonic() + 120
-    while not interruption.requested():
+    while not stop_request.requested():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (directory / "saved").touch()

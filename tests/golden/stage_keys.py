@@ -93,10 +93,10 @@ class Old:
 
     def config(self, words: Sequence[str]) -> dict[str, Any]:
         """The resolved config of a single cell, in plain types."""
+        from capsexp.plan.cells import resolved
         from hydra import compose, initialize_config_dir
 
         from capsexp import plan, records
-        from capsexp.plan.cells import resolved
 
         plan.register_resolvers()
         with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF)):

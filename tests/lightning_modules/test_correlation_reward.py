@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from capsexp.footprint import training_step_bytes
 from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.losses.ccm import channel_correlation
 from capsexp.losses.margin import margin_loss
+from capsexp.memory_estimate import training_step_bytes
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.models.deep_capsnet import DeepCapsNet

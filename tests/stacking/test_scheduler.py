@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from torch.optim import Adam
 
 from capsexp import cell as life
-from capsexp import randomness, records, resolvers
+from capsexp import records, resolvers, rng
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.cell import Cell, CellOutcome
 from capsexp.data.arrays import Arrays
@@ -321,7 +321,7 @@ def test_what_a_cell_costs_is_its_part_of_the_whole() -> None:
 # -- what is a cell's own ---------------------------------------------------------------------------------------------
 
 
-def plain(states: randomness.States) -> list[Any]:
+def plain(states: rng.States) -> list[Any]:
     return [states["torch"].tolist(), states["python"], states["numpy"][1].tolist(), states["numpy"][2:]]
 
 
@@ -338,9 +338,9 @@ def test_random_numbers_and_filters_of_warnings_stay_with_their_cells() -> None:
         Net(name, seed, epochs=3, hears=lambda: [AtEpochsEnd((1, 2, 3), partial(note, name))]).fit()
 
     fits("alone", 5)
-    before, filters = randomness.states(), list(warnings.filters)
+    before, filters = rng.states(), list(warnings.filters)
     StackScheduler(PLAIN).run([partial(fits, "one", 5), partial(fits, "two", 6)])
-    after = randomness.states()
+    after = rng.states()
     assert [row[:3] for row in heard["one"]] == [row[:3] for row in heard["alone"]]
     assert not {row[:3] for row in heard["one"]} & {row[:3] for row in heard["two"]}
     assert [row[3] for row in heard["two"]] == [[], ["of two 0"], ["of two 1", "of two 0"]]

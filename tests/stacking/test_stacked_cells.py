@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from capsexp import interruption, records
+from capsexp import records, stop_request
 from capsexp.stacking.grouping import Settings
 from tests.stacking.together import DOUBLE, alone, differences, together
 
@@ -65,11 +65,11 @@ def test_a_stopped_stack_goes_on_and_ends_equal(words: list[str]):
     saving = [*words, "seed=0,1", "trainer.max_epochs=3", "callbacks.resume.min_interval_s=0"]
     serial = alone(saving, "serial")
     asked = iter([False] * 5)
-    interruption.listen(lambda: next(asked, True))
+    stop_request.listen(lambda: next(asked, True))
     try:
         states = {each.status.state for each in together(STACKED, serial).values()}
     finally:
-        interruption.listen(lambda: False)
+        stop_request.listen(lambda: False)
     assert states == {"interrupted"}
     assert len(list(STACKED.glob("*/checkpoints/resume*"))) == 4
     together(STACKED, serial)

@@ -11,7 +11,7 @@ import pytest
 
 from capsexp import cli, plan, records
 from capsexp.sweep.names import MOST
-from capsexp.words import roughly
+from capsexp.text import roughly
 from tests.conftest import quick_words, write_tiny_npz
 
 Run = Callable[..., int]

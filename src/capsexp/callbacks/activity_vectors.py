@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.first_of_class import FirstOfClass
-from capsexp.callbacks.routed import ClassReader
+from capsexp.callbacks.routing_hooks import ClassReader
 from capsexp.errors import require, require_int, require_number
 from capsexp.nn.decoder import Decoder
 from capsexp.types import Batch

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
-from capsexp.callbacks.routed import RoutingReader, class_layer
+from capsexp.callbacks.routing_hooks import RoutingReader, class_layer
 from capsexp.errors import require, require_choice
 from capsexp.filters.base import Filter
 from capsexp.filters.everything import Everything

@@ -6,10 +6,10 @@ import lightning as L
 import torch
 from torch import nn
 
-from capsexp import machine
+from capsexp import hardware
 from capsexp.callbacks.base import ResultCallback
 from capsexp.errors import ConfigError
-from capsexp.footprint import training_step_bytes
+from capsexp.memory_estimate import training_step_bytes
 from capsexp.types import Batch
 
 log = logging.getLogger(__name__)
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 class MemoryCheck(ResultCallback):
     """Refuses a fit whose training step needs more memory than its device has free, before the first step.
 
-    What a step needs is told by :mod:`capsexp.footprint`, which says what is not counted.  Where the system does not
-    say what is free, nothing is refused.  Evaluation is not counted, and cells that start together all see the same
-    free memory.  The result gets ``step_bytes``, which no measurement enters.
+    What a step needs is computed by :mod:`capsexp.memory_estimate`, which says what is not counted.  Where the system
+    does not say what is free, nothing is refused.  Evaluation is not counted, and cells that start together all see
+    the same free memory.  The result gets ``step_bytes``, which no measurement enters.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    return machine.available_memory() if device.type == "cpu" else None
+    return hardware.available_memory() if device.type == "cpu" else None
 
 
 def _step_bytes(trainer: L.Trainer, module: L.LightningModule, images: int) -> int | None:

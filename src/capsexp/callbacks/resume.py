@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from capsexp import interruption, randomness, records
+from capsexp import records, rng, stop_request
 from capsexp.errors import require_number
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class ResumeCheckpoint(Checkpoint):
     def __init__(self, min_interval_s: float = 60) -> None:
         self.min_interval_s = require_number("min_interval_s", min_interval_s, 0)
         self._last = 0.0
-        self._random: randomness.States | None = None
+        self._random: rng.States | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -39,7 +39,7 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the random states back just before the first epoch after a resume draws from them."""
         if self._random is not None:
-            randomness.put_back(self._random)
+            rng.put_back(self._random)
             self._random = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,7 +48,7 @@ class ResumeCheckpoint(Checkpoint):
         Raises:
             KeyboardInterrupt: the cell was asked to stop, and what it has done is saved.
         """
-        stop = interruption.requested()
+        stop = stop_request.requested()
         if trainer.should_stop or not (stop or time.monotonic() - self._last >= self.min_interval_s):
             return
         with records.replacing(resume_path(trainer)) as temporary:
@@ -59,7 +59,7 @@ class ResumeCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The random states at this moment."""
-        return randomness.states()
+        return rng.states()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the saved random states until the first epoch starts."""

@@ -10,7 +10,7 @@ from capsexp.claims.evidence import Evidence, LackingError, number_of
 from capsexp.claims.finding import Finding, Kind
 from capsexp.claims.labels import Labels, code
 from capsexp.claims.table import Row
-from capsexp.words import count
+from capsexp.text import count
 
 EPOCHS, PEAK = "training.epochs", "training.peak_epoch"
 ACCURACIES = frozenset({"test/acc", "val/acc"})

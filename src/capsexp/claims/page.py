@@ -15,7 +15,7 @@ from capsexp.claims.schema import Claims, Source
 from capsexp.claims.sources import Request
 from capsexp.report import formats
 from capsexp.report.tables import Table
-from capsexp.words import count, plural
+from capsexp.text import count, plural
 
 HOW = (
     "from the tables of reports alone. Each conclusion of the paper is put to a fixed rule, which stands with the"

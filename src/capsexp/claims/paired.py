@@ -13,7 +13,7 @@ from capsexp.claims.pairs import Difference, Side
 from capsexp.errors import require_choice, require_number
 from capsexp.report import checks
 from capsexp.report.cells import SEED
-from capsexp.words import count
+from capsexp.text import count
 
 CLAIMED = ("every", "near", "above")
 

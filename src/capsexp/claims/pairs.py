@@ -13,7 +13,7 @@ from capsexp.claims.table import Row, Value
 from capsexp.report import checks
 from capsexp.report.cells import SEED
 from capsexp.report.compare import axis_text
-from capsexp.words import count
+from capsexp.text import count
 
 LEAD = (
     "it holds if the whole 95 % interval of the mean difference over seeds is above 0, and does not if the interval is"

@@ -8,7 +8,7 @@ from capsexp.claims.evidence import Evidence, LackingError, Place, Sample, Where
 from capsexp.claims.labels import Labels, code
 from capsexp.errors import require, require_choice, require_number
 from capsexp.report import checks
-from capsexp.words import count
+from capsexp.text import count
 
 REDUCES = {"max": "largest", "min": "lowest", "mean": "mean"}
 

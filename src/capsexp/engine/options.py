@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from capsexp import machine
+from capsexp import hardware
 from capsexp.errors import require, require_int
 from capsexp.stacking.grouping import IMPLS, WORDS, Settings, choose
 
@@ -174,7 +174,7 @@ def layout(options: Options, cells: int, configs: Collection[Mapping[str, Any]])
     per_device = options.cells_per_gpu or (1 if choice.stacked else None)
     if options.engine != "local":
         return Layout(devices, threads or 1, per_device, options.max_cells or cells, choice.stacked, choice.why)
-    cores = machine.cores()
+    cores = hardware.cores()
     if not any(devices):
         threads = threads or max(1, cores // min(cells, options.max_cells or cores))
         most = _most(options, max(1, cores // threads))
@@ -190,7 +190,7 @@ def _devices(options: Options, configs: Collection[Mapping[str, Any]]) -> tuple[
     wanted = {(config.get("trainer") or {}).get("accelerator", AUTO) for config in configs}
     if wanted <= {"cpu"}:
         return ("",)
-    return tuple(machine.gpus() if options.engine == "local" else ()) or (None,)
+    return tuple(hardware.gpus() if options.engine == "local" else ()) or (None,)
 
 
 def check_gpus(options: Options, configs: Collection[Mapping[str, Any]]) -> None:
@@ -202,7 +202,7 @@ def check_gpus(options: Options, configs: Collection[Mapping[str, Any]]) -> None
     on_cpu = all((config.get("trainer") or {}).get("accelerator") == "cpu" for config in configs)
     if not options.gpus or options.engine != "local" or on_cpu:
         return
-    visible = machine.gpus()
+    visible = hardware.gpus()
     missing = [name for name in options.gpus if name not in visible and not name.startswith(("GPU-", "MIG-"))]
     rule = f"be among the visible GPUs ({', '.join(visible) or 'there is none'}), or trainer.accelerator be cpu"
     require(not missing, "hydra.launcher.gpus", rule, list(options.gpus))
@@ -219,7 +219,7 @@ def _given_threads(options: Options, configs: Collection[Mapping[str, Any]]) -> 
 def _most(options: Options, devices: int) -> int:
     if options.max_cells:
         return options.max_cells
-    memory = machine.available_memory()
+    memory = hardware.available_memory()
     fitting = math.inf if memory is None else max(1, memory // WORKER_BYTES)
     return int(min(devices, fitting))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import cell as cell_life
-from capsexp import interruption, records
+from capsexp import records, stop_request
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine.base import Group, Report
 from capsexp.stacking.grouping import Settings
@@ -128,7 +128,7 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, work: bytes) -
     os.environ.pop("WANDB_SERVICE", None)  # that of a parent's run: this process has its own, which ends with it
     logging.raiseExceptions = False
     logging.getLogger().setLevel(logging.INFO)
-    interruption.listen(lambda: bool(stop.value))
+    stop_request.listen(lambda: bool(stop.value))
     pickle.loads(work).prepare()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not look at it

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 from capsexp.callbacks.base import ResultCallback
-from capsexp.callbacks.broken import BrokenGuard
+from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
 from capsexp.callbacks.resume import resumable
@@ -66,8 +66,8 @@ def _facts(trainer: L.Trainer, history: History) -> dict[str, Any]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Peak):
             facts["peak_epoch"] = callback.epoch
-        if isinstance(callback, BrokenGuard):
-            facts |= {"broken": callback.broken} | ({"stopped": "broken"} if callback.broken else {})
+        if isinstance(callback, CollapseGuard):
+            facts |= {"broken": callback.collapsed} | ({"stopped": "broken"} if callback.collapsed else {})
     return facts
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from capsexp.callbacks.broken import BrokenGuard
+from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.peak import Peak
 from capsexp.errors import require, require_int
 from capsexp.recipes.base import Factories, Outcome
@@ -99,7 +99,7 @@ def deepest_working(breaks: Callable[[int], bool], limit: int) -> int:
 def _check_guard(trainer: L.Trainer, deep_epochs: int | None) -> None:
     """A network that is trained for fewer epochs than the guard looks at would always seem to work."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    guards = [callback for callback in callbacks if isinstance(callback, BrokenGuard)]
+    guards = [callback for callback in callbacks if isinstance(callback, CollapseGuard)]
     require(bool(guards), "callbacks.broken", "be there: it says which networks are broken", None)
     least = guards[0].last
     rule = f"be at least callbacks.broken.last ({least}): shorter trainings are never found broken"

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from capsexp import interruption
+from capsexp import stop_request
 from capsexp.callbacks.channel_pruning import ChannelPruning
 from capsexp.callbacks.peak import save_best
 from capsexp.data.base import ImageDataModule
@@ -141,7 +141,7 @@ class MergeWalk(Recipe):
         factories, data = networks.factories, networks.factories.make_data()
         measure = factories.make_trainer("test", in_run=False, without=GUARDS)
         for before, after in itertools.pairwise(path):
-            if interruption.requested():
+            if stop_request.requested():
                 raise KeyboardInterrupt
             (name,) = (each for each in path[0] if after[each] < before[each])
             scores = networks.scores(module, self._criterion, self._batches, factories.directory)

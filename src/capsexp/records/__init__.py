@@ -21,6 +21,7 @@ from capsexp.records.identity import (
     file_sha256,
     identity,
     named_files,
+    present_targets,
 )
 from capsexp.records.layout import (
     ARRAYS,
@@ -107,6 +108,7 @@ __all__ = [
     "is_stale",
     "is_user_error",
     "named_files",
+    "present_targets",
     "read_configs",
     "read_json",
     "read_result",

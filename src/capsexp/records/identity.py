@@ -33,6 +33,15 @@ The two guards among the callbacks change no number of a cell that they let pass
 FILES = ("data.path", "data.source.path", "routing.coupling", "model.routing.coupling")
 """Keys that may name a file which decides what a cell computes: the file counts by its content, not by its path."""
 
+FORMER_TARGETS = {"capsexp.callbacks.collapse.CollapseGuard": "capsexp.callbacks.broken.BrokenGuard"}
+"""The name by which a renamed class counts in ids, by its present name: a cell keeps its id whatever is renamed."""
+
+IMPLIED: dict[str, Any] = {}
+"""Dotted keys that a later version added, with the value that a config without them stands for.
+
+Such a key counts in an id only where it holds something else, so that finished cells keep theirs.
+"""
+
 ID_LENGTH = 10
 
 
@@ -83,12 +92,42 @@ def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[
         data_sha256: digest of the data file, which takes the place of ``data.path``.  Other files must have been
             replaced before: see :func:`digested`.
     """
-    kept = cast("dict[str, Any]", json.loads(json.dumps(config)))
+    kept = cast("dict[str, Any]", _with_targets(json.loads(json.dumps(config)), FORMER_TARGETS))
     for dotted in VOLATILE:
         drop(kept, dotted)
+    for dotted, implied in IMPLIED.items():
+        if _canonical(_at(kept, dotted)) == _canonical([implied]):
+            drop(kept, dotted)
     if isinstance(kept.get("data"), dict):
         kept["data"]["path"] = data_sha256
     return kept
+
+
+def present_targets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as an older version may have written it, with the present names of the classes that it names."""
+    return cast("dict[str, Any]", _with_targets(config, {former: now for now, former in FORMER_TARGETS.items()}))
+
+
+def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
+    """The same tree with each ``_target_`` replaced that ``names`` has a name for."""
+    if isinstance(value, Mapping):
+        replaced = {key: _with_targets(item, names) for key, item in value.items()}
+        target = replaced.get("_target_")
+        return replaced | ({"_target_": names[target]} if isinstance(target, str) and target in names else {})
+    return [_with_targets(item, names) for item in value] if isinstance(value, list) else value
+
+
+def _at(tree: Any, dotted: str) -> list[Any]:
+    """The value of a dotted key, alone in a list; an empty one where there is no such key."""
+    for key in dotted.split("."):
+        if not isinstance(tree, Mapping) or key not in tree:
+            return []
+        tree = tree[key]
+    return [tree]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(_one_spelling(value), sort_keys=True, separators=(",", ":"))
 
 
 def _one_spelling(value: Any) -> Any:
@@ -112,5 +151,4 @@ def drop(tree: dict[str, Any], dotted: str) -> None:
 
 def cell_id(config: Mapping[str, Any], data_sha256: str | None = None) -> str:
     """The cell's identity as ten hexadecimal digits: the same work has the same id on any machine."""
-    canonical = json.dumps(_one_spelling(identity(config, data_sha256)), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(_canonical(identity(config, data_sha256)).encode()).hexdigest()[:ID_LENGTH]

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from greenlet import greenlet
 
-from capsexp import randomness
+from capsexp import rng
 from capsexp.stacking.member import EpochResult, MemberEpochs
 from capsexp.stacking.signature import refusal
 
@@ -63,7 +63,7 @@ class CellContext:
         self._greenlet = greenlet(self._run)
         self._task, self._waiting, self.number = task, waiting, number
         self._member: MemberEpochs | None = None
-        self._random = randomness.states()
+        self._random = rng.states()
         self._filters = list(warnings.filters)
         self._handlers = _handlers()
         self.fits = 0
@@ -115,7 +115,7 @@ class CellContext:
     def noise(self, device: torch.device) -> torch.Generator:
         """The cell's stream of random numbers on a device, where it stands; dropout draws from it."""
         own = self._random["torch"] if device.type == "cpu" else self._random["cuda"][device.index or 0]
-        return randomness.stream(device).set_state(own)
+        return rng.stream(device).set_state(own)
 
     def noise_is(self, generator: torch.Generator) -> None:
         """The stream has moved on."""
@@ -131,17 +131,17 @@ class CellContext:
     @contextlib.contextmanager
     def _process(self) -> Iterator[None]:
         """While the cell runs, random states, filters of warnings and handlers of signals are the cell's."""
-        random, filters, handlers = randomness.states(), list(warnings.filters), _handlers()
+        random, filters, handlers = rng.states(), list(warnings.filters), _handlers()
         self._since = time.perf_counter()
-        randomness.put_back(self._random)
+        rng.put_back(self._random)
         warnings.filters[:] = self._filters  # type: ignore[index]
         _handle(self._handlers)
         try:
             yield
         finally:
             self.spent_s += time.perf_counter() - self._since
-            self._random, self._filters, self._handlers = randomness.states(), list(warnings.filters), _handlers()
-            randomness.put_back(random)
+            self._random, self._filters, self._handlers = rng.states(), list(warnings.filters), _handlers()
+            rng.put_back(random)
             warnings.filters[:] = filters  # type: ignore[index]
             _handle(handlers)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from capsexp.words import count
+from capsexp.text import count
 
 # -- settings ----------------------------------------------------------------------------------------------------------
 

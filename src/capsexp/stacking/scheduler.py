@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from greenlet import getcurrent
 
-from capsexp import interruption
+from capsexp import stop_request
 from capsexp.errors import ran_out_of_memory
 from capsexp.stacking.buckets import Buckets, Size
 from capsexp.stacking.capacity import buckets_of, size_of, too_large
@@ -63,7 +63,7 @@ class StackScheduler:
         for number, task in enumerate(tasks):
             CellContext(task, self._waiting, number).go_on()
         while self._waiting.members or self._waiting.paused:
-            if interruption.requested():
+            if stop_request.requested():
                 self._stop_those_who_have_nothing_to_save()
             if self._waiting.members:
                 self._train(self._next())

@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 from torch.optim import Optimizer
 
-from capsexp import randomness
+from capsexp import rng
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.data.base import ImageDataModule
 from capsexp.errors import Diverged
@@ -100,7 +100,7 @@ class Stack(L.LightningModule):
         tensors, optimizers = self._of_live()
         self._slots.load(tensors)
         self._adam.load(optimizers, self._own_parameters)
-        generators = [randomness.stream(self.device)] * count  # for idle places
+        generators = [rng.stream(self.device)] * count  # for idle places
         for place in self.live:
             generators[place] = self.members[place].context.noise(self.device)
         self._fold.generators = generators

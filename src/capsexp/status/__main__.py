@@ -18,7 +18,7 @@ from capsexp.status import text
 from capsexp.status.facts import Facts, facts
 from capsexp.status.heatmap import heat_map
 from capsexp.status.read import Snapshot, read
-from capsexp.words import plain
+from capsexp.text import plain
 
 EVERY_S = 5.0
 CLEAR = "\x1b[2J\x1b[H"

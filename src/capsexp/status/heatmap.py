@@ -10,7 +10,7 @@ from capsexp.report.results import ordered
 from capsexp.report.spec import STANDARD, usual
 from capsexp.status.read import Snapshot
 from capsexp.status.squares import Scale, Square, marks_legend, painted, scale, square
-from capsexp.words import plain
+from capsexp.text import plain
 
 MOST_ROWS = 40
 LONGEST_HEAD = 8

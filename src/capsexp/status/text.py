@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from capsexp.status.facts import Facts, Failure, Timed
-from capsexp.words import duration, plain, plural
+from capsexp.text import duration, plain, plural
 
 MOST_FAILURES = 20
 MOST_RUNNING = 20

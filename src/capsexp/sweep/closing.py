@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capsexp import records
-from capsexp.words import count
+from capsexp.text import count
 
 
 def statuses_of(directory: Path, sweep: records.Sweep) -> dict[str, records.Status]:

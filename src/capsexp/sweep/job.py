@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from capsexp import cell, interruption, records
+from capsexp import cell, records, stop_request
 from capsexp.cell import Cell, CellOutcome
 from capsexp.errors import require
 from capsexp.sweep.cells import resolved
@@ -31,7 +31,7 @@ def run(config: DictConfig) -> CellOutcome:
     """
     job = _cell_of(config)
     saves = bool(job.config["callbacks"].get("resume"))
-    with interruption.saved_by_ctrl_c(log.info) if saves else contextlib.nullcontext():
+    with stop_request.saved_by_ctrl_c(log.info) if saves else contextlib.nullcontext():
         ended = _patiently(job)
     if job.in_sweep or not records.is_user_error(ended.status):  # of a single cell, the command says it
         log.info("%s  %s", job.name, ended.words)

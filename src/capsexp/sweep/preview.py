@@ -13,7 +13,7 @@ from capsexp.errors import require
 from capsexp.stacking.grouping import grouped
 from capsexp.sweep.estimate import Estimate, estimate_of
 from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
-from capsexp.words import count, roughly
+from capsexp.text import count, roughly
 
 SHOWN = 8
 """Values of an axis that are written out."""

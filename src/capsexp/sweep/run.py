@@ -21,7 +21,7 @@ from capsexp.stacking.grouping import grouped
 from capsexp.sweep import closing
 from capsexp.sweep.plan import Plan, plan_batch, plan_sweep
 from capsexp.sweep.rerun import set_back, tries_failed
-from capsexp.words import count
+from capsexp.text import count
 
 MULTIRUN = "multirun.yaml"
 """Hydra's own record of a sweep's command, in the sweep's folder."""

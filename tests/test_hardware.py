@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capsexp import machine
+from capsexp import hardware
 
 GB = 1_000_000_000
 
@@ -35,17 +35,17 @@ def test_cores_by_the_quota_of_a_container(
 ) -> None:
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
-    assert machine.cores() == cores
+    monkeypatch.setattr(hardware, "QUOTA", tmp_path / "cpu.max")
+    assert hardware.cores() == cores
 
 
 def test_cores_where_no_affinity_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "QUOTA", tmp_path / "none")
+    monkeypatch.setattr(hardware, "QUOTA", tmp_path / "none")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert machine.cores() == 6
+    assert hardware.cores() == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert machine.cores() == 1
+    assert hardware.cores() == 1
 
 
 PARTS = "anon 5\nfile 7\ninactive_file 600000000\nactive_file 9\n"
@@ -71,15 +71,15 @@ MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailabl
 def test_available_memory(
     monkeypatch: pytest.MonkeyPatch, meminfo: str, limit: str, used: str, parts: str, free: int | None
 ) -> None:
-    files = {Path("/proc/meminfo"): meminfo, machine.MEMORY_LIMIT: limit, machine.MEMORY_USED: used}
-    files[machine.MEMORY_PARTS] = parts
-    monkeypatch.setattr(machine, "_read", files.__getitem__)
-    assert machine.available_memory() == free
+    files = {Path("/proc/meminfo"): meminfo, hardware.MEMORY_LIMIT: limit, hardware.MEMORY_USED: used}
+    files[hardware.MEMORY_PARTS] = parts
+    monkeypatch.setattr(hardware, "_read", files.__getitem__)
+    assert hardware.available_memory() == free
 
 
 def test_this_machine_has_something() -> None:
-    assert machine.cores() >= 1
-    memory = machine.available_memory()
+    assert hardware.cores() >= 1
+    memory = hardware.available_memory()
     assert memory is None or memory > 0
 
 
@@ -100,7 +100,7 @@ def test_this_machine_has_something() -> None:
 def test_gpus_that_the_environment_names(monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("PATH", "")
-    assert machine.gpus() == names
+    assert hardware.gpus() == names
 
 
 def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -113,33 +113,33 @@ def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 def test_gpus_that_the_driver_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_smi(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/asked; printf "0\\n1\\n 7 \\n"')
-    assert machine.gpus() == ["0", "1", "7"]
+    assert hardware.gpus() == ["0", "1", "7"]
     assert (tmp_path / "asked").read_text() == "--query-gpu=index --format=csv,noheader\n"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert machine.gpus() == ["1"], "the environment's word counts more"
+    assert hardware.gpus() == ["1"], "the environment's word counts more"
 
 
 @pytest.mark.parametrize("script", ["echo 0; exit 9", "echo No devices were found", "exit 0"])
 def test_a_driver_that_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     fake_smi(tmp_path, monkeypatch, script)
-    assert machine.gpus() == []
+    assert hardware.gpus() == []
 
 
 def test_a_driver_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_smi(tmp_path, monkeypatch, "exec sleep 60")
-    run = machine.subprocess.run
+    run = hardware.subprocess.run
     asked: list[float] = []
 
     def impatient(*arguments: object, timeout: float, **options: object) -> object:
         asked.append(timeout)
         return run(*arguments, timeout=0.2, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(machine.subprocess, "run", impatient)
-    assert machine.gpus() == []
+    monkeypatch.setattr(hardware.subprocess, "run", impatient)
+    assert hardware.gpus() == []
     assert 0 < asked[0] <= 60
 
 
 def test_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.gpus() == []
+    assert hardware.gpus() == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capsexp.footprint import HEAP_SLACK, HELD_BYTES, Footprint, trace, training_step_bytes
+from capsexp.memory_estimate import HEAP_SLACK, HELD_BYTES, Footprint, trace, training_step_bytes
 from capsexp.types import Batch, StepOutput
 
 ADAM = functools.partial(torch.optim.Adam, fused=True)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from capsexp.callbacks.broken import BrokenGuard, is_broken
+from capsexp.callbacks.collapse import CollapseGuard, has_collapsed
 from capsexp.callbacks.peak import Peak
 from capsexp.errors import ConfigError
 
 
 def broken(*accuracies: float, chance: float = 0.1, last: int = 3, **options: float) -> bool:
-    return is_broken(accuracies, chance, last=last, **options)
+    return has_collapsed(accuracies, chance, last=last, **options)
 
 
 # -- the rule ---------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_an_accuracy_that_is_no_number_is_not_chance() -> None:
 @pytest.mark.parametrize("last", [0, -1, 2.0, True])
 def test_the_rule_looks_at_some_epochs(last: Any) -> None:
     with pytest.raises(ConfigError, match=r"^last must be a whole number >= 1, got"):
-        is_broken([0.1], 0.1, last=last)
+        has_collapsed([0.1], 0.1, last=last)
 
 
 # -- the callback -----------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def trainer(**changes: Any) -> Any:
     return SimpleNamespace(**state | {"callback_metrics": {}, "datamodule": SimpleNamespace(classes=10)} | changes)
 
 
-def fit(guard: BrokenGuard, accuracies: list[float], first: int = 0, **changes: Any) -> Any:
+def fit(guard: CollapseGuard, accuracies: list[float], first: int = 0, **changes: Any) -> Any:
     """Runs epochs of these accuracies until the fit is stopped."""
     fake = trainer(**changes)
     for number, accuracy in enumerate(accuracies, first):
@@ -110,90 +110,90 @@ def fit(guard: BrokenGuard, accuracies: list[float], first: int = 0, **changes: 
 
 
 def test_a_broken_network_stops_and_says_why() -> None:
-    guard = BrokenGuard()
+    guard = CollapseGuard()
     fake = fit(guard, [0.1] * 9)
-    assert (fake.should_stop, fake.current_epoch, guard.broken) == (True, 4, True)
+    assert (fake.should_stop, fake.current_epoch, guard.collapsed) == (True, 4, True)
     assert guard.accuracies == pytest.approx([0.1] * 5)
 
 
 def test_a_network_that_collapses_stops() -> None:
-    guard = BrokenGuard(last=3)
+    guard = CollapseGuard(last=3)
     fake = fit(guard, [0.3, 0.5, 0.6, 0.1, 0.1, 0.1, 0.1])
-    assert (fake.current_epoch, guard.broken) == (5, True)
+    assert (fake.current_epoch, guard.collapsed) == (5, True)
 
 
 def test_a_network_that_learns_goes_on() -> None:
-    guard = BrokenGuard(last=2)
+    guard = CollapseGuard(last=2)
     fake = fit(guard, [0.1, 0.15, 0.1, 0.2, 0.1, 0.3])
-    assert (fake.should_stop, fake.current_epoch, guard.broken) == (False, 5, False)
+    assert (fake.should_stop, fake.current_epoch, guard.collapsed) == (False, 5, False)
 
 
 def test_the_bounds_are_the_guards() -> None:
     accuracies = [0.14, 0.11, 0.14]
-    assert not fit(BrokenGuard(3), accuracies).should_stop
-    assert not fit(BrokenGuard(3, margin=0.05), accuracies).should_stop
-    assert not fit(BrokenGuard(3, flat=0.05), accuracies).should_stop
-    assert fit(BrokenGuard(3, margin=0.05, flat=0.05), accuracies).should_stop
+    assert not fit(CollapseGuard(3), accuracies).should_stop
+    assert not fit(CollapseGuard(3, margin=0.05), accuracies).should_stop
+    assert not fit(CollapseGuard(3, flat=0.05), accuracies).should_stop
+    assert fit(CollapseGuard(3, margin=0.05, flat=0.05), accuracies).should_stop
 
 
 @pytest.mark.parametrize(("classes", "stops"), [(10, False), (4, True), (5, False)])
 def test_chance_is_that_of_the_data(classes: int, stops: bool) -> None:
-    fake = fit(BrokenGuard(2), [0.25, 0.25], datamodule=SimpleNamespace(classes=classes))
+    fake = fit(CollapseGuard(2), [0.25, 0.25], datamodule=SimpleNamespace(classes=classes))
     assert fake.should_stop is stops
 
 
 @pytest.mark.parametrize("changes", [{"sanity_checking": True}, {"state": SimpleNamespace(fn="validate")}])
 def test_only_epochs_of_a_fit_count(changes: dict[str, Any]) -> None:
-    guard = BrokenGuard(last=1)
+    guard = CollapseGuard(last=1)
     fake = fit(guard, [0.1, 0.1], **changes)
-    assert (fake.should_stop, guard.accuracies, guard.broken) == (False, [], False)
+    assert (fake.should_stop, guard.accuracies, guard.collapsed) == (False, [], False)
 
 
 def test_where_nothing_is_classified_nothing_is_judged() -> None:
-    guard, fake = BrokenGuard(last=1), trainer(callback_metrics={"val/loss": torch.tensor(1.0)})
+    guard, fake = CollapseGuard(last=1), trainer(callback_metrics={"val/loss": torch.tensor(1.0)})
     guard.on_validation_end(fake, nn.Linear(1, 1))
-    assert (guard.accuracies, guard.broken) == ([], False)
+    assert (guard.accuracies, guard.collapsed) == ([], False)
 
 
 def test_it_lets_others_stop_the_fit() -> None:
-    guard = BrokenGuard(last=2)
+    guard = CollapseGuard(last=2)
     fake = fit(guard, [0.9], should_stop=True)
-    assert (fake.should_stop, guard.broken) == (True, False)
+    assert (fake.should_stop, guard.collapsed) == (True, False)
 
 
 @pytest.mark.parametrize("guard_first", [True, False])
 def test_peak_and_guard_in_any_order(guard_first: bool) -> None:
-    guard, peak, module = BrokenGuard(last=2), Peak(patience=9), nn.Linear(1, 1)
+    guard, peak, module = CollapseGuard(last=2), Peak(patience=9), nn.Linear(1, 1)
     fake = trainer(current_epoch=0)
     for number, accuracy in enumerate((0.5, 0.1, 0.1)):
         fake.current_epoch = number
         fake.callback_metrics = {"val/acc": torch.tensor(accuracy), "val/loss": torch.tensor(1.0)}
         for callback in (guard, peak) if guard_first else (peak, guard):
             callback.on_validation_end(fake, module)  # type: ignore[arg-type]
-    assert (fake.should_stop, guard.broken, peak.epoch) == (True, True, 1)
+    assert (fake.should_stop, guard.collapsed, peak.epoch) == (True, True, 1)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 3, 4])
 def test_goes_on_from_its_state_through_a_file(tmp_path: Path, cut: int) -> None:
     accuracies = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1]
-    whole, before, after = BrokenGuard(4), BrokenGuard(4), BrokenGuard(4)
+    whole, before, after = CollapseGuard(4), CollapseGuard(4), CollapseGuard(4)
     stopped = fit(whole, accuracies)
     fit(before, accuracies[:cut])
     torch.save(before.state_dict(), tmp_path / "guard.pt")
     after.load_state_dict(torch.load(tmp_path / "guard.pt", weights_only=True))
     resumed = fit(after, accuracies[cut:], first=cut)
     assert (resumed.should_stop, resumed.current_epoch) == (stopped.should_stop, stopped.current_epoch) == (True, 4)
-    assert (after.accuracies, after.broken) == (whole.accuracies, whole.broken)
-    assert whole.broken
+    assert (after.accuracies, after.collapsed) == (whole.accuracies, whole.collapsed)
+    assert whole.collapsed
 
 
 def test_a_state_that_was_broken_stays_broken_and_is_a_copy() -> None:
-    guard, other = BrokenGuard(2), BrokenGuard(2)
+    guard, other = CollapseGuard(2), CollapseGuard(2)
     fit(guard, [0.1, 0.1])
     other.load_state_dict(guard.state_dict())
-    assert other.broken
+    assert other.collapsed
     fit(other, [0.5])
-    assert (len(guard.accuracies), guard.broken, other.broken) == (2, True, False)
+    assert (len(guard.accuracies), guard.collapsed, other.collapsed) == (2, True, False)
     assert guard.state_key == "BrokenGuard"
 
 
@@ -207,4 +207,4 @@ def test_a_state_that_was_broken_stays_broken_and_is_a_copy() -> None:
 )
 def test_arguments_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}, got"):
-        BrokenGuard(**options)
+        CollapseGuard(**options)
