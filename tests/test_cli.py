@@ -241,3 +241,14 @@ def test_an_npz_written_with_deflate_is_read(run: Run, quick: list[str], tiny_np
         np.savez_compressed(in_tmp / "small.npz", **arrays)
     assert zipfile.ZipFile(in_tmp / "small.npz").infolist()[0].compress_type == zipfile.ZIP_DEFLATED
     assert run(*quick, "data.path=small.npz") == 0
+
+
+def test_the_console_script_finds_modules_of_the_current_folder(tmp_path: Path) -> None:
+    """As ``python -m capsexp`` does: a user's own recipes and models may lie there."""
+    (tmp_path / "mine.py").write_text("HERE = True\n")
+    script = (
+        "import sys; from capsexp import cli; sys.path[:] = [each for each in sys.path if each];"
+        "cli.main = lambda _: int(__import__('mine').HERE) + 41;"
+        "cli.entry()"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False).returncode == 42

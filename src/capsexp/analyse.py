@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from capsexp import commands
+
 if TYPE_CHECKING:
     from capsexp.build import LoadedRun
     from capsexp.report.arrays import Array
@@ -73,12 +75,12 @@ OURS = ("correlation/", "probabilities/", "tuning/", "decoded/")
 DECODED = "decoded/class"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status, 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m capsexp.analyse",
-        description="Draw what the couplings and the class capsules of a finished cell say.",
-        epilog="The last line printed is the folder written to. What a cell has kept (recipe=accumulate) is drawn; "
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = commands.parser(
+        "analyse",
+        "Draw what the couplings and the class capsules of a finished cell say.",
+        "The last line printed is the folder written to. What a cell has kept (recipe=accumulate) is drawn; "
         "else its network passes over its data once more.",
     )
     parser.add_argument("directory", metavar="RUN_DIR", type=Path, help="a finished cell's folder")
@@ -86,27 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--wandb", metavar="MODE", help="auto, online, offline or disabled (default: as the cell had it)"
     )
-    given = parser.parse_args(arguments)
-    # Only now: torch and matplotlib would make --help slow.
-    from capsexp.errors import ConfigError
-
-    try:
-        _analyse(given.directory, given.out or given.directory / "analysis", given.wandb)
-    except (ConfigError, OSError) as error:
-        sys.stderr.write(f"capsexp.analyse: error: {' '.join(str(error).split())}\n")
-        return 2
-    return 0
+    return commands.run(parser, _analyse, words)
 
 
-def _analyse(directory: Path, out: Path, wandb: str | None) -> None:
-    from capsexp.build import load_run
+def _analyse(given: argparse.Namespace) -> None:
+    from capsexp.build import load_run  # torch and matplotlib would make --help slow
 
+    directory, out = given.directory, given.out or given.directory / "analysis"
     run = load_run(directory)
     arrays, missing = _arrays(directory, run)
     pictures, problems = draw_all(arrays, directory.resolve().name, run.result)
     problems = [*missing, *problems]
     written = write(out, pictures, arrays)
-    shown = _show(directory, run, wandb, written)
+    shown = _show(directory, run, given.wandb, written)
     counted = f"{len(written)} figures{', also in the Weights & Biases run' if shown else ''}"
     sys.stdout.write("\n".join([*problems, *_means(arrays), counted, str(out)]) + "\n")
 

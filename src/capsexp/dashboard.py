@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capsexp import records
-from capsexp.errors import ConfigError, require
+from capsexp import commands, records
+from capsexp.errors import CommandError, ConfigError, require
 from capsexp.report import schema
 from capsexp.report.spec import Figure, Spec
 from capsexp.tracking import login, names
@@ -163,49 +163,47 @@ def _filter(group: str) -> str:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 2 for what the user can mend, 1 if Weights & Biases refused."""
-    parser = argparse.ArgumentParser(
-        prog="python -m capsexp.dashboard",
-        description="Make a Weights & Biases workspace for a sweep: its runs, its metrics over its axes, its curves.",
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 1 if Weights & Biases refused the workspace."""
+    parser = commands.parser(
+        "dashboard", "Make a Weights & Biases workspace for a sweep: its runs, its metrics over its axes, its curves."
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's folder, such as multirun/cnn_prune")
     parser.add_argument("--json", action="store_true", help="print the workspace instead of saving it; needs no login")
     parser.add_argument("--project", metavar="P", help="default: the cells' logger.wandb.project")
     parser.add_argument("--entity", metavar="E", help="default: the cells' logger.wandb.entity, else your own")
-    given = parser.parse_args(arguments)
+    return commands.run(parser, _make, words)
+
+
+def _make(given: argparse.Namespace) -> None:
+    plan = read_plan(given.directory)
+    project = given.project if given.project is not None else plan.setting("project", "capsexp")
+    entity = given.entity if given.entity is not None else plan.setting("entity", None)
+    names.check(project, entity, plan.sweep.name)
+    require(given.json or login.has_login(), "login", "exist (run `wandb login`, or set WANDB_API_KEY)", None)
+    if entity is None and not given.json:
+        entity = login.default_entity()
     try:
-        plan = read_plan(given.directory)
-        project = given.project if given.project is not None else plan.setting("project", "capsexp")
-        entity = given.entity if given.entity is not None else plan.setting("entity", None)
-        names.check(project, entity, plan.sweep.name)
-        require(given.json or login.has_login(), "login", "exist (run `wandb login`, or set WANDB_API_KEY)", None)
-        if entity is None and not given.json:
-            entity = login.default_entity()
         made = workspace(plan, project, entity or "")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "wandb_workspaces":
             raise
-        return _end(2, INSTALL)
-    except ConfigError as error:
-        return _end(2, str(error))
-    if given.json:
-        sys.stdout.write(as_json(made) + "\n")
-        return 0
-    return _save(made)
+        raise CommandError(INSTALL) from error
+    sys.stdout.write(f"{as_json(made) if given.json else _save(made)}\n")
 
 
-def _save(made: Any) -> int:
+class RefusedError(CommandError):
+    """Weights & Biases did not take the workspace."""
+
+    exit_code = 1
+
+
+def _save(made: Any) -> str:
+    """Where the workspace is, once it is saved."""
     try:
-        sys.stdout.write(f"{made.save().url}\n")
+        return str(made.save().url)
     except Exception as error:
-        return _end(1, f"Weights & Biases did not take it: {error}")
-    return 0
-
-
-def _end(code: int, why: str) -> int:
-    sys.stderr.write(f"capsexp.dashboard: error: {' '.join(why.split())}\n")
-    return code
+        raise RefusedError(f"Weights & Biases did not take it: {error}") from error
 
 
 if __name__ == "__main__":

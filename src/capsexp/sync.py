@@ -1,20 +1,23 @@
 """``python -m capsexp.sync [DIR ...]``: uploads the Weights & Biases runs that were kept on disk."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from capsexp import commands
+from capsexp.errors import CommandError
 from capsexp.tracking.login import has_login
 from capsexp.tracking.sync import COMMAND, TIMEOUT_S, sync
 
 
-def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COMMAND) -> int:
-    """Run the command; returns its exit status: 1 if a run could not be uploaded, 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m capsexp.sync",
-        description="Upload the Weights & Biases runs below some folders that were kept on disk.",
-        epilog="Runs that are there already are skipped, those of cells that still run are left for later.",
+def main(words: Sequence[str] | None = None, *, command: Sequence[str] = COMMAND) -> int:
+    """Run the command; returns its exit code: 1 if a run could not be uploaded."""
+    parser = commands.parser(
+        "sync",
+        "Upload the Weights & Biases runs below some folders that were kept on disk.",
+        "Runs that are there already are skipped, those of cells that still run are left for later.",
     )
     parser.add_argument(
         "directories", metavar="DIR", type=Path, nargs="*", default=[Path("multirun")], help="default: multirun"
@@ -22,25 +25,20 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=TIMEOUT_S, help="for one run (default: %(default)g)"
     )
-    given = parser.parse_args(arguments)
+    return commands.run(parser, functools.partial(_upload, command), words)
+
+
+def _upload(command: Sequence[str], given: argparse.Namespace) -> int:
     missing = [str(path) for path in given.directories if not path.is_dir()]
     if missing:
-        return _refuse(f"there is no folder {', '.join(missing)}")
+        raise CommandError(f"there is no folder {', '.join(missing)}")
     if not given.timeout > 0:
-        return _refuse(f"--timeout must be > 0, got {given.timeout:g}")
+        raise CommandError(f"--timeout must be > 0, got {given.timeout:g}")
     if not has_login():
-        return _refuse("there is no Weights & Biases login: run `wandb login`, or set WANDB_API_KEY")
-    try:
-        tally = sync(given.directories, command=command, timeout_s=given.timeout, tell=_tell)
-    except KeyboardInterrupt:
-        return 130
+        raise CommandError("there is no Weights & Biases login: run `wandb login`, or set WANDB_API_KEY")
+    tally = sync(given.directories, command=command, timeout_s=given.timeout, tell=_tell)
     _tell(str(tally))
     return 1 if tally.failures else 0
-
-
-def _refuse(why: str) -> int:
-    sys.stderr.write(f"capsexp.sync: error: {why}\n")
-    return 2
 
 
 def _tell(line: str) -> None:

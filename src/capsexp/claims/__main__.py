@@ -1,40 +1,37 @@
 """``python -m capsexp.claims NAME``: judges a paper's claims and prints the path of the page."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from capsexp import commands
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status, 2 for what the user can mend."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    given = _parser().parse_intermixed_args(words)
-    # Only now: numpy and scipy would make --help slow.
-    from capsexp import records
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    said = list(sys.argv[1:] if words is None else words)
+    return commands.run(_parser(), functools.partial(_judge, said), said)
+
+
+def _judge(said: list[str], given: argparse.Namespace) -> None:
+    from capsexp import records  # and numpy and scipy, which would make --help slow
     from capsexp.claims import page, sources
-    from capsexp.claims.table import TableError
-    from capsexp.errors import ConfigError
 
     out = given.out or sources.MULTIRUN / f"{given.name}.md"
-    try:
-        claims = sources.load(given.name)
-        tables = sources.read(claims, sources.folders(claims, given.sources))
-        text, summary = page.render(sources.Request(claims, tables, words, out))
-        records.write_text(out, text)
-    except (TableError, ConfigError, OSError) as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"capsexp.claims: error: {message}\n")
-        return 2
+    claims = sources.load(given.name)
+    tables = sources.read(claims, sources.folders(claims, given.sources))
+    text, summary = page.render(sources.Request(claims, tables, said, out))
+    records.write_text(out, text)
     sys.stdout.write(f"{summary}\n{out}\n")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m capsexp.claims",
-        description="Judge each conclusion of a paper by the tables of reports, and write one Markdown page.",
-        epilog="A source without FOLDER is read from multirun/<its sweep>/report, if that is there. Where several "
+    parser = commands.parser(
+        "claims",
+        "Judge each conclusion of a paper by the tables of reports, and write one Markdown page.",
+        "A source without FOLDER is read from multirun/<its sweep>/report, if that is there. Where several "
         "folders have a cell for one place and seed, the last one's counts. The last line printed is the path of the "
         "page. The same tables give the same bytes.",
     )

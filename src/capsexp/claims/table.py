@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from capsexp.errors import CommandError
+
 NAME = "cells.csv"
 FACTS = ("state", "kind", "cause", "retried")
 """Columns between what a cell is and its numbers; tables of older reports lack some."""
 Value = str | int | float | bool | None
 
 
-class TableError(Exception):
+class TableError(CommandError):
     """A table cannot be used; the message says why, in one line."""
 
 

@@ -6,37 +6,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsexp.errors import ConfigError
+from capsexp import commands
+from capsexp.errors import CommandError
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = "needs the extra onnx: pip install 'capsexp[onnx]' (in a checkout: pip install -e '.[onnx]')"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 2 for what the user can mend, 1 if there is no file that is right."""
-    given = _parser().parse_args(arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 1 if no file could be written that computes what torch computes."""
+    return commands.run(_parser(), _export, words)
+
+
+def _export(given: argparse.Namespace) -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        return _end(2, f"{INSTALL}; {', '.join(missing)} not found")
+        raise CommandError(f"{INSTALL}; {', '.join(missing)} not found")
     from capsexp.export.cell import export_cell  # takes seconds, which --help need not
-    from capsexp.export.file import ExportError
 
-    try:
-        exported, way = export_cell(given.directory, given.inference, given.out, batch=given.batch, opset=given.opset)
-    except (ConfigError, OSError) as error:
-        return _end(2, str(error))
-    except ExportError as error:
-        return _end(1, str(error))
+    exported, way = export_cell(given.directory, given.inference, given.out, batch=given.batch, opset=given.opset)
     facts = f"{exported.parameters:,} parameters, {exported.size / 1e6:.2f} MB, opset {exported.opset}"
     same = f"scores differ from torch's by at most {exported.difference:.1e}"
     sys.stdout.write(f"{f'{way} inference, ' if way else ''}{facts}; {same}\n{exported.path}\n")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m capsexp.export",
-        description="Write a finished cell's network as an ONNX file, checked against torch on its test images.",
+    parser = commands.parser(
+        "export", "Write a finished cell's network as an ONNX file, checked against torch on its test images."
     )
     parser.add_argument("directory", metavar="RUN_DIR", type=Path, help="directory of a finished cell")
     parser.add_argument(
@@ -56,11 +52,6 @@ def _batch(word: str) -> int | None:
 
 
 _batch.__name__ = "size of batch"  # as argparse names it in its error
-
-
-def _end(code: int, why: str) -> int:
-    sys.stderr.write(f"capsexp.export: error: {' '.join(why.split())}\n")
-    return code
 
 
 if __name__ == "__main__":

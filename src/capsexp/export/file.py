@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from capsexp import records
-from capsexp.errors import require_int
+from capsexp.errors import CommandError, require_int
 from capsexp.export.network import single, traceable
 
 TOLERANCE = 1e-4
@@ -25,8 +25,10 @@ OLDEST_OPSET = 18
 """The oldest that torch writes without another tool."""
 
 
-class ExportError(Exception):
+class ExportError(CommandError):
     """The network could not be exported, or its file gave other scores."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
+from capsexp.errors import CommandError
 from capsexp.report.cells import PROTOCOL, SEED, STATES, Cell, Point, Protocol, hashable, is_number
 
 
-class ReportError(Exception):
+class ReportError(CommandError):
     """The folder cannot be reported on; the message says why, in one line."""
 
 

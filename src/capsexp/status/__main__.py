@@ -13,39 +13,34 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsexp.report.results import ReportError
+from capsexp import commands
 from capsexp.status import text
 from capsexp.status.facts import Facts, facts
 from capsexp.status.heatmap import heat_map
 from capsexp.status.read import Snapshot, read
-from capsexp.text import plain
 
 EVERY_S = 5.0
 CLEAR = "\x1b[2J\x1b[H"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status, 2 for what the user can mend."""
-    given = _parser().parse_args(_with_seconds(sys.argv[1:] if arguments is None else arguments))
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return commands.run(_parser(), _watch, _with_seconds(sys.argv[1:] if words is None else words))
+
+
+def _watch(given: argparse.Namespace) -> None:
     try:
         _show(given)
-    except KeyboardInterrupt:  # how --watch is meant to end
-        return 0 if given.watch else 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ReportError, OSError) as error:
-        message = plain(" ".join(str(error).split()))
-        sys.stderr.write(f"capsexp.status: error: {message}\n")
-        return 2
-    return 0
+    except KeyboardInterrupt:
+        if not given.watch:  # which is meant to end so
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m capsexp.status",
-        description="Show how far a sweep is: counts, time left, slow and failed cells, a map of its axes.",
-        epilog="Only reads. Colours are used in a terminal, unless the environment variable NO_COLOR is set.",
+    parser = commands.parser(
+        "status",
+        "Show how far a sweep is: counts, time left, slow and failed cells, a map of its axes.",
+        "Only reads. Colours are used in a terminal, unless the environment variable NO_COLOR is set.",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's folder, such as multirun/cnn_prune")
     parser.add_argument(
