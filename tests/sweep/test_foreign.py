@@ -113,6 +113,12 @@ def test_without_any_plan_a_sweep_has_a_name_and_says_so(
     assert not (in_tmp / "multirun" / "adhoc" / records.SWEEP).exists()
 
 
+def test_another_launchers_jobs_find_their_folder_whatever_its_name(run: Run, quick: list[str], in_tmp: Path) -> None:
+    words = [word for word in quick if not word.startswith("sweep.name")]
+    assert run(*words, r"sweep.name='it\'s, a/b'", "model.c2=2", "model.c3=2,3", "trainer.max_epochs=1", "-m") == 0
+    assert len(records.cell_directories(in_tmp / "multirun" / "it's, a/b")) == 2
+
+
 def test_another_launcher_gets_our_cells_in_batches(run: Run, quick: list[str], in_tmp: Path) -> None:
     grid = ["hydra.sweeper.max_batch_size=1", "model.c2=2,3", "model.c3=2", "trainer.max_epochs=1", "-m"]
     assert run(*quick, *grid) == 0
@@ -122,8 +128,8 @@ def test_another_launcher_gets_our_cells_in_batches(run: Run, quick: list[str], 
 
 
 def test_a_job_of_no_plan_is_refused(run: Run, quick: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*quick, "sweep.cell='0123456789'") == 2
-    assert "sweep.cell must be the id of a cell that is planned in" in capsys.readouterr().err
+    assert run(*quick, "sweep.cell='adhoc/0123456789'") == 2
+    assert "sweep.cell must name a cell that is planned in" in capsys.readouterr().err
 
 
 def test_a_search_cannot_be_shown_beforehand(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

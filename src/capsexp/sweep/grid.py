@@ -119,8 +119,7 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
     for job in jobs:
         swept = [override for override in parser.parse_overrides(list(job)) if override.input_line not in fixed]
         values = {override.get_key_element().lstrip("+"): override.value() for override in swept}
-        overrides = [*job, *_name_word(config)]
-        ids.append(grid.add(names, values, overrides, resolved(loader.load_sweep_config(config, overrides))))
+        ids.append(grid.add(names, values, list(job), resolved(_composed(config, loader, job))))
     for key in dict.fromkeys(key for cell in grid.cells for key in cell.axes):
         grid.axes[key] = _distinct(cell.axes[key] for cell in grid.cells if key in cell.axes)
     return ids
@@ -187,11 +186,6 @@ def _by_first_mention(words: Sequence[Word], config: DictConfig) -> list[Word]:
     return sorted(words, key=lambda word: keys.index(word.key))
 
 
-def _name_word(config: DictConfig) -> list[str]:
-    """What tells a job the name of its sweep where that is made from what is swept, since a job sweeps nothing."""
-    return [f"sweep.name='{config.sweep.name}'"] if OmegaConf.is_interpolation(config.sweep, "name") else []
-
-
 # -- the combinations -------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +209,7 @@ def _combinations(
                 if direct[place]:
                     OmegaConf.update(composed, words[place].key, words[place].values[text])
         values = {words[place].key: words[place].values[texts[place]] for place in in_order}
-        yield values, [*texts, *_name_word(config)], resolved(composed)
+        yield values, texts, resolved(composed)
 
 
 def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[str]], DictConfig]:
@@ -225,10 +219,18 @@ def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[st
     def compose(overrides: Sequence[str]) -> DictConfig:
         key = tuple(overrides)
         if key not in composed:
-            composed[key] = loader.load_sweep_config(config, [*overrides, *_name_word(config)])
+            composed[key] = _composed(config, loader, overrides)
         return composed[key]
 
     return compose
+
+
+def _composed(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
+    """The config of a job, in the sweep's own folder."""
+    composed = loader.load_sweep_config(config, list(overrides))
+    if OmegaConf.is_interpolation(composed.sweep, "name"):  # made from what is swept, and a job sweeps nothing
+        composed.sweep.name = str(config.sweep.name)
+    return composed
 
 
 def _is_set_directly(word: Word, words: Sequence[Word], loader: ConfigLoader) -> bool:

@@ -27,6 +27,8 @@ def sweep_name(*, _root_: DictConfig) -> str:
     ``model.c2=4,8 seed=0,1 data=mnist`` gives ``c2_x_seed_data-mnist``: the same folder however many values there are
     and in whatever order the words stand, another one for other fixed values.
     """
+    if _root_.sweep.cell is not None:  # a job of a plan
+        return str(_root_.sweep.cell).rpartition("/")[0]
     hydra = _root_.get("hydra")
     if hydra is None:  # composed without Hydra's part, by a program
         return SINGLE
@@ -108,7 +110,7 @@ def cell_name(*, _root_: DictConfig) -> str:
     when it is now part of another sweep.
     """
     directory = Path(_root_.paths.sweep)
-    identifier = str(_root_.sweep.cell or cell_id(_root_))
+    identifier = str(_root_.sweep.cell or cell_id(_root_)).rpartition("/")[2]
     existing = records.cell_directories(directory).get(identifier)
     if existing:
         return existing.name

@@ -55,8 +55,10 @@ class Plan:
         return layout(self.options, len(self.sweep.cells), [frozen.config for frozen in self.frozen.values()])
 
     def jobs(self) -> list[list[str]]:
-        """The overrides of each cell's job, for a launcher that is not ours; the last one names the cell."""
-        return [[*self.frozen[cell.id].overrides, f"{records.CELL_KEY}='{cell.id}'"] for cell in self.sweep.cells]
+        """The overrides of each cell's job, for a launcher that is not ours; the last one names sweep and cell."""
+        name = self.sweep.name.replace("'", r"\'")
+        keys = [f"{records.CELL_KEY}='{name}/{cell.id}'" for cell in self.sweep.cells]
+        return [[*self.frozen[cell.id].overrides, key] for cell, key in zip(self.sweep.cells, keys, strict=True)]
 
     def freeze(self) -> None:
         """Write the plan into the sweep's folder.
@@ -130,7 +132,7 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
         ConfigError: the folder's plan does not know it.
     """
     frozen = records.read_configs(directory).get(identifier)
-    rule = f"be the id of a cell that is planned in {directory}; the plan sets it"
+    rule = f"name a cell that is planned in {directory}; the plan sets it"
     require(frozen is not None, records.CELL_KEY, rule, identifier)
     return cast("records.FrozenCell", frozen)
 
