@@ -96,7 +96,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-PROCESSES = ("engine", "status", "sweeps", "tracking")
+PROCESSES = ("engine", "processes", "status", "tracking")
 """Folders of tests that start, stop and time processes."""
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from capsexp import records
 from tests.conftest import results
-from tests.sweeps.conftest import ROOT, Sweep
+from tests.processes.conftest import ROOT, Sweep
 
 MakeSweep = Callable[..., Sweep]
 

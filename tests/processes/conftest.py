@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capsexp import cli, records
-from tests.sweeps.recipes import COUNTER, counted
+from tests.processes.recipes import COUNTER, counted
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +97,7 @@ def sweep(quick: list[str], in_tmp: Path) -> Iterator[Callable[..., Sweep]]:
 
     def make(recipe: str, *arguments: str, name: str = "sweep") -> Sweep:
         words = [word for word in quick if not word.startswith(("hydra/launcher", "sweep.name"))]
-        target = [f"recipe._target_=tests.sweeps.recipes.{recipe}", "+recipe.number=0"]
+        target = [f"recipe._target_=tests.processes.recipes.{recipe}", "+recipe.number=0"]
         numbered = any(word.startswith("+recipe.number") for word in arguments)
         made.append(
             Sweep(

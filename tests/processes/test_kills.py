@@ -14,8 +14,8 @@ import pytest
 from capsexp import records
 from capsexp.report.write import write_report
 from tests.conftest import results
-from tests.sweeps.conftest import Sweep
-from tests.sweeps.recipes import TOGETHER
+from tests.processes.conftest import Sweep
+from tests.processes.recipes import TOGETHER
 
 MakeSweep = Callable[..., Sweep]
 

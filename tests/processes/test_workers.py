@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from capsexp import records
 from tests.conftest import results
-from tests.sweeps.conftest import Sweep
+from tests.processes.conftest import Sweep
 
 MakeSweep = Callable[..., Sweep]
 
