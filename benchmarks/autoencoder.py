@@ -27,7 +27,7 @@ from epoch_time import BATCH, CLASSES, CROP, cell_epochs, write_images
 from torch import Tensor, nn
 from turns import Work, take_turns
 
-from capsexp import cli, resolvers
+from capsexp import records, resolvers
 from capsexp.models.autoencoder import Autoencoder
 from capsexp.sweep.cells import resolved
 
@@ -106,7 +106,7 @@ def compose(path: Path, kind: str, output: Path, options: argparse.Namespace) ->
     words = ["data=dhcd", f"data.path={path}", f"model={MODELS[kind]}", "recipe=autoencode_then_classify"]
     words += [f"recipe.reconstruction_epochs={options.epochs}", "trainer.max_epochs=1", f"threads={options.threads}"]
     words += [f"paths.output={output}", "logger.wandb.mode=disabled"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF)):
         return resolved(compose("config", words, return_hydra_config=True))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from capsexp import build, cli, resolvers
+from capsexp import build, records, resolvers
 from capsexp.models.cnn import CNN
 from capsexp.sweep.cells import resolved
 
@@ -66,7 +66,7 @@ def compose(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     resolvers.register()
     words = ["data=dhcd", f"data.path={path}", f"trainer.max_epochs={options.epochs}", f"threads={options.threads}"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF)):
         return resolved(compose("config", [*words, "logger.wandb.mode=disabled"], return_hydra_config=True))
 
 

@@ -116,7 +116,7 @@ def ways(*, gpu: bool) -> Ways:
     """All ways that there are."""
     processes = {f"capsexp-{count}": [f"hydra.launcher.cells_per_gpu={count}"] for count in PROCESSES}
     stacks = {
-        f"{impl}-{buckets}": [STACKED, f"hydra.launcher.impl={impl}", f"hydra.launcher.buckets={buckets}"]
+        f"{impl}-{buckets}": [STACKED, f"hydra.launcher.form={impl}", f"hydra.launcher.buckets={buckets}"]
         for impl, buckets in itertools.product(IMPLS, BUCKETS)
     }
     return {"basic": ["hydra/launcher=basic"], **(processes if gpu else {"capsexp": []}), **stacks}

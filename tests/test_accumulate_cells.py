@@ -322,7 +322,7 @@ def test_a_cell_waits_while_its_stage_is_computed(
         assert len(waits) == 2, "begun before the stage was free"
         return real(self, factories)
 
-    monkeypatch.setattr("capsexp.job.time.sleep", wait)
+    monkeypatch.setattr("capsexp.sweep.job.time.sleep", wait)
     monkeypatch.setattr(accumulate.Accumulate, "run", work)
     assert run(*small) == 0
     assert [status.state for status in waits] == ["pending", "pending"]
@@ -340,11 +340,12 @@ def test_a_network_trained_again_is_loaded_with_its_masters(
     begun: dict[str, list[torch.Tensor]] = {}
     real = accumulate.train
 
-    def watched(factories: Any, module: Any, data: Any, directory: Path, stage: str = "train", **options: Any) -> Any:
+    def watched(factories: Any, module: Any, data: Any, directory: Path, **options: Any) -> Any:
+        stage = directory.name.rpartition("-")[0]
         inference = {layer.inference for layer in capsule_layers(module.model).values()}
         assert inference == {"folded" if stage == "retrain" else "dynamic"}
         begun[stage] = [value.clone() for value in module.parameters()]
-        return real(factories, module, data, directory, stage, **options)
+        return real(factories, module, data, directory, **options)
 
     monkeypatch.setattr(accumulate, "train", watched)
     monkeypatch.setattr(retrain, "train", watched)
@@ -427,10 +428,10 @@ def test_a_warm_start_sees_a_share_of_the_images_for_a_few_epochs(
     counts: list[tuple[str, int, int]] = []
     real = accumulate.train
 
-    def watched(factories: Any, module: Any, data: Any, directory: Path, stage: str = "train", **options: Any) -> Any:
+    def watched(factories: Any, module: Any, data: Any, directory: Path, **options: Any) -> Any:
         images = len(data.predict_dataloader()._part.labels)
         counts.append((directory.name.rpartition("-")[0], images, options.get("max_epochs", 0)))
-        return real(factories, module, data, directory, stage, **options)
+        return real(factories, module, data, directory, **options)
 
     monkeypatch.setattr(accumulate, "train", watched)
     monkeypatch.setattr(retrain, "train", watched)
@@ -444,12 +445,16 @@ def test_a_warm_start_sees_a_share_of_the_images_for_a_few_epochs(
     assert len(arrays_of(the_cell(in_tmp))["correlation/images"]) == 72, "all images are accumulated"
     assert run(*warm, "recipe.first_share=0.5", "recipe.restart=true") == 0
     assert counts[2:] == [("retrain", 72, 0)], "the warm start was taken"
-    first, second = (retrain.Retrain(first_epochs=1, first_share=share).first for share in (0.5, 0.25))
-    assert first != second != retrain.Retrain(first_epochs=2, first_share=0.25).first
+    config, recipe = config_of(cells(in_tmp)[0]), retrain.Retrain(first_epochs=1, first_share=0.5)
+    shortened = [{"first_epochs": epochs, "first_share": share} for epochs, share in ((1, 0.5), (1, 0.25), (2, 0.25))]
+    changed = [config | {"recipe": config["recipe"] | each} for each in shortened]
+    assert len({build.factories(each, in_tmp).stages.directory(recipe.first) for each in changed}) == 3
 
 
-def test_training_again_without_a_shortened_start_shares_the_first_training() -> None:
-    assert retrain.Retrain().first == retrain.Retrain(restart=True).first == accumulate.Accumulate().first
+def test_training_again_without_a_shortened_start_shares_the_first_training(quiet: Path) -> None:
+    pairs = [(retrain.Retrain(), RETRAIN), (accumulate.Accumulate(), GROUND_TRUTH), (accumulate.Accumulate(), "")]
+    makers = [(recipe, build.factories(config_of(quiet_cell(quiet, word)), quiet)) for recipe, word in pairs]
+    assert len({factories.stages.directory(recipe.first) for recipe, factories in makers}) == 1
 
 
 # -- interruptions -----------------------------------------------------------------------------------------------------

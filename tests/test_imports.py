@@ -35,13 +35,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyse": {"commands", "build", "report", "tracking"},
     "hardware": set(),
     "stop_request": set(),
-    "build": {"hardware", "recipes", "stacking", "tracking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "build": {"hardware", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
+    | BELOW_RECIPES
+    | TRAINING_TOOLS,
+    "making": {"recipes"},
+    "trainers": {"making", "recipes", "stacking"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
     "rng": set(),
     "tracking": set(),
     "report": {"commands"},
-    "recipes": {"stop_request"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "recipes": {"stop_request", "rng"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
     "callbacks": TRAINING_TOOLS | {"memory_estimate", "stop_request", "hardware", "rng"},
     "memory_estimate": {"nn", "types"},
@@ -62,12 +66,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 BOTTOM = {"", "records", "errors", "text"}
 
 ONLY_IN: dict[str, set[str]] = {
-    "hydra": {"cli", "build", "plan", "sweep"},
-    "omegaconf": {"cli", "build", "plan", "resolvers", "sweep"},
+    "hydra": {"cli", "making", "plan", "sweep"},
+    "omegaconf": {"cli", "build", "making", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
-    "lightning": {"build", "recipes", "stacking", "tracking"} | BELOW_RECIPES,
+    "lightning": {"build", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
     "greenlet": {"stacking"},
-    "torch": {"build", "export", "memory_estimate", "rng", "recipes", "stacking"} | BELOW_RECIPES | TRAINING_TOOLS,
+    "torch": {"build", "export", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
+    | BELOW_RECIPES
+    | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},
     "wandb": {"tracking"},
     "matplotlib": {"report"},

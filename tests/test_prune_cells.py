@@ -18,10 +18,11 @@ import pytest
 import torch
 import yaml
 
-from capsexp import build, cli, records
+from capsexp import build, cli, records, trainers
 from capsexp.build import LoadedRun, load_run
 from capsexp.callbacks.channel_pruning import ChannelPruning
 from capsexp.callbacks.history import History
+from capsexp.making import make_recipe
 from capsexp.models.base import count_parameters
 from capsexp.models.cnn import CNN
 from capsexp.nn.channels import Prunable
@@ -324,10 +325,10 @@ def directories(config: dict[str, Any], folder: Path, **changes: Any) -> dict[st
         assert key in node
         node[key] = value
     networks = Networks(build.factories(changed, folder))
-    recipe = build._make_recipe(changed)
+    recipe = make_recipe(changed)
     assert isinstance(recipe, PruneAndRetrain)
-    steps = recipe.steps(networks, networks.depth)
-    return {step.stage.name: networks.factories.stages.directory(step.stage).name for step in steps}
+    stages = recipe.stages(networks.factories)
+    return {stage.name: networks.factories.stages.directory(stage).name for stage in stages}
 
 
 FROM_CCM, FROM_SCORES, FROM_PRUNED = set(ALL_STAGES[1:]), set(ALL_STAGES[2:]), set(ALL_STAGES[3:])
@@ -361,13 +362,11 @@ def test_a_key_makes_the_stages_anew_that_depend_on_it(quiet: Path, key: str, va
     assert {name for name in before if before[name] != after[name]} == others
 
 
-def test_later_trainings_log_under_their_own_names() -> None:
+def test_a_prefix_gives_a_logger_of_its_own() -> None:
     logger = SimpleNamespace(of_stage=lambda stage: f"logger of {stage}")
-    for stage in ("ccm", "pruned", "deep"):
-        assert build._logger_of(logger, stage) == f"logger of {stage}"
-        assert build._logger_of(False, stage) is False
-    for stage in ("base", "scratch"):
-        assert build._logger_of(logger, stage) is logger
+    assert trainers.logger_of(logger, "pruned") == "logger of pruned"
+    assert trainers.logger_of(logger, "") is logger
+    assert trainers.logger_of(False, "pruned") is trainers.logger_of(False, "") is None
 
 
 def test_what_decides_a_stage_without_some_keys() -> None:

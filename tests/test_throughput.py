@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capsexp.engine import options
-from capsexp.stacking.grouping import FORMS
+from capsexp.stacking.grouping import IMPLS
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
 
@@ -33,7 +33,7 @@ def test_the_launcher_knows_every_way(throughput: ModuleType, gpu: bool) -> None
         stack = {"stack": "always" if "hydra/launcher=stacked" in words else "never"}
         options.checked({key: int(value) if value.isdigit() else value for key, value in given} | stack)
     stacked = {word.split("=")[1] for words in ways.values() for word in words if "form" in word}
-    assert stacked == set(FORMS) - {"auto"}
+    assert stacked == set(IMPLS) - {"auto"}
     buckets = {word.split("=")[1] for words in ways.values() for word in words if "buckets" in word}
     assert buckets == {"1", "2", "4", "auto"}
 

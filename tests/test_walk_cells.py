@@ -16,7 +16,7 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.models.cnn import CNN
 from capsexp.pruning.base import Layer
 from capsexp.pruning.cosine import Cosine
-from capsexp.recipes.merge_walk import MergeWalk, _undisturbed, narrowing
+from capsexp.recipes.merge_walk import MergeWalk, narrowing
 from capsexp.recipes.networks import Networks
 from tests.cell_files import arrays_of, weights_of
 from tests.conftest import write_tiny_npz
@@ -231,14 +231,6 @@ def test_a_walk_that_is_killed_begins_again_and_ends_the_same(
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_making_a_model_leaves_the_random_numbers_alone() -> None:
-    model = CNN(image_shape=(1, 28, 28), classes=4)
-    before = torch.random.get_rng_state()
-    made = _undisturbed(lambda **sizes: (torch.manual_seed(sizes["c2"]), model)[1])
-    assert made(c2=3) is model
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 @pytest.mark.parametrize(("tolerance", "within"), [(0.02, 90.0), (0.0, 100.0), (0.5, 70.0)])
 def test_one_number_for_the_whole_walk(tolerance: float, within: float) -> None:
     """A network behind a fall does not count, however good it is."""
@@ -276,7 +268,7 @@ def test_a_logger_gets_every_network_on_the_way(
         def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
             heard.append((step, metrics))
 
-    monkeypatch.setattr(build, "_logger_of", lambda _, stage: Listener() if stage == "walk" else False)
+    monkeypatch.setattr(build, "logger_of", lambda _, prefix: Listener() if prefix == "walk" else None)
     assert run(*small, f"paths.stages={quiet / 'multirun' / '.stages'}") == 0
     assert [step for step, _ in heard] == [0, 1, 2, 3, 4]
     assert [point["test_acc"] for _, point in heard] == walk_of(quiet, "merge")["test_acc"].tolist()

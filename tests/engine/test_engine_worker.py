@@ -205,7 +205,7 @@ def test_a_worker_is_prepared_before_torch() -> None:
         "import os, sys, ctypes, pickle; from capsexp.engine.worker import start;"
         "from tests.engine.work import FakeWork; WORK = pickle.dumps(FakeWork());"
         "start(os.getppid(), {'CUDA_VISIBLE_DEVICES': '6', 'OMP_NUM_THREADS': '3'}, ctypes.c_byte(1), WORK);"
-        "from capsexp import interruption;"
+        "from capsexp import stop_request;"
         "assert 'torch' not in sys.modules and stop_request.requested();"
         "assert (os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']) == ('6', '3');"
         "from types import SimpleNamespace as Fake;"

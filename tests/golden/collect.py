@@ -121,7 +121,9 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
     """``python -m module arguments`` in this process."""
     with mock.patch.object(sys, "argv", [module, *arguments]):
         try:
-            runpy.run_module(f"{module}.__main__" if is_package(module) else module, run_name="__main__")
+            name = f"{module}.__main__" if is_package(module) else module
+            sys.modules.pop(name, None)  # another test may have imported it, of which runpy would warn
+            runpy.run_module(name, run_name="__main__")
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

@@ -87,12 +87,39 @@ def first_losses(part: dict[str, Any]) -> dict[str, float]:
 
 def unlike_losses(old: dict[str, Any], new: dict[str, Any], within: float = 1e-6) -> list[str]:
     """First training losses that differ by more than a share of themselves."""
-    before, after = first_losses(old), first_losses(new)
+    before, after = (first_losses(without_stage_digests(each)) for each in (old, new))
     return [
         f"{name}: {before.get(name)} and {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
         if not math.isclose(before.get(name, math.nan), after.get(name, math.nan), rel_tol=within)
     ]
+
+
+STAGE = re.compile(r"^(stage \w+: (?:being computed in|taken from) \w+)-[0-9a-f]{10}", re.MULTILINE)
+"""What a cell says of its stages."""
+
+
+def without_stage_digests(value: Any) -> Any:
+    """The same with stages named without their keys' digests, which may change; several of a name are numbered."""
+    if isinstance(value, list):
+        return [without_stage_digests(each) for each in value]
+    if isinstance(value, str):
+        return STAGE.sub(r"\1", value)
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _numbered(each) if key == "stages" and _are_stages(each) else without_stage_digests(each)
+        for key, each in value.items()
+    }
+
+
+def _are_stages(value: Any) -> bool:
+    return isinstance(value, dict) and all(re.fullmatch(r"\w+-[0-9a-f]{10}", name) for name in value)
+
+
+def _numbered(stages: dict[str, Any]) -> dict[str, Any]:
+    contents = sorted((name.rpartition("-")[0], json.dumps(each, sort_keys=True)) for name, each in stages.items())
+    return {f"{name} {number}": json.loads(content) for number, (name, content) in enumerate(contents)}
 
 
 # -- wording -----------------------------------------------------------------------------------------------------------

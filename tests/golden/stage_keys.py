@@ -3,8 +3,9 @@
 For every recipe that has stages, each leaf of the resolved config is given another value, and the folder of each stage
 is asked for again.  What is kept, ``kept/stages.json``, holds for each stage the leaves that leave it where it was.
 
-This script is for the code of dbb0b0f, and uses names of its inside, all of them in :class:`Old`.  Newer code needs a
-class with the same two methods.  A network is made for each value, of the smallest sizes, and nothing is trained.
+This script is for the code of dbb0b0f, and uses names of its inside, all of them in :class:`Old`.  For newer code
+``tests/recipes/test_stage_keys.py`` has a class with the same two methods, and compares.  A network is made for each
+value, of the smallest sizes, and nothing is trained.
 """
 
 import argparse
@@ -93,10 +94,10 @@ class Old:
 
     def config(self, words: Sequence[str]) -> dict[str, Any]:
         """The resolved config of a single cell, in plain types."""
-        from capsexp.plan.cells import resolved
-        from hydra import compose, initialize_config_dir
+        from hydra import compose, initialize_config_dir  # noqa: I001 - as older code had it
 
         from capsexp import plan, records
+        from capsexp.plan.cells import resolved
 
         plan.register_resolvers()
         with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF)):

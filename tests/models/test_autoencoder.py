@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsexp import build, cli
+from capsexp import build, records
 from capsexp.errors import ConfigError
 from capsexp.models.autoencoder import Autoencoder, SharedDeconvolution
 from capsexp.models.base import count_parameters
@@ -291,7 +291,7 @@ def test_learns_to_draw() -> None:
 def test_the_configurations() -> None:
     from hydra import compose, initialize_config_dir
 
-    with initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF / "model")):
+    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF / "model")):
         own, shared = (dict(compose(name)) for name in ("autoencoder", "shared_autoencoder"))
     assert (own.pop("decoder"), shared.pop("decoder")) == ("own", "shared")
     assert own == shared

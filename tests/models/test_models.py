@@ -1,4 +1,5 @@
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capsexp import build
+from capsexp import build, rng
 from capsexp.errors import ConfigError
 from capsexp.models.base import count_parameters
 from capsexp.models.baseline_cnn import BaselineCNN
@@ -114,6 +115,28 @@ def test_dropout_acts_in_training_alone(model: type[nn.Module]) -> None:
 def make(seed: int = 0, **changes: Any) -> nn.Module:
     config = {"seed": seed, "model": {**CNN_NODE, **changes}}
     return build.make_model(config, image_shape=GRAY, classes=46)
+
+
+def test_making_a_model_leaves_all_random_states_alone() -> None:
+    before = rng.states()
+    drawn = [make(seed=seed).random_states for seed in (3, 4)]
+    after = rng.states()
+    assert torch.equal(before["torch"], after["torch"])
+    assert torch.equal(before["numpy"][1], after["numpy"][1])
+    assert before["python"] == after["python"]
+    assert not torch.equal(drawn[0]["torch"], drawn[1]["torch"])
+
+
+def test_a_model_remembers_the_states_behind_the_drawing_of_its_weights() -> None:
+    kept = make(seed=3).random_states
+    torch.manual_seed(3)
+    CNN(image_shape=GRAY, classes=46)
+    assert torch.equal(torch.get_rng_state(), kept["torch"])
+    before = rng.states()
+    rng.put_back(kept)
+    assert torch.equal(torch.get_rng_state(), kept["torch"])
+    assert (np.random.rand(), random.random()) == (np.random.RandomState(3).rand(), random.Random(3).random())
+    rng.put_back(before)
 
 
 def test_the_seed_alone_decides_the_weights() -> None:

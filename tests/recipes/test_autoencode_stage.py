@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 
 from capsexp import build, records, resolvers
 from capsexp.errors import StageBusy
+from capsexp.making import make_recipe
 from capsexp.recipes.autoencode_then_classify import AutoencodeThenClassify
 from capsexp.recipes.base import Factories
 from capsexp.recipes.merge_walk import MergeWalk
-from capsexp.recipes.networks import base_stage
 from capsexp.sweep.cells import resolved
 
 Made = Callable[..., tuple[Any, Factories]]
@@ -28,7 +28,7 @@ def made(tiny_npz: Path, in_tmp: Path) -> Made:
         with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF)):
             composed = compose("config", ["data=dhcd", f"data.path={tiny_npz}", *words], return_hydra_config=True)
         config = resolved(composed)
-        return build._make_recipe(config), build.factories(config, in_tmp)
+        return make_recipe(config), build.factories(config, in_tmp)
 
     return make
 
@@ -39,7 +39,7 @@ AUTOENCODE = ["recipe=autoencode_then_classify", "model=autoencoder", "trainer.m
 def stage(made: Made, *words: str) -> Path:
     recipe, factories = made(*AUTOENCODE, *words)
     assert isinstance(recipe, AutoencodeThenClassify)
-    return factories.stages.directory(recipe.first(factories))
+    return factories.stages.directory(recipe.stages(factories)[0])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_network_of_a_walk_that_another_cell_trains_is_busy(made: Made) -> N
     recipe, factories = made("recipe=merge_walk")
     assert isinstance(recipe, MergeWalk)
     recipe.check(factories)
-    directory = factories.stages.directory(base_stage(0))
+    directory = factories.stages.directory(recipe.stages(factories)[0])
     directory.mkdir(parents=True)
     with FileLock(directory / records.LOCK), pytest.raises(StageBusy):
         recipe.check(factories)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 
 from capsexp import records
 from capsexp.errors import StageBusy
-from capsexp.recipes.stages import Finished, Stage, StageMemo
+from capsexp.recipes.stages import Stage, StageMemo, StageResult
 
 
 class Work:
@@ -39,7 +40,7 @@ class Keys:
         return json.dumps({name: value for name, value in self.config.items() if name not in without})
 
 
-STAGE = Stage("train", ("recipe", "filter"))
+STAGE = Stage("train", irrelevant=("recipe", "filter"))
 
 
 def memo(folder: Path, **config: Any) -> StageMemo:
@@ -54,7 +55,7 @@ def test_a_stage_is_computed_once_and_then_taken(tmp_path: Path, caplog: pytest.
     assert "taken" not in caplog.text
     second = memo(tmp_path).get(STAGE, work)  # another cell has a memo of its own
     assert work.done == 1
-    assert first == second == Finished(memo(tmp_path).directory(STAGE), {"metrics": {"val/acc": 0.1 + 0.2}})
+    assert first == second == StageResult(memo(tmp_path).directory(STAGE), {"metrics": {"val/acc": 0.1 + 0.2}})
     assert f"stage train: taken from {first.directory.name}" in caplog.text
     assert (first.directory / "made.txt").read_text() == "1"
     assert first.directory.parent == tmp_path / ".stages"
@@ -69,13 +70,17 @@ def test_computed_facts_are_what_a_later_cell_reads(tmp_path: Path) -> None:
 
 OTHERS = {
     "model": ({"model": 9}, STAGE),
-    "recipe": ({"recipe": 9}, Stage("train", ("filter",))),
-    "groups": ({}, Stage("train", ("filter",))),
-    "name": ({}, Stage("warm", ("recipe", "filter"))),
-    "settings": ({}, Stage("train", ("recipe", "filter"), (("epochs", 2),))),
-    "value": ({}, Stage("train", ("recipe", "filter"), (("epochs", 3),))),
-    "setting": ({}, Stage("train", ("recipe", "filter"), (("share", 3),))),
-    "none": ({}, Stage("train", ("recipe", "filter"), (("epochs", None),))),
+    "recipe": ({"recipe": 9}, replace(STAGE, irrelevant=("filter",))),
+    "groups": ({}, replace(STAGE, irrelevant=("filter",))),
+    "name": ({}, replace(STAGE, name="warm")),
+    "settings": ({}, replace(STAGE, settings=(("epochs", 2),))),
+    "value": ({}, replace(STAGE, settings=(("epochs", 3),))),
+    "setting": ({}, replace(STAGE, settings=(("share", 3),))),
+    "none": ({}, replace(STAGE, settings=(("epochs", None),))),
+    "parent": ({}, replace(STAGE, parent=Stage("base"))),
+    "parent's settings": ({}, replace(STAGE, parent=Stage("base", settings=(("epochs", 2),)))),
+    "parent's irrelevant keys": ({}, replace(STAGE, parent=Stage("base", irrelevant=("recipe",)))),
+    "grandparent": ({}, replace(STAGE, parent=Stage("base", Stage("first")))),
 }
 
 
@@ -102,6 +107,18 @@ def test_what_a_stage_does_not_depend_on_does_not_change_its_folder(tmp_path: Pa
     assert folders[0] == folders[1]
     assert folders[0].name.startswith("train-")
     assert len(folders[0].name) == len("train-") + records.ID_LENGTH
+
+
+def test_a_stage_depends_on_what_its_parent_depends_on(tmp_path: Path) -> None:
+    child = Stage("retrain", Stage("train", irrelevant=("filter",)), irrelevant=("recipe", "filter"))
+    folders = [memo(tmp_path, **config).directory(child) for config in ({}, {"recipe": 9}, {"filter": 9})]
+    assert folders[0] == folders[2] != folders[1]
+
+
+def test_a_setting_takes_the_place_of_the_configs(tmp_path: Path) -> None:
+    deeper = Stage("base", settings=(("model", 3),))
+    assert len({memo(tmp_path, model=depth).directory(deeper) for depth in (1, 2, 3)}) == 1
+    assert memo(tmp_path).directory(deeper) != memo(tmp_path).directory(Stage("base", settings=(("model", 4),)))
 
 
 # -- one at a time -----------------------------------------------------------------------------------------------------

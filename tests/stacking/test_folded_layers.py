@@ -40,7 +40,7 @@ def agree(together: Tensor, alone: Sequence[Tensor], leaves: Sequence[Tensor]) -
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", IMPLS)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("streams", [1, 2, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_convolutions(impl: Impl, streams: int, layout: torch.memory_format) -> None:
@@ -53,7 +53,7 @@ def test_convolutions(impl: Impl, streams: int, layout: torch.memory_format) -> 
         agree(together, alone, (maps, weight, bias))
 
 
-@pytest.mark.parametrize("form", IMPLS)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("streams", [1, 2, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_transposed_convolutions(impl: Impl, streams: int, layout: torch.memory_format) -> None:
@@ -67,7 +67,7 @@ def test_transposed_convolutions(impl: Impl, streams: int, layout: torch.memory_
         agree(together, alone, (maps, weight, bias))
 
 
-@pytest.mark.parametrize("form", IMPLS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_without_bias(impl: Impl) -> None:
     maps, weight = random(2, 4 * 3, 5, 5), random(4, 3, 3, 3, 3)
     parts = list(zip(maps.chunk(4, 1), weight, strict=True))
@@ -76,7 +76,7 @@ def test_without_bias(impl: Impl) -> None:
     agree(deconvolve(impl, maps, weight, None, Geometry()), alone, (maps, weight))
 
 
-@pytest.mark.parametrize("form", IMPLS)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("dtype", "made_in"), [(torch.float32, torch.bfloat16), (torch.float64, torch.float64)])
 def test_under_autocast_single_precision_becomes_half(impl: Impl, dtype: torch.dtype, made_in: torch.dtype) -> None:
     shapes = [(2, 4 * 3, 6, 6), (4, 3, 3, 3, 3), (4, 3)]

@@ -170,7 +170,7 @@ STREAMS = {"grouped": (1, 2, 4), "vmap": (4,), "unfold": (2,), "loop": (1,)}
 CASES = [(name, impl, streams) for name in MEMBERS for impl in IMPLS for streams in STREAMS[impl]]
 
 
-@pytest.mark.parametrize(("name", "form", "streams"), CASES)
+@pytest.mark.parametrize(("name", "impl", "streams"), CASES)
 def test_a_stack_trains_as_each_member_alone(name: str, impl: Impl, streams: int) -> None:
     models, again = MEMBERS[name](), MEMBERS[name]()
     if streams != 2 or name in ("own", "shared"):  # as cells do; unpooling lays maps out like this in any case

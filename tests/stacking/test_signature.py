@@ -21,6 +21,7 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.models.cnn import CNN
+from capsexp.recipes.networks import Networks
 from capsexp.stacking.member import EpochResult, MemberEpochs
 from capsexp.stacking.signature import refusal, signature
 from capsexp.sweep.cells import resolved
@@ -79,9 +80,9 @@ def asked(
     factories = build.factories(config, tmp_path)
     with quiet_lightning():
         data = factories.make_data()
-        module, _ = factories.make_untrained(data)
+        module = Networks(factories).new()
         module = change(module) or module
-        trainer = factories.make_trainer("train", callbacks=callbacks, **(given or {}))
+        trainer = factories.make_trainer(callbacks=callbacks, **(given or {}))
         trainer.fit_loop.epoch_loop = MemberEpochs(trainer, Asking(), config)
         with pytest.raises(AskedError) as said:
             trainer.fit(module, data)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 import lightning as L
-import torch
 from torch import Tensor
 
+from capsexp.callbacks import checkpoints
 from capsexp.callbacks.resume import resumable
 from capsexp.nn.channels import Prunable
 from capsexp.pruning.merging import Into, partners
@@ -57,6 +57,7 @@ class ChannelPruning(L.Callback):
         """Choose the channels, or take those that were chosen before a fit was interrupted, and cut."""
         if stage == "fit":
             self.prune(pl_module, _kept_before(trainer, self.state_key))
+            trainer.precision_plugin.convert_module(pl_module)  # a checkpoint is loaded before Lightning would
 
     def prune(self, pl_module: L.LightningModule, kept: Mapping[str, Tensor] | None = None) -> None:
         """Cut a module's model; for a recipe that does not train what is left.
@@ -95,5 +96,4 @@ def _kept_before(trainer: L.Trainer, key: str) -> dict[str, Tensor]:
     path = resumable(trainer)
     if path is None:
         return {}
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    return cast("dict[str, Tensor]", saved["callbacks"][key]["kept"])
+    return cast("dict[str, Tensor]", checkpoints.read(path)["callbacks"][key]["kept"])

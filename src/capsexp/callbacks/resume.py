@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from capsexp import records, rng, stop_request
+from capsexp.callbacks import checkpoints
 from capsexp.errors import require_number
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def resumable(trainer: L.Trainer) -> Path | None:
     if not path.exists() or not any(isinstance(each, ResumeCheckpoint) for each in trainer.callbacks):  # type: ignore[attr-defined]
         return None
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        checkpoints.read(path)
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         log.warning("the checkpoint to go on from cannot be read (%s); the cell starts over", type(error).__name__)
         path.unlink()

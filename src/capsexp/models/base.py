@@ -1,6 +1,8 @@
 """What every architecture offers beside ``forward``."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,7 +11,23 @@ from capsexp.nn.channels import Prunable
 
 
 class Classifier(Prunable, ABC):
-    """An architecture that gives one score a class."""
+    """An architecture that gives one score a class.
+
+    Attributes:
+        random_states: those behind the drawing of its weights, see ``randomness``; a fit starts from them.  None where
+            nobody has kept them.
+    """
+
+    random_states: dict[str, Any] | None = None
+
+    @classmethod
+    def check_study(cls, study: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        """Raise :class:`~capsexp.errors.ConfigError` if a study gives a network a name that is another's.
+
+        Args:
+            study: the config's group ``study``, whose values reports show.
+            arguments: the config's group ``model``.
+        """
 
     @abstractmethod
     def forward(self, images_BCHW: Tensor) -> Tensor:

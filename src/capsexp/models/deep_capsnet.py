@@ -49,6 +49,14 @@ class DeepCapsNet(Classifier):
         primary: channels of the primary capsules' convolution, a multiple of D; None for C*D.
     """
 
+    @classmethod
+    def check_study(cls, study: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        """A network's name must be that of the network: C20D8 has 20 capsules of 8 components."""
+        name = study.get("net")
+        if name is not None and "capsules" in arguments:
+            true = f"C{arguments['capsules']}D{arguments['dim']}"
+            require(name == true, "study.net", f"be {true}, what model.capsules and model.dim say, or null", name)
+
     def __init__(
         self,
         *,

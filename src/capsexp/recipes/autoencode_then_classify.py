@@ -1,27 +1,26 @@
 """Train an autoencoder to draw its images, then a linear layer on what its encoder says of them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from capsexp import records
+from capsexp.callbacks.checkpoints import read_best
 from capsexp.callbacks.freeze import Freeze
 from capsexp.callbacks.peak import save_best
-from capsexp.data.base import ImageDataModule
 from capsexp.errors import require, require_int
 from capsexp.lightning_modules.autoencoder import AutoencoderModule
 from capsexp.models.autoencoder import Autoencoder
-from capsexp.recipes.base import Factories, Outcome, Recipe, collect
+from capsexp.recipes.base import Factories, Recipe
 from capsexp.recipes.fit import fit
-from capsexp.recipes.stages import Finished, Stage, keep_history
+from capsexp.recipes.networks import Networks
+from capsexp.recipes.outcome import Outcome, outcome_of
+from capsexp.recipes.stages import Stage, keep_history
 
-OWN = (
-    *("recipe", "pruning", "study", "trainer.max_epochs"),
-    *("callbacks.criterion_scores", "callbacks.reconstructions", "model.module.reconstruction_weight"),
-)
-"""What the reconstruction does not depend on, or what its stage's settings say better."""
+HISTORY = "autoencode.csv"
+"""The autoencoder's epochs in the cell's folder, beside those of the classification."""
 
 
 class AutoencodeThenClassify(Recipe):
@@ -40,84 +39,79 @@ class AutoencodeThenClassify(Recipe):
         reconstruction_epochs: at most so many for the autoencoder; None for ``trainer.max_epochs``.
     """
 
+    irrelevant: ClassVar[tuple[str, ...]] = (
+        *("recipe._target_", "recipe.reconstruction_epochs", "pruning", "study"),
+        *("callbacks.criterion_scores", "callbacks.reconstructions", "model.module.reconstruction_weight"),
+    )
+
     def __init__(self, *, reconstruction_epochs: int | None = None) -> None:
         epochs = reconstruction_epochs
         self._epochs = None if epochs is None else require_int("reconstruction_epochs", epochs, 1)
 
-    def first(self, factories: Factories) -> Stage:
+    def stages(self, factories: Factories) -> Sequence[Stage]:
         """The training of the autoencoder."""
-        epochs = self._epochs or factories.make_trainer("check", in_run=False).max_epochs
-        return Stage("autoencode", OWN, (("epochs", epochs),))
+        epochs = self._epochs or factories.check_trainer().max_epochs
+        return [Stage("autoencode", irrelevant=self.irrelevant, settings=(("trainer.max_epochs", epochs),))]
 
     def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell trains the same autoencoder.
+        """Find out what is wrong or in the way before anything is trained.
 
         Raises:
             ConfigError: a value of the trainer, of a callback or of the model breaks a rule.
+            StageBusy: another cell trains the same autoencoder at this moment.
         """
-        _untrained(factories, factories.make_data())
-        factories.stages.check(self.first(factories))
+        _untrained(factories)
+        super().check(factories)
 
     def run(self, factories: Factories) -> Outcome:
         """Train or take the autoencoder, then train and test the classifier."""
-        stage = self.first(factories)
+        (stage,) = self.stages(factories)
         autoencoded = factories.stages.get(stage, lambda directory: self._reconstruct(factories, directory))
-        data = factories.make_data()
-        module, model = _untrained(factories, data)
-        module.take(_best(autoencoded))
+        best = read_best(autoencoded.directory).weights
+        module, data = _untrained(factories), factories.make_data()
+        module.take(best)
         module.only("classify")
-        frozen = Freeze(modules=["encoder", "decoder"])
-        trainer = factories.make_trainer("classify", callbacks=[frozen])
+        trainer = factories.make_trainer(callbacks=[Freeze(modules=["encoder", "decoder"])])
         fitted = fit(trainer, module, data)
-        _check_frozen(module, autoencoded)
+        _check_frozen(module, best)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
-        facts = autoencoded.facts
-        outcome = Outcome(
-            metrics={**fitted.metrics, **tested, **_told(facts), "classifier/params": model.count_classifier()},
-            params=model.count_autoencoder(),
-            params_paper=model.params_paper(),
-            training={**fitted.training, **{f"autoencode_{name}": found for name, found in facts["training"].items()}},
-            data=data.summary(),
-            memory={name: max(size, facts["memory"].get(name, 0)) for name, size in fitted.memory.items()},
-            clocks={**fitted.clocks, **{f"autoencode_{name}": seconds for name, seconds in facts["clocks"].items()}},
-        )
-        collect(trainer, module, outcome)
-        keep_history(autoencoded, factories.directory, records.AUTOENCODE_METRICS)
+        facts, model = autoencoded.facts, cast("Autoencoder", module.model)
+        metrics = {**fitted.metrics, **tested, **_told(facts), "classifier/params": model.count_classifier()}
+        outcome = outcome_of(trainer, module, data, fitted, metrics)
+        outcome.params = model.count_autoencoder()
+        outcome.training |= {f"autoencode_{name}": found for name, found in facts["training"].items()}
+        outcome.clocks |= {f"autoencode_{name}": seconds for name, seconds in facts["clocks"].items()}
+        keep_history(autoencoded, factories.directory, HISTORY)
         return outcome
 
     def _reconstruct(self, factories: Factories, directory: Path) -> dict[str, Any]:
         """The training of the autoencoder, in a stage's folder."""
         limit: dict[str, Any] = {} if self._epochs is None else {"max_epochs": self._epochs}
-        data = factories.make_data()
-        module, _ = _untrained(factories, data)
+        module, data = _untrained(factories), factories.make_data()
         module.only("reconstruct")
-        trainer = factories.make_trainer("autoencode", directory=directory, **limit)
+        trainer = factories.make_trainer(directory=directory, prefix="autoencode", **limit)
         fitted = fit(trainer, module, data)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
         return {**fitted.plain(), "tested": tested}
 
 
-def _untrained(factories: Factories, data: ImageDataModule) -> tuple[AutoencoderModule, Autoencoder]:
-    module, model = factories.make_untrained(data)
+def _untrained(factories: Factories) -> AutoencoderModule:
+    module = Networks(factories).new()
+    model = module.model
     rule = "be a network with a decoder for recipe=autoencode_then_classify (autoencoder, shared_autoencoder)"
     require(isinstance(model, Autoencoder), "model", rule, type(model).__name__)
     decoder = cast("Autoencoder", model).decoder
     require(decoder is not None, "model.decoder", "be own or shared: it is trained first", None)
     rule = "be an AutoencoderModule for recipe=autoencode_then_classify"
     require(isinstance(module, AutoencoderModule), "model.module", rule, type(module).__name__)
-    return cast("tuple[AutoencoderModule, Autoencoder]", (module, model))
+    return cast("AutoencoderModule", module)
 
 
-def _best(stage: Finished) -> dict[str, Tensor]:
-    saved = torch.load(stage.directory / records.BEST_CHECKPOINT, map_location="cpu", weights_only=True)
-    return cast("dict[str, Tensor]", saved["state_dict"])
-
-
-def _check_frozen(module: AutoencoderModule, autoencoded: Finished) -> None:
+def _check_frozen(module: AutoencoderModule, before: Mapping[str, Tensor]) -> None:
     """The encoder and the decoder must have stayed exactly as they were."""
-    before, after = _best(autoencoded), module.state_dict()
+    after = module.state_dict()
     changed = [
         name
         for name, value in before.items()

@@ -1,19 +1,56 @@
-"""What a recipe is given, and what it gives back."""
+"""What a recipe is given, and what it declares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import lightning as L
-import numpy as np
-from numpy.typing import NDArray
+from lightning.pytorch.loggers import Logger
 
-from capsexp.callbacks.base import ResultCallback
 from capsexp.data.base import ImageDataModule
+from capsexp.lightning_modules.base import BaseModule
 from capsexp.models.base import Classifier
-from capsexp.recipes.stages import StageMemo
+from capsexp.recipes.outcome import Outcome
+from capsexp.recipes.stages import Stage, StageMemo
+
+
+@dataclass(frozen=True)
+class Part:
+    """An argument of a recipe that has a config group, or some keys of one, to itself.
+
+    Attributes:
+        group: of the config.
+        keys: those that the argument is made from; all where none are named.
+        but: keys of the group that are another argument's.
+        target: dotted path of the class, where the group's own is another argument's.
+        asked_by: the key whose presence asks for the argument; of ``keys`` the others make no sense without it.  None
+            where the group's presence does.
+        hint: for those who set one of the other keys alone.
+        everywhere: whether the group is there with any recipe, so that its presence asks for nothing.
+    """
+
+    group: str
+    keys: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
+    target: str | None = None
+    asked_by: str | None = None
+    hint: str = ""
+    everywhere: bool = False
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What is known of a cell's trainers before one is made.
+
+    Attributes:
+        max_epochs: of a fit that is given no other number.
+        callbacks: those of the config, by their names there.
+    """
+
+    max_epochs: int
+    callbacks: Mapping[str, L.Callback]
 
 
 class MakeTrainer(Protocol):
@@ -21,22 +58,23 @@ class MakeTrainer(Protocol):
 
     def __call__(
         self,
-        stage: str,
         *,
         directory: Path | None = None,
         callbacks: Sequence[L.Callback] = (),
         without: Collection[str] = (),
         in_run: bool = True,
+        prefix: str = "",
         **options: Any,
     ) -> L.Trainer:
-        """A trainer for a stage.
+        """A trainer for one fit, or for passes over a network.
 
         Args:
-            stage: its name.
             directory: where the fit writes; None for the cell's own.
             callbacks: further ones, behind those of the config.
             without: names of the config's callbacks that stay out.
             in_run: whether what it logs goes into the cell's Weights & Biases run.
+            prefix: what stands there before the names of all that it logs: that of the stage, where the cell has
+                another fit whose curves would be mixed with these.
             **options: arguments of ``lightning.Trainer`` that take the place of the config's.
         """
 
@@ -48,66 +86,50 @@ class Factories:
     Attributes:
         directory: the cell's directory.
         make_data: the data module.
-        make_model: the architecture for ``image_shape`` and ``classes``.
+        make_model: the architecture for ``image_shape`` and ``classes``, with the weights that training begins with.
         make_module: a LightningModule around an architecture; takes the sizes that the checkpoint keeps.
-        make_trainer: a trainer for the stage of that name, its callbacks and loggers included.
+        make_trainer: a trainer, its callbacks and loggers included.
+        make_logger: the logger of the cell's Weights & Biases run that puts a prefix before all names; None where there
+            is no run.
+        check_trainer: checks the trainer's and the callbacks' settings as ``make_trainer`` does, and makes no trainer.
         stages: what cells share.
     """
 
     directory: Path
     make_data: Callable[[], ImageDataModule]
     make_model: Callable[..., Classifier]
-    make_module: Callable[[Classifier, dict[str, Any]], L.LightningModule]
+    make_module: Callable[[Classifier, dict[str, Any]], BaseModule]
     make_trainer: MakeTrainer
+    make_logger: Callable[[str], Logger | None]
+    check_trainer: Callable[[], TrainerSettings]
     stages: StageMemo
-
-    def make_untrained(self, data: ImageDataModule) -> tuple[L.LightningModule, Classifier]:
-        """A module and its architecture for this data, with the weights that training begins with."""
-        sizes = {"image_shape": list(data.image_shape), "classes": data.classes}
-        model = self.make_model(image_shape=data.image_shape, classes=data.classes)
-        return self.make_module(model, sizes), model
-
-
-@dataclass
-class Outcome:
-    """What a recipe found.
-
-    Attributes:
-        metrics: numbers by the names under which they are logged.
-        arrays: arrays for ``arrays.npz``.
-        params: true number of trainable parameters.
-        params_paper: number by the paper's formula.
-        training: plain facts on the fit: epochs, peak epoch, why it stopped.
-        data: plain facts on the data.
-        memory: bytes that can be told beforehand.
-        clocks: seconds.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
-    params: int = 0
-    params_paper: int | None = None
-    training: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
-    clocks: dict[str, float] = field(default_factory=dict)
 
 
 class Recipe(ABC):
-    """The stages of a cell, in order."""
+    """The stages of a cell, in order.
 
-    def check(self, factories: Factories) -> None:  # noqa: B027 - most need nobody
-        """Raise :class:`~capsexp.errors.StageBusy` if the cell's first stage is another's work at this moment."""
+    Attributes:
+        parts: the arguments that are made from config groups of their own, by name.
+        irrelevant: dotted keys of the config that change none of its stages.
+    """
+
+    parts: ClassVar[Mapping[str, Part]] = {}
+    irrelevant: ClassVar[tuple[str, ...]] = ()
+
+    def stages(self, factories: Factories) -> Sequence[Stage]:
+        """The stages that it is known to go through, in order."""
+        return ()
+
+    def check(self, factories: Factories) -> None:
+        """Find out what is wrong or in the way before anything is trained.
+
+        Raises:
+            ConfigError: a value breaks a rule.
+            StageBusy: another cell is computing one of the stages at this moment.
+        """
+        for stage in self.stages(factories):
+            factories.stages.check(stage)
 
     @abstractmethod
     def run(self, factories: Factories) -> Outcome:
         """Do the cell's work; go on from the checkpoints in its directory where there are any."""
-
-
-def collect(trainer: L.Trainer, module: L.LightningModule, outcome: Outcome) -> None:
-    """Add what the callbacks found to an outcome, once the best weights are back."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ResultCallback):
-            outcome.metrics |= callback.result_metrics(module)
-            outcome.arrays |= callback.result_arrays(module)
-            outcome.memory |= callback.result_memory()

@@ -1,21 +1,24 @@
 """One fit to its peak, and what there is to say about it."""
 
 import statistics
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, cast
 
 import lightning as L
 
+from capsexp import rng
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
 from capsexp.callbacks.resume import resumable
 from capsexp.data.base import ImageDataModule
+from capsexp.models.base import Classifier
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What a fit found.
 
     Attributes:
@@ -34,8 +37,34 @@ class Fitted:
         """The same as a dictionary that JSON can hold."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """The same from such a dictionary; what else it holds is left out."""
+        return cls(*(dict(facts[each.name]) for each in fields(cls)))
 
-def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) -> Fitted:
+
+class StartingStates(L.Callback):
+    """Lets a fit start from known random states, whatever was drawn before.
+
+    It is the last to act in ``setup``, where a network may still be replaced.  A fit that goes on takes the states from
+    its checkpoint (:class:`~capsexp.callbacks.resume.ResumeCheckpoint`).
+
+    Args:
+        states: the states; None for those behind the drawing of the network's weights.
+    """
+
+    def __init__(self, states: rng.States | None = None) -> None:
+        self._states = states
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Put them back."""
+        if stage == "fit":
+            states = self._states or cast("Classifier", pl_module.model).random_states
+            assert states is not None, "whoever makes a model keeps them"
+            rng.put_back(states)
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) -> FitResult:
     """Train to the peak, from a checkpoint of an interrupted fit where there is one; the best weights are back then.
 
     Raises:
@@ -44,6 +73,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) ->
     trainer.precision_plugin.convert_module(
         module
     )  # Lightning does so behind a checkpoint's loading, which would round
+    trainer.callbacks.append(StartingStates())  # type: ignore[attr-defined]
     trainer.fit(module, data, ckpt_path=resumable(trainer), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -56,7 +86,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) ->
         if isinstance(callback, ResultCallback):
             memory |= callback.result_memory()
     clocks = {"fit_s": sum(history.seconds), "epoch_s": statistics.median(history.seconds)}
-    return Fitted(metrics, _facts(trainer, history), memory, clocks)
+    return FitResult(metrics, _facts(trainer, history), memory, clocks)
 
 
 def _facts(trainer: L.Trainer, history: History) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """How deep a capsule network can be before it breaks."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
-import lightning as L
 import numpy as np
 
 from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.peak import Peak
 from capsexp.errors import require, require_int
-from capsexp.recipes.base import Factories, Outcome
+from capsexp.recipes.base import Factories, TrainerSettings
 from capsexp.recipes.networks import Networks
-from capsexp.recipes.prune_and_retrain import Done, PruneAndRetrain, summary
+from capsexp.recipes.outcome import Outcome
+from capsexp.recipes.prune_and_retrain import PruneAndRetrain, StageResults, summary
+from capsexp.recipes.stages import Stage
 
 
 class MaxDepth(PruneAndRetrain):
@@ -31,21 +32,28 @@ class MaxDepth(PruneAndRetrain):
         **options: what :class:`PruneAndRetrain` takes.
     """
 
+    irrelevant: ClassVar[tuple[str, ...]] = (*PruneAndRetrain.irrelevant, "recipe.limit")
+
     def __init__(self, *, limit: int = 30, **options: Any) -> None:
         super().__init__(**options)
         self._limit = require_int("limit", limit, 1)
 
+    def stages(self, factories: Factories) -> Sequence[Stage]:
+        """Those of the first trial."""
+        return [step.stage for step in self.steps(Networks(factories), 1)]
+
     def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes a stage of the first trial.
+        """Find out what is wrong or in the way before anything is trained.
 
         Raises:
-            ConfigError: trainings are too short to be found broken.
+            ConfigError: a value of the trainer or of a callback breaks a rule, or trainings are too short to be found
+                broken.
+            StageBusy: another cell is computing a stage of the first trial at this moment.
         """
-        _check_guard(factories.make_trainer("check", in_run=False), self._deep_epochs)
-        for step in self.steps(Networks(factories), 1):
-            factories.stages.check(step.stage)
+        _check_guard(factories.check_trainer(), self._deep_epochs)
+        super().check(factories)
 
-    def label(self, stage: str, depth: int) -> str:
+    def prefix(self, stage: str, depth: int) -> str:
         """With its depth: a cell has many."""
         return f"{stage}{depth}"
 
@@ -54,22 +62,22 @@ class MaxDepth(PruneAndRetrain):
         networks = Networks(factories)
         rule = "be a network of which layers can be stacked (deep_capsnet)"
         require(networks.knows_depth, "model", rule, type(networks.whole).__name__)
-        trials: dict[int, Done] = {}
+        trials: dict[int, StageResults] = {}
 
         def breaks(depth: int) -> bool:
-            trials[depth] = self.done(networks, depth)
+            trials[depth] = self.results(networks, depth)
             return _broken(trials[depth])
 
         largest = deepest_working(breaks, self._limit)
         if largest not in trials:
-            trials[largest] = self.done(networks, largest)
+            trials[largest] = self.results(networks, largest)
         outcome = summary(networks, trials[largest])
         outcome.metrics |= {"depth/largest": largest, "depth/bounded": float(largest < self._limit)}
         outcome.metrics["depth/trials"] = len(trials)
         tried = sorted(trials.items())
         outcome.arrays["trials/depth"] = np.array([depth for depth, _ in tried])
-        outcome.arrays["trials/broken"] = np.array([_broken(done) for _, done in tried])
-        outcome.arrays["trials/acc"] = np.array([_last(done)["tested"]["test/acc"] for _, done in tried])
+        outcome.arrays["trials/broken"] = np.array([_broken(found) for _, found in tried])
+        outcome.arrays["trials/acc"] = np.array([_last(found)["tested"]["test/acc"] for _, found in tried])
         return outcome
 
 
@@ -96,23 +104,23 @@ def deepest_working(breaks: Callable[[int], bool], limit: int) -> int:
     return works
 
 
-def _check_guard(trainer: L.Trainer, deep_epochs: int | None) -> None:
+def _check_guard(settings: TrainerSettings, deep_epochs: int | None) -> None:
     """A network that is trained for fewer epochs than the guard looks at would always seem to work."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = settings.callbacks.values()
     guards = [callback for callback in callbacks if isinstance(callback, CollapseGuard)]
     require(bool(guards), "callbacks.broken", "be there: it says which networks are broken", None)
     least = guards[0].last
     rule = f"be at least callbacks.broken.last ({least}): shorter trainings are never found broken"
-    require((trainer.max_epochs or 0) >= least, "trainer.max_epochs", rule, trainer.max_epochs)
+    require(settings.max_epochs >= least, "trainer.max_epochs", rule, settings.max_epochs)
     require(deep_epochs is None or deep_epochs >= least, "recipe.deep_epochs", rule, deep_epochs)
     for callback in callbacks:
         if isinstance(callback, Peak):
             require(callback.patience >= least, "callbacks.peak.patience", rule, callback.patience)
 
 
-def _last(done: Done) -> dict[str, Any]:
-    return list(done.values())[-1].facts
+def _last(found: StageResults) -> dict[str, Any]:
+    return list(found.values())[-1].facts
 
 
-def _broken(done: Done) -> bool:
-    return bool(_last(done)["training"]["broken"])
+def _broken(found: StageResults) -> bool:
+    return bool(_last(found)["training"]["broken"])

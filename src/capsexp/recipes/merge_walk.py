@@ -2,13 +2,13 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
+import lightning as L
 import numpy as np
-import torch
 
-from capsexp import stop_request
+from capsexp import rng, stop_request
 from capsexp.callbacks.channel_pruning import ChannelPruning
 from capsexp.callbacks.peak import save_best
 from capsexp.data.base import ImageDataModule
@@ -19,9 +19,11 @@ from capsexp.nn.channels import ChannelLayer
 from capsexp.pruning.base import Criterion
 from capsexp.pruning.merging import mergeable
 from capsexp.pruning.selection import Fewer
-from capsexp.recipes.base import Factories, Outcome, Recipe, collect
+from capsexp.recipes.base import Factories, Recipe
+from capsexp.recipes.fit import FitResult, StartingStates
 from capsexp.recipes.networks import Networks, base_stage, scratch_stage
-from capsexp.recipes.stages import Finished, keep_history
+from capsexp.recipes.outcome import Outcome, outcome_of
+from capsexp.recipes.stages import Stage, StageResult, keep_history
 
 Widths = dict[str, int]
 Point = dict[str, float]
@@ -59,6 +61,12 @@ class MergeWalk(Recipe):
         score_batches: score so many batches of training images, where the criterion needs maps; None for all.
     """
 
+    irrelevant: ClassVar[tuple[str, ...]] = (
+        *("recipe._target_", "recipe.criterion", "recipe.mode", "recipe.layers", "recipe.down_to", "recipe.steps"),
+        *("recipe.tolerance", "recipe.score_batches", "pruning", "study"),
+    )
+    """All that is the walk's and no training's."""
+
     def __init__(
         self,
         *,
@@ -81,24 +89,28 @@ class MergeWalk(Recipe):
         self._tolerance = require_number("tolerance", tolerance, 0, 1)
         self._batches = None if score_batches is None else require_int("score_batches", score_batches, 1)
 
+    def stages(self, factories: Factories) -> Sequence[Stage]:
+        """The training of the network that the walk begins with."""
+        return [base_stage(Networks(factories).depth, self.irrelevant)]
+
     def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell trains the network that the walk begins with.
+        """Find out what is wrong or in the way before anything is trained.
 
         Raises:
             ConfigError: a value of the trainer, of a callback or of the walk breaks a rule.
+            StageBusy: another cell trains the network that the walk begins with at this moment.
         """
-        factories.make_trainer("check", in_run=False)
-        networks = Networks(factories)
-        self._path(networks.whole)
-        factories.stages.check(base_stage(networks.depth))
+        factories.check_trainer()
+        self._path(Networks(factories).whole)
+        super().check(factories)
 
     def run(self, factories: Factories) -> Outcome:
         """Train or take the network, walk, and say what was found on the way."""
         networks = Networks(factories)
         path = self._path(networks.whole)
         sizes: dict[str, Any] = networks.deep(networks.depth)
-        train = functools.partial(networks.train_new, stage="base", **sizes)
-        base = factories.stages.get(base_stage(networks.depth), train)
+        train = functools.partial(networks.train_new, **sizes)
+        base = factories.stages.get(base_stage(networks.depth, self.irrelevant), train)
         module = networks.load(base)
         walk = self._anew(networks, path) if self._mode == "reinit" else self._narrower(networks, module, path)
         points = [self._point(module, {**base.facts["metrics"], **base.facts["tested"]})]
@@ -106,7 +118,8 @@ class MergeWalk(Recipe):
             points.append(self._point(module, found))
         outcome = self._outcome(factories, base, module, points)
         keep_history(base, factories.directory)
-        for logger in factories.make_trainer("walk").loggers:
+        logger = factories.make_logger("walk")
+        if logger is not None:
             for number, point in enumerate(points):
                 logger.log_metrics(point, number)
         return outcome
@@ -132,33 +145,36 @@ class MergeWalk(Recipe):
         depth, stages = networks.depth, networks.factories.stages
         for number, widths in enumerate(path[1:], 1):
             sizes = networks.whole.sized(widths) | networks.deep(depth)
-            work = functools.partial(networks.train_new, stage=f"scratch{number}", **sizes)
-            stage = stages.get(scratch_stage(widths, depth), work)
+            work = functools.partial(networks.train_new, prefix=f"scratch{number}", **sizes)
+            stage = stages.get(scratch_stage(widths, depth, self.irrelevant), work)
             yield networks.load(stage), {**stage.facts["metrics"], **stage.facts["tested"]}
 
     def _narrower(self, networks: Networks, module: BaseModule, path: Sequence[Widths]) -> Iterator[Step]:
         """The networks of the path, each cut out of the one before."""
         factories, data = networks.factories, networks.factories.make_data()
-        measure = factories.make_trainer("test", in_run=False, without=GUARDS)
+        measure = factories.make_trainer(in_run=False, without=GUARDS)
+        random = cast("Classifier", module.model).random_states
         for before, after in itertools.pairwise(path):
             if stop_request.requested():
                 raise KeyboardInterrupt
             (name,) = (each for each in path[0] if after[each] < before[each])
             scores = networks.scores(module, self._criterion, self._batches, factories.directory)
             fewer = Fewer(before[name] - after[name], merge=self._mode == "merge")
-            pruning = ChannelPruning(fewer, {name: scores[name]}, _undisturbed(networks.model), renew=False)
+            pruning = ChannelPruning(fewer, {name: scores[name]}, networks.model, renew=False)
             if self._steps:
-                self._tune(factories, module, data, pruning)
+                start = StartingStates(random)  # the walk is one long fit: dropout goes on
+                self._tune(factories, module, data, pruning, start)
+                random = rng.states()
             else:
                 pruning.prune(module)
             (validated,) = measure.validate(module, data, verbose=False)
             (tested,) = measure.test(module, data, verbose=False)
             yield module, {**validated, **tested}
 
-    def _tune(self, factories: Factories, module: BaseModule, data: ImageDataModule, pruning: ChannelPruning) -> None:
+    def _tune(self, factories: Factories, module: BaseModule, data: ImageDataModule, *callbacks: L.Callback) -> None:
         # As many epochs as steps are enough: each has at least one.
         limits: dict[str, Any] = {"max_steps": self._steps, "max_epochs": self._steps, "limit_val_batches": 0}
-        trainer = factories.make_trainer("walk", callbacks=[pruning], in_run=False, without=GUARDS, **limits)
+        trainer = factories.make_trainer(callbacks=callbacks, in_run=False, without=GUARDS, **limits)
         trainer.fit(module, data)
         if trainer.interrupted:
             raise KeyboardInterrupt
@@ -169,22 +185,13 @@ class MergeWalk(Recipe):
         sizes: Point = {"params": count_parameters(model), "params_paper": model.params_paper()}
         return sizes | {name: found[key] for name, key in MEASURED.items()} | dict(model.widths())
 
-    def _outcome(self, factories: Factories, base: Finished, module: BaseModule, points: Sequence[Point]) -> Outcome:
-        data, last = factories.make_data(), cast("Classifier", module.model)
-        trainer = factories.make_trainer("test", in_run=False)
+    def _outcome(self, factories: Factories, base: StageResult, module: BaseModule, points: Sequence[Point]) -> Outcome:
+        data, trainer = factories.make_data(), factories.make_trainer(in_run=False)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
         validated = {key: points[-1][name] for name, key in MEASURED.items() if key.startswith("val/")}
-        outcome = Outcome(
-            metrics={**tested, **validated, **self._summary(points)},
-            params=count_parameters(last),
-            params_paper=last.params_paper(),
-            training=dict(base.facts["training"]),
-            data=data.summary(),
-            memory=base.facts["memory"],
-            clocks=dict(base.facts["clocks"]),
-        )
-        collect(trainer, module, outcome)
+        metrics = {**tested, **validated, **self._summary(points)}
+        outcome = outcome_of(trainer, module, data, FitResult.of(base.facts), metrics)
         outcome.arrays |= {f"walk/{name}": np.array([point[name] for point in points]) for name in points[0]}
         return outcome
 
@@ -218,13 +225,3 @@ def narrowing(
             now = now | {name: now[name] - layers[name].step}
             yield now
         turn = [name for name in turn if now[name] - layers[name].step >= down_to]
-
-
-def _undisturbed(make: Callable[..., Classifier]) -> Callable[..., Classifier]:
-    """Makes a model, which seeds all random numbers, and leaves torch's as they were: dropout goes on."""
-
-    def made(**sizes: Any) -> Classifier:
-        with torch.random.fork_rng():
-            return make(**sizes)
-
-    return made

@@ -1,9 +1,9 @@
 """Train, correlate the channels, score them, prune, train what is left, and build deeper on it."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,21 +14,30 @@ from capsexp.errors import require, require_int, require_number
 from capsexp.pruning.base import Criterion
 from capsexp.pruning.selection import Selection
 from capsexp.pruning.surgery import transplant
-from capsexp.recipes.base import Factories, Outcome, Recipe
-from capsexp.recipes.networks import OWN, UNPRUNED, Networks, base_stage, scratch_stage
-from capsexp.recipes.stages import Finished, Stage
+from capsexp.recipes.base import Factories, Part, Recipe
+from capsexp.recipes.networks import DEPTH, Networks, base_stage, scratch_stage
+from capsexp.recipes.outcome import Outcome
+from capsexp.recipes.stages import Stage, StageResult
 
-SELECTION = ("pruning.ratio", "pruning.granularity", "pruning.rounding", "pruning.merge")
+SELECTION = ("ratio", "granularity", "rounding", "merge")
+"""Keys of the pruning group that say how many channels go; all others are the criterion's."""
 
-Settings = tuple[tuple[str, Any], ...]
-Done = dict[str, Finished]
+SELECTION_KEYS = tuple(f"pruning.{key}" for key in SELECTION)
+CCM_KEYS = ("recipe.correlation_weight", "recipe.ccm_epochs")
+SCORES_KEYS = ("recipe.score_batches",)
+PRUNED_KEYS = ("recipe.renew", "recipe.pruned_epochs")
+DEEP_KEYS = ("recipe.deep_epochs",)
+"""The recipe's settings by the first stage that they change; those before it do not depend on them."""
+
+StageResults = dict[str, StageResult]
+"""What was found so far, by the stages' names."""
 
 
 class Step(NamedTuple):
-    """A stage, and what is done in its folder, given those before it."""
+    """A stage, and what is done in its folder, given the results of those before it."""
 
     stage: Stage
-    work: Callable[[Done, Path], dict[str, Any]]
+    work: Callable[[StageResults, Path], dict[str, Any]]
 
 
 class PruneAndRetrain(Recipe):
@@ -60,6 +69,21 @@ class PruneAndRetrain(Recipe):
         retrain_unpruned: whether a ratio of 0 goes through all stages too: a control for what training alone gives.
     """
 
+    parts: ClassVar[Mapping[str, Part]] = {
+        "criterion": Part("pruning", but=SELECTION, everywhere=True),
+        "selection": Part(
+            "pruning",
+            keys=SELECTION,
+            target="capsexp.pruning.selection.Selection",
+            asked_by="ratio",
+            hint="in a walk, recipe.mode says whether channels are merged",
+        ),
+    }
+    irrelevant: ClassVar[tuple[str, ...]] = (
+        *("recipe._target_", "recipe.inherit", "recipe.retrain_unpruned"),  # these say which stages there are
+        "study",  # it only names what other keys hold
+    )
+
     def __init__(
         self,
         *,
@@ -84,32 +108,36 @@ class PruneAndRetrain(Recipe):
             require(isinstance(switch, bool), key, "be true or false", switch)
         self._inherit, self._renew, self._retrain_unpruned = inherit, renew, retrain_unpruned
 
+    def stages(self, factories: Factories) -> Sequence[Stage]:
+        """Those of the network at the depth that the config asks for."""
+        networks = Networks(factories)
+        return [step.stage for step in self.steps(networks, networks.depth)]
+
     def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes one of the stages.
+        """Find out what is wrong or in the way before anything is trained.
 
         Raises:
-            ConfigError: a value of the trainer or of a callback breaks a rule; found before a stage begins.
+            ConfigError: a value of the trainer or of a callback breaks a rule, or the network cannot be pruned.
+            StageBusy: another cell is computing one of the stages at this moment.
         """
-        factories.make_trainer("check", in_run=False)
-        networks = Networks(factories)
-        for step in self.steps(networks, networks.depth):
-            factories.stages.check(step.stage)
+        factories.check_trainer()
+        super().check(factories)
 
     def run(self, factories: Factories) -> Outcome:
         """Do the stages or take them, and say what they found."""
         networks = Networks(factories)
-        return summary(networks, self.done(networks, networks.depth))
+        return summary(networks, self.results(networks, networks.depth))
 
-    def done(self, networks: Networks, depth: int) -> Done:
-        """All stages of the network with so many intermediate layers, done or taken."""
-        found: Done = {}
+    def results(self, networks: Networks, depth: int) -> StageResults:
+        """What all stages of the network with so many intermediate layers found, computed or taken."""
+        found: StageResults = {}
         for stage, work in self.steps(networks, depth):
             found[stage.name] = networks.factories.stages.get(stage, functools.partial(work, found))
         return found
 
-    def label(self, stage: str, depth: int) -> str:
-        """What a fit is called in the cell's Weights & Biases run."""
-        return stage
+    def prefix(self, stage: str, depth: int) -> str:
+        """What stands before the names of what a fit logs: the first one of a cell needs nothing."""
+        return "" if stage in ("base", "scratch") else stage
 
     # -- which stages -------------------------------------------------------------------------------------------------
 
@@ -125,86 +153,88 @@ class PruneAndRetrain(Recipe):
         if not self._inherit:
             return [self._scratch(networks, widths, depth) if cuts else self._base(networks, depth)]
         steps = [self._base(networks, 0)]
-        known: Settings = (("correlation_weight", self._weight), ("ccm_epochs", self._ccm_epochs))
         if self._weight:
-            steps.append(self._ccm(networks, known))
+            steps.append(self._ccm(networks, steps[-1].stage))
         if cuts:
-            known += (("score_batches", self._batches),)
-            steps.append(self._scores(networks, known))
-        without = OWN if cuts else UNPRUNED
-        known += (("renew", self._renew), ("pruned_epochs", self._pruned_epochs))
-        steps.append(self._pruned(networks, Stage("pruned", without, known)))
+            steps.append(self._scores(networks, steps[-1].stage))
+        uncut = () if cuts else (*SCORES_KEYS, "pruning")
+        steps.append(self._pruned(networks, steps[-1].stage, uncut))
         if depth:
-            known += (("depth", depth), ("deep_epochs", self._deep_epochs))
-            steps.append(self._deep(networks, Stage("deep", without, known), depth))
+            steps.append(self._deep(networks, steps[-1].stage, uncut, depth))
         return steps
 
-    def _base(self, networks: Networks, depth: int) -> Step:
-        def work(_: Done, directory: Path) -> dict[str, Any]:
-            return networks.train_new(directory, self.label("base", depth), **networks.deep(depth))
+    @property
+    def _unpruned(self) -> tuple[str, ...]:
+        """What does not change the training of a network that is not cut out of another one."""
+        return (*self.irrelevant, "pruning", *CCM_KEYS, *SCORES_KEYS, *PRUNED_KEYS, *DEEP_KEYS)
 
-        return Step(base_stage(depth), work)
+    def _base(self, networks: Networks, depth: int) -> Step:
+        def work(_: StageResults, directory: Path) -> dict[str, Any]:
+            return networks.train_new(directory, self.prefix("base", depth), **networks.deep(depth))
+
+        return Step(base_stage(depth, self._unpruned), work)
 
     def _scratch(self, networks: Networks, widths: dict[str, int], depth: int) -> Step:
         sizes = networks.whole.sized(widths) | networks.deep(depth)
 
-        def work(_: Done, directory: Path) -> dict[str, Any]:
-            return networks.train_new(directory, self.label("scratch", depth), **sizes)
+        def work(_: StageResults, directory: Path) -> dict[str, Any]:
+            return networks.train_new(directory, self.prefix("scratch", depth), **sizes)
 
-        return Step(scratch_stage(widths, depth), work)
+        return Step(scratch_stage(widths, depth, self._unpruned), work)
 
-    def _ccm(self, networks: Networks, known: Settings) -> Step:
-        def work(done: Done, directory: Path) -> dict[str, Any]:
-            module = networks.load(done["base"])
+    def _ccm(self, networks: Networks, parent: Stage) -> Step:
+        def work(found: StageResults, directory: Path) -> dict[str, Any]:
+            module = networks.load(found["base"])
             module.reward_correlation(self._weight)
-            return networks.train(module, directory, "ccm", self._ccm_epochs)
+            return networks.train(module, directory, prefix="ccm", epochs=self._ccm_epochs)
 
-        return Step(Stage("ccm", UNPRUNED, known), work)
+        irrelevant = (*self.irrelevant, DEPTH, "pruning", *SCORES_KEYS, *PRUNED_KEYS, *DEEP_KEYS)
+        return Step(Stage("ccm", parent, irrelevant), work)
 
-    def _scores(self, networks: Networks, known: Settings) -> Step:
-        def work(done: Done, directory: Path) -> dict[str, Any]:
-            module = networks.load(_trained(done))
+    def _scores(self, networks: Networks, parent: Stage) -> Step:
+        def work(found: StageResults, directory: Path) -> dict[str, Any]:
+            module = networks.load(_trained(found))
             scores = networks.scores(module, self.criterion, self._batches, directory)
-            for name, found in scores.items():
-                require(bool(found.isfinite().all()), f"scores.{name}", "be finite", "NaN or infinity")
-            return {"scores": {name: found.tolist() for name, found in scores.items()}}
+            for name, of_layer in scores.items():
+                require(bool(of_layer.isfinite().all()), f"scores.{name}", "be finite", "NaN or infinity")
+            return {"scores": {name: of_layer.tolist() for name, of_layer in scores.items()}}
 
-        return Step(Stage("scores", (*OWN, *SELECTION), known), work)
+        irrelevant = (*self.irrelevant, DEPTH, *SELECTION_KEYS, *PRUNED_KEYS, *DEEP_KEYS)
+        return Step(Stage("scores", parent, irrelevant), work)
 
-    def _pruned(self, networks: Networks, stage: Stage) -> Step:
-        def work(done: Done, directory: Path) -> dict[str, Any]:
-            scores = _scored(done) or {name: [0.0] * width for name, width in networks.whole.widths().items()}
+    def _pruned(self, networks: Networks, parent: Stage, uncut: tuple[str, ...]) -> Step:
+        def work(found: StageResults, directory: Path) -> dict[str, Any]:
+            scores = _scored(found) or {name: [0.0] * width for name, width in networks.whole.widths().items()}
             pruning = ChannelPruning(self.selection, _tensors(scores), networks.model, renew=self._renew)
-            module = networks.load(_trained(done))
-            facts = networks.train(module, directory, "pruned", self._pruned_epochs, pruning)
+            module = networks.load(_trained(found))
+            facts = networks.train(module, directory, pruning, prefix="pruned", epochs=self._pruned_epochs)
             return facts | {"kept": {name: index.tolist() for name, index in pruning.kept.items()}}
 
-        return Step(stage, work)
+        return Step(Stage("pruned", parent, (*self.irrelevant, DEPTH, *uncut, *DEEP_KEYS)), work)
 
-    def _deep(self, networks: Networks, stage: Stage, depth: int) -> Step:
-        def work(done: Done, directory: Path) -> dict[str, Any]:
-            pruned = networks.load(done["pruned"]).model
+    def _deep(self, networks: Networks, parent: Stage, uncut: tuple[str, ...], depth: int) -> Step:
+        def work(found: StageResults, directory: Path) -> dict[str, Any]:
+            pruned = networks.load(found["pruned"]).model
             sizes = pruned.sized({}) | networks.deep(depth)
             model = networks.model(**sizes)
             transplant(pruned, model)
-            return networks.train(
-                networks.module(model, **sizes), directory, self.label("deep", depth), self._deep_epochs
-            )
+            module = networks.module(model, **sizes)
+            return networks.train(module, directory, prefix=self.prefix("deep", depth), epochs=self._deep_epochs)
 
-        return Step(stage, work)
+        return Step(Stage("deep", parent, (*self.irrelevant, *uncut), ((DEPTH, depth),)), work)
 
 
-def summary(networks: Networks, done: Done) -> Outcome:
+def summary(networks: Networks, found: StageResults) -> Outcome:
     """What a cell says of its stages: the last one's network, and what each test found."""
-    outcome = networks.outcome(list(done.values())[-1])
-    for name, stage in done.items():
-        outcome.metrics |= {f"{name}/{key}": stage.facts["tested"][found] for key, found in _told(stage).items()}
+    outcome = networks.outcome(list(found.values())[-1])
+    for name, stage in found.items():
+        outcome.metrics |= {f"{name}/{key}": stage.facts["tested"][metric] for key, metric in _told(stage).items()}
         outcome.training |= {f"{name}_epochs": stage.facts["training"]["epochs"]} if "training" in stage.facts else {}
-    first = next(iter(done.values()))
+    first = next(iter(found.values()))
     outcome.metrics["pruning/change"] = outcome.metrics["test/acc"] - first.facts["tested"]["test/acc"]
-    outcome.arrays |= {f"scores/{name}": np.array(found) for name, found in _scored(done).items()}
-    if "pruned" in done:
-        outcome.arrays |= {f"kept/{name}": np.array(found) for name, found in done["pruned"].facts["kept"].items()}
+    outcome.arrays |= {f"scores/{name}": np.array(scores) for name, scores in _scored(found).items()}
+    if "pruned" in found:
+        outcome.arrays |= {f"kept/{name}": np.array(index) for name, index in found["pruned"].facts["kept"].items()}
     return outcome
 
 
@@ -217,19 +247,19 @@ TOLD = {
 """What the result says of every stage, and the test's name for it."""
 
 
-def _told(stage: Finished) -> dict[str, str]:
+def _told(stage: StageResult) -> dict[str, str]:
     tested: Mapping[str, float] = stage.facts.get("tested", {})
     return {name: found for name, found in TOLD.items() if found in tested}
 
 
-def _trained(done: Done) -> Finished:
+def _trained(found: StageResults) -> StageResult:
     """The network whose channels are scored."""
-    return done.get("ccm", done["base"])
+    return found.get("ccm", found["base"])
 
 
-def _scored(done: Done) -> dict[str, list[float]]:
+def _scored(found: StageResults) -> dict[str, list[float]]:
     """The scores of every layer's channels; none where nothing was to be cut."""
-    scores: dict[str, list[float]] = done["scores"].facts["scores"] if "scores" in done else {}
+    scores: dict[str, list[float]] = found["scores"].facts["scores"] if "scores" in found else {}
     return scores
 
 

@@ -1,21 +1,20 @@
 """Train with routing for a while, then with the master coefficients in its place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import lightning as L
-
+from capsexp.callbacks.checkpoints import read_best
 from capsexp.callbacks.peak import save_best
 from capsexp.errors import require, require_choice, require_int, require_number
+from capsexp.lightning_modules.base import BaseModule
 from capsexp.nn.capsules import Inference, capsule_layers, set_inference
-from capsexp.recipes.accumulate import LATER, Accumulate, load_best, train
-from capsexp.recipes.base import Factories, Outcome, collect
-from capsexp.recipes.examine import examine
+from capsexp.recipes.accumulate import Accumulate, train
+from capsexp.recipes.base import Factories
+from capsexp.recipes.diagnose import diagnose
+from capsexp.recipes.networks import Networks
+from capsexp.recipes.outcome import Outcome, collect
 from capsexp.recipes.stages import Stage, keep_history
-
-SECOND = Stage("retrain")
-"""The second training; it depends on everything."""
 
 
 class Retrain(Accumulate):
@@ -35,6 +34,8 @@ class Retrain(Accumulate):
         second: ``master``, or ``routing`` for a second training like the first: what as many epochs more would give.
         **options: what :class:`Accumulate` takes.
     """
+
+    irrelevant: ClassVar[tuple[str, ...]] = (*Accumulate.irrelevant, "recipe.restart", "recipe.second")
 
     def __init__(
         self,
@@ -57,27 +58,29 @@ class Retrain(Accumulate):
     def first(self) -> Stage:
         """As in :class:`Accumulate` where nothing is shortened, so that both share it."""
         if self._first_epochs is None and self._first_share == 1:
-            return super().first
-        return Stage("warm", LATER, (("epochs", self._first_epochs), ("share", self._first_share)))
+            return Stage("train", irrelevant=(*self.irrelevant, "recipe.first_epochs", "recipe.first_share"))
+        return Stage("warm", irrelevant=self.irrelevant)
 
-    def check(self, factories: Factories) -> None:
-        """Raise :class:`~capsexp.errors.StageBusy` while another cell computes either training."""
-        super().check(factories)
-        factories.stages.check(SECOND)
+    @property
+    def second(self) -> Stage:
+        """The second training; everything in the config counts."""
+        return Stage("retrain", self.first)
+
+    def stages(self, factories: Factories) -> Sequence[Stage]:
+        """Both trainings."""
+        return [self.first, self.second]
 
     def run(self, factories: Factories) -> Outcome:
         """The first training and what it gives, then the second."""
         module, outcome = self._accumulate(factories)
-        second = factories.stages.get(SECOND, lambda directory: self._again(factories, module, directory))
-        load_best(module, second)
-        set_inference(module.model, self._inference)  # type: ignore[arg-type]
+        second = factories.stages.get(self.second, lambda directory: self._again(factories, module, directory))
+        module.load_state_dict(read_best(second.directory).weights)
+        set_inference(module.model, self._inference)
         module.save_hyperparameters({"inference": self._inference}, logger=False)  # load_run asks for it
-        data, trainer = factories.make_data(), factories.make_trainer("test", in_run=False)
+        data, trainer = factories.make_data(), factories.make_trainer(in_run=False)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
-        arrays, found = examine(
-            module, data, lambda added: factories.make_trainer("test", callbacks=added, in_run=False)
-        )
+        arrays, found = diagnose(module, data, lambda added: factories.make_trainer(callbacks=added, in_run=False))
         outcome.metrics |= {**second.facts["metrics"], **tested, **found, "retrained/change": _change(tested, outcome)}
         outcome.training = {**second.facts["training"], "first_epochs": outcome.training["epochs"]}
         outcome.memory = {name: max(size, outcome.memory[name]) for name, size in second.facts["memory"].items()}
@@ -90,23 +93,21 @@ class Retrain(Accumulate):
     def _train(self, factories: Factories, directory: Path) -> dict[str, Any]:
         data = factories.make_data()
         data.thin(self._first_share)
-        module, _ = factories.make_untrained(data)
         limit: dict[str, Any] = {} if self._first_epochs is None else {"max_epochs": self._first_epochs}
-        return train(factories, module, data, directory, **limit)
+        return train(factories, Networks(factories).new(), data, directory, **limit)
 
-    def _again(self, factories: Factories, first: L.LightningModule, directory: Path) -> dict[str, Any]:
+    def _again(self, factories: Factories, first: BaseModule, directory: Path) -> dict[str, Any]:
         """The second training, in a stage's folder."""
-        data = factories.make_data()
-        module, model = factories.make_untrained(data)
+        module, data = Networks(factories).new(), factories.make_data()
         if not self._restart:
             module.load_state_dict(first.state_dict())
-        masters = {name: layer.master_JI for name, layer in capsule_layers(first.model).items()}  # type: ignore[arg-type]
-        for name, layer in capsule_layers(model).items():
+        masters = {name: layer.master_JI for name, layer in capsule_layers(first.model).items()}
+        for name, layer in capsule_layers(module.model).items():
             master_JI = masters[name]
             assert master_JI is not None
             layer.set_master(master_JI)
-        set_inference(model, self._inference)
-        return train(factories, module, data, directory, "retrain")
+        set_inference(module.model, self._inference)
+        return train(factories, module, data, directory, prefix="retrain")
 
 
 def _change(tested: Mapping[str, float], outcome: Outcome) -> float:

@@ -16,26 +16,34 @@ from capsexp.errors import StageBusy
 log = logging.getLogger(__name__)
 
 MakeKey = Callable[[Collection[str]], str]
-"""The digest of a cell's work, without the groups of its config that a stage does not depend on."""
+"""The digest of a cell's work, without some (dotted) keys of its config."""
+
+Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a recipe, as it is told from any other.
+    """One step of a recipe.
+
+    Two stages are the same where they have the same name, the same parent, and configs that differ in nothing but the
+    keys that are irrelevant for both.  A key that nobody has thought of counts.
 
     Attributes:
         name: what it is called; part of its folder's name.
-        without: the groups of the config that do not change what it computes.
-        settings: what else decides it, in plain types.
+        parent: the stage that it starts from; None for one that starts from nothing.
+        irrelevant: dotted keys of the config that do not change what it computes.
+        settings: the values that it computes with where these are not the config's: by the dotted key whose place they
+            take, or by a name of their own.  In plain types.
     """
 
     name: str
-    without: tuple[str, ...] = ()
-    settings: tuple[tuple[str, Any], ...] = ()
+    parent: "Stage | None" = None
+    irrelevant: tuple[str, ...] = ()
+    settings: Settings = ()
 
 
 @dataclass(frozen=True)
-class Finished:
+class StageResult:
     """A stage that is done.
 
     Attributes:
@@ -50,9 +58,9 @@ class Finished:
 class StageMemo:
     """The stages below ``folder``, shared by all cells and sweeps that lie beside it.
 
-    A stage's folder is named after the digest of all that decides its outcome, so an equal one is never computed twice,
-    and a changed one never mistaken.  Its result file is written last; without it the work goes on from the checkpoint
-    that an interrupted fit has left there, or starts over.  The folder may be removed whenever nothing runs.
+    A stage's folder is named after the digest of all that may decide its outcome, so an equal one is never computed
+    twice, and a changed one never mistaken.  Its result file is written last; without it the work goes on from the
+    checkpoint that an interrupted fit has left there, or starts over.  The folder may be removed whenever nothing runs.
 
     Args:
         folder: where they lie.
@@ -64,10 +72,12 @@ class StageMemo:
 
     def directory(self, stage: Stage) -> Path:
         """Where a stage lies, done or not."""
-        decides = json.dumps([self._make_key(stage.without), stage.settings])
+        parent = None if stage.parent is None else self.directory(stage.parent).name
+        replaced = [key for key, _ in stage.settings]
+        decides = json.dumps([parent, self._make_key((*stage.irrelevant, *replaced)), stage.settings])
         return self._folder / f"{stage.name}-{hashlib.sha256(decides.encode()).hexdigest()[: records.ID_LENGTH]}"
 
-    def get(self, stage: Stage, work: Callable[[Path], dict[str, Any]]) -> Finished:
+    def get(self, stage: Stage, work: Callable[[Path], dict[str, Any]]) -> StageResult:
         """A finished stage; ``work`` computes it in its folder and returns its facts, where nobody has yet.
 
         Raises:
@@ -86,7 +96,7 @@ class StageMemo:
             finally:
                 lock.release()
         log.info("stage %s: taken from %s", stage.name, directory.name)
-        return Finished(directory, facts)
+        return StageResult(directory, facts)
 
     def check(self, stage: Stage) -> None:
         """Raise :class:`StageBusy` if another process is computing a stage; costs nothing else."""
@@ -96,7 +106,7 @@ class StageMemo:
             _take(lock, stage, directory)
             lock.release()
 
-    def _compute(self, stage: Stage, directory: Path, work: Callable[[Path], dict[str, Any]]) -> Finished:
+    def _compute(self, stage: Stage, directory: Path, work: Callable[[Path], dict[str, Any]]) -> StageResult:
         log.info("stage %s: being computed in %s", stage.name, directory.name)
         for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
             leftover.unlink(missing_ok=True)
@@ -104,10 +114,10 @@ class StageMemo:
         (directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         facts = records.read_result(directory, records.STAGE)
         assert facts is not None
-        return Finished(directory, facts)
+        return StageResult(directory, facts)
 
 
-def keep_history(stage: Finished, directory: Path, name: str = records.METRICS) -> None:
+def keep_history(stage: StageResult, directory: Path, name: str = records.METRICS) -> None:
     """A copy of a stage's epochs for the cell's own folder, under this name."""
     records.write_text(directory / name, (stage.directory / records.METRICS).read_text(encoding="utf-8"))
 

@@ -1,9 +1,10 @@
 """Train one architecture and test its best weights."""
 
 from capsexp.callbacks.peak import save_best
-from capsexp.models.base import count_parameters
-from capsexp.recipes.base import Factories, Outcome, Recipe, collect
+from capsexp.recipes.base import Factories, Recipe
 from capsexp.recipes.fit import fit
+from capsexp.recipes.networks import Networks
+from capsexp.recipes.outcome import Outcome, outcome_of
 
 
 class Train(Recipe):
@@ -14,20 +15,9 @@ class Train(Recipe):
 
     def run(self, factories: Factories) -> Outcome:
         """Fit, test, and gather what was found."""
-        data = factories.make_data()
-        module, model = factories.make_untrained(data)
-        trainer = factories.make_trainer("train")
+        module, data = Networks(factories).new(), factories.make_data()
+        trainer = factories.make_trainer()
         fitted = fit(trainer, module, data)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
-        outcome = Outcome(
-            metrics={**fitted.metrics, **tested},
-            params=count_parameters(model),
-            params_paper=model.params_paper(),
-            training=fitted.training,
-            data=data.summary(),
-            memory=fitted.memory,
-            clocks=fitted.clocks,
-        )
-        collect(trainer, module, outcome)
-        return outcome
+        return outcome_of(trainer, module, data, fitted, {**fitted.metrics, **tested})

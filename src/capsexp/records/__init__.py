@@ -25,7 +25,6 @@ from capsexp.records.identity import (
 )
 from capsexp.records.layout import (
     ARRAYS,
-    AUTOENCODE_METRICS,
     BEST_CHECKPOINT,
     CELL_KEY,
     CONF,
@@ -69,7 +68,6 @@ from capsexp.records.sweep import (
 
 __all__ = [
     "ARRAYS",
-    "AUTOENCODE_METRICS",
     "BEST_CHECKPOINT",
     "CELL_KEY",
     "CONF",

@@ -17,9 +17,6 @@ CELL_KEY = "sweep.cell"  # by which a job of a sweep is told which planned cell 
 CONFIG, STATUS, RESULT = "config.yaml", "status.json", "result.json"
 STAGE = "stage.json"
 METRICS, ARRAYS, LOG, LOCK = "metrics.csv", "arrays.npz", "log.txt", ".lock"
-AUTOENCODE_METRICS = (
-    "autoencode.csv"  # epochs of an earlier training of another kind, beside those of the classification
-)
 PREVIOUS_RESULT = "result.previous.json"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 RESUME_CHECKPOINT = f"checkpoints/resume-v{NUMERICS_VERSION}.ckpt"  # older code's half-done cells start over

@@ -19,7 +19,7 @@ TESTS: tuple[tuple[str, Inference], ...] = (("dynamic", "dynamic"), ("fast", "fo
 """What the tests are called, and how they run: folded inference gives what the paper's form does, sooner."""
 
 
-def examine(
+def diagnose(
     module: L.LightningModule, data: ImageDataModule, make_trainer: Callable[[list[L.Callback]], L.Trainer]
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, float]]:
     """What :class:`CouplingAnalysis` finds, and :class:`ActivityVectors` where the network has a decoder.

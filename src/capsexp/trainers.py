@@ -1,0 +1,103 @@
+"""The trainers of a cell: their settings, callbacks and loggers, checked and made."""
+
+import inspect
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import RichProgressBar
+
+from capsexp.errors import ConfigError, require, require_int
+from capsexp.making import Config, make, make_node, parts_in_conf
+from capsexp.recipes.base import TrainerSettings
+from capsexp.stacking import context
+
+ALONE = LightningEnvironment()
+"""One process is all: a cluster's variables would promise others."""
+
+
+def check_trainer(config: Config) -> TrainerSettings:
+    """The settings of the trainer and of the callbacks, checked without a trainer.
+
+    Raises:
+        ConfigError: a value breaks a rule.  Of the arguments that are handed to ``lightning.Trainer`` as they are, only
+            the names are checked here.
+    """
+    options, callbacks = _trainer_settings(config)
+    try:
+        inspect.signature(L.Trainer).bind_partial(**options)
+    except TypeError as error:
+        raise _refused_by_lightning(f"Trainer.__init__() {error}", options) from error
+    return TrainerSettings(options["max_epochs"], callbacks)
+
+
+def make_trainer(
+    config: Config,
+    home: Path,
+    logger: Any,
+    in_sweep: bool,
+    *,
+    directory: Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    without: Collection[str] = (),
+    in_run: bool = True,
+    prefix: str = "",
+    **given: Any,
+) -> L.Trainer:
+    """A trainer with the callbacks of the config; see :class:`~capsexp.recipes.base.MakeTrainer`."""
+    options, own = _trainer_settings(config, without, **given)
+    progress = config["trainer"]["progress"]
+    shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
+    fixed: dict[str, Any] = {
+        "callbacks": [*own.values(), *callbacks, *([RichProgressBar()] if shown else [])],
+        "logger": (logger_of(logger, prefix) or False) if in_run else False,
+        "default_root_dir": directory or home,
+        "enable_checkpointing": True,
+        "enable_progress_bar": shown,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "plugins": [ALONE],
+    }
+    # Under `deterministic` torch fills fresh memory, though nothing reads it: some 3 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        return context.joined(L.Trainer(**options, **fixed), config)
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        raise _refused_by_lightning(error, options) from error
+
+
+def _trainer_settings(
+    config: Config, without: Collection[str] = (), **given: Any
+) -> tuple[Config, dict[str, L.Callback]]:
+    """Checked: the arguments of ``lightning.Trainer`` that the config has, and its callbacks by their names there."""
+    options = {**config["trainer"], **given}
+    require_int("trainer.max_epochs", options["max_epochs"], 1)
+    rule = "be 1: a cell's data lies on one device; run more cells at once instead"
+    require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
+    progress = options.pop("progress")
+    require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
+    require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
+    _check_pruning(config)
+    names = [name for name, entry in config["callbacks"].items() if entry and name not in without]
+    return options, {name: make_node(config["callbacks"][name], f"callbacks.{name}") for name in names}
+
+
+def _check_pruning(config: Config) -> None:
+    """Before a callback holds the criterion, so that an error names this group."""
+    taken = {key for part in parts_in_conf() if part.group == "pruning" for key in part.keys}
+    make(config, "pruning", tuple(taken))
+
+
+def _refused_by_lightning(said: object, options: Config) -> ConfigError:
+    line = " ".join(str(said).split())
+    return ConfigError("trainer", f"be arguments that lightning.Trainer takes ({line})", options)
+
+
+def logger_of(logger: Any, prefix: str) -> Any:
+    """The cell's logger, None where it has none; with a prefix, one that puts it before the names of what it logs."""
+    return logger.of_stage(prefix) if logger and prefix else logger or None
