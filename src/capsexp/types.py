@@ -1,4 +1,4 @@
-"""What passes between data, models and modules, and the legend of the shape letters.
+"""The types that data, models and modules exchange, and the legend of the shape letters.
 
 Shape letters, written as a suffix of a tensor's name (``images_BCHW``):
 
@@ -16,7 +16,7 @@ I      capsules of the lower layer (children)
 J      capsules of the higher layer (parents); in the class layer J = K
 D      components of a child's pose
 E      components of a parent's pose
-L      places at which a window lies, or of a map
+L      positions of a window, or of a value in a feature map
 T      capsule types on a grid
 ====== =============================================================================
 """
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     Attributes:
         images_BCHW: float32, cropped and normalised.
         labels_B: int64 in 0..K-1.
-        pixels_BCHW: the same images in 0..255, cropped or shifted but not normalised: what a decoder should draw.
+        pixels_BCHW: the same images in 0..255, cropped or shifted but not normalised: the target of a decoder.
     """
 
     images_BCHW: Tensor
@@ -43,11 +43,11 @@ class Batch(NamedTuple):
 
 
 class RoutingOutput(NamedTuple):
-    """What a routing algorithm gives.
+    """The output of a routing algorithm.
 
     Attributes:
         poses_BJE: the parents' poses.
-        activations_BJ: how present each parent is; for most algorithms the length of its pose, in 0..1.
+        activations_BJ: the activation of each parent; for most algorithms the length of its pose, in 0..1.
         coupling_BJI: the coefficients that weighted the returned poses.
     """
 
@@ -57,12 +57,12 @@ class RoutingOutput(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What one shared step gives for train, validation and test alike.
+    """The output of the step that training, validation and test share.
 
     Attributes:
-        loss: scalar that is minimised, the mean over the batch.
-        scores_BK: one score a class, the highest is the prediction; None where nothing is classified.
-        terms: what the loss is made of, each the mean over the batch, by the names in the module's ``terms``.
+        loss: the scalar to minimise, the mean over the batch.
+        scores_BK: one score per class, the highest is the prediction; None where nothing is classified.
+        terms: the terms of the loss, each the mean over the batch, by the names in the module's ``terms``.
     """
 
     loss: Tensor

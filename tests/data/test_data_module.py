@@ -265,7 +265,7 @@ def test_the_summary_is_plain_and_says_how_the_test_part_came_about():
 
 
 def test_one_image_a_class_cannot_be_divided():
-    with pytest.raises(ConfigError, match=r"^data\.path must hold two images of a class to divide, got 4$"):
+    with pytest.raises(ConfigError, match=r"^data\.path must hold at least two images of a class to divide, got 4$"):
         module(Fake(count=4)).setup()
 
 
@@ -412,7 +412,7 @@ def test_a_crop_larger_than_the_images_is_refused_before_training():
         ({"normalise": "none"}, "normalise must be one of symmetric, unit, got 'none'"),
         ({"seed": -3}, "seed must be a whole number from 0 to 9223372036854775807, got -3"),
         ({"augment": "crop"}, "augment must be an augmentation, got 'crop'"),
-        ({"source": 3}, "source must be something to load from where no path is given, got 3"),
+        ({"source": 3}, "source must be a source of images where no path is given, got 3"),
         ({"path": ""}, "path must name a .npz file or be null, got ''"),
         ({"path": 3}, "path must name a .npz file or be null, got 3"),
     ],

@@ -479,7 +479,7 @@ def test_a_base_that_is_not_there_or_damaged_is_named(tmp_path):
 def test_a_base_that_does_not_do_is_refused(tmp_path):
     write_base(tmp_path)
     line = refusal(made(Rotated, tmp_path, train_count=100, test_count=50))
-    rule = "data.source.path must name a .npz file of train_count + test_count = 150 images at least (here: 120), got "
+    rule = "data.source.path must name a .npz file of at least train_count + test_count = 150 images (here: 120), got "
     assert line.startswith(rule)
     write_base(tmp_path, np.repeat(images()[..., None], 3, -1))
     assert "of gray images (here: 3 colours)" in refusal(made(Rotated, tmp_path))

@@ -1,4 +1,4 @@
-"""What every source of images hands over, the rules it keeps, and the cache between the cells of a sweep."""
+"""The arrays that every source of images provides, their rules, and the cache that cells of a sweep share."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -18,12 +18,12 @@ class Arrays:
     Attributes:
         x_train: uint8 (N, C, H, W), values 0..255.
         y_train: int64 (N,), 0..K-1, every class present.
-        x_test: as ``x_train``, or None where no division into training and test part was published.
+        x_test: as ``x_train``, or None where no split into training and test part was published.
         y_test: as ``y_train`` (a class may be absent), or None together with ``x_test``.
-        name: what to call the data set in results.
+        name: name of the data set in results.
         kind: "embedded" (ships with a library), "npz" (a local file) or "openml".
-        sha256: digest of the file that was read, in hexadecimal; None where there was none.
-        generated: whether the images were computed from another data set's.
+        sha256: digest of the file that was read, in hexadecimal; None where no file was read.
+        generated: True if the images were computed from those of another data set.
     """
 
     x_train: NDArray[np.uint8]
@@ -48,27 +48,27 @@ class Arrays:
 
 @runtime_checkable
 class Source(Protocol):
-    """Something that images can be loaded from; making one is cheap, loading happens in :meth:`load`."""
+    """A source of images.  Its construction is cheap; :meth:`load` does the loading."""
 
     def load(self) -> Arrays:
         """Read, check and return the arrays.
 
         Raises:
-            ConfigError: if there is nothing to read, or what is there breaks a rule.
+            ConfigError: if there is nothing to read, or if the data break a rule.
         """
 
     def key(self) -> Hashable:
-        """What tells this source's content from any other's within one process."""
+        """A key that identifies the content of this source within one process."""
 
 
 CACHED = 2
-"""Data sets kept in memory: the one in use and the one before (MNIST takes 55 MB, DHCD 94 MB)."""
+"""Number of data sets kept in memory: the one in use and the previous one (MNIST takes 55 MB, DHCD 94 MB)."""
 
 _cache: OrderedDict[Hashable, Arrays] = OrderedDict()
 
 
 def load_cached(source: Source) -> Arrays:
-    """``source.load()``, or what it gave last time in this process: the cells of a sweep read a file once."""
+    """``source.load()``, cached within this process, so that the cells of a sweep read a file once."""
     key = source.key()
     if key not in _cache:
         _cache[key] = source.load()
@@ -79,11 +79,11 @@ def load_cached(source: Source) -> Arrays:
 
 
 class MalformedError(ValueError):
-    """An array breaks a rule.
+    """The error for an array that breaks a rule.
 
     Attributes:
-        rule: what must hold, continuing the sentence "name a file ...".
-        found: what was found instead.
+        rule: the rule that must hold; it continues the sentence "name a file ...".
+        found: a description of the data that break it.
     """
 
     def __init__(self, rule: str, found: str) -> None:
@@ -100,11 +100,11 @@ def checked_images(name: str, images: NDArray[Any]) -> NDArray[np.uint8]:
     """``images`` of shape (N, H, W) or (N, H, W, 3) as uint8 (N, C, H, W).
 
     Args:
-        name: what to call the array in an error.
+        name: name of the array in an error.
         images: any array.
 
     Raises:
-        MalformedError: if the type, the number of dimensions or of colours is another, or there is nothing in it.
+        MalformedError: if the type, the number of dimensions or the number of colours is wrong, or the array is empty.
     """
     rule = f"whose {name} has type uint8 with values 0..255"
     holes = int(np.isnan(images).sum()) if images.dtype.kind == "f" else 0
@@ -116,40 +116,40 @@ def checked_images(name: str, images: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def checked_labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """``labels`` of shape (N,) or (N, 1) as int64 (N,), none below zero.
+    """``labels`` of shape (N,) or (N, 1) as non-negative int64 (N,).
 
     Args:
-        name: what to call the array in an error.
+        name: name of the array in an error.
         labels: any array.
-        count: the number of images that they belong to.
+        count: number of images.
 
     Raises:
-        MalformedError: if the shape, the type, the length or a value is not as it must be.
+        MalformedError: if the shape, the type, the length or a value breaks its rule.
     """
     column = labels.ndim == 2 and labels.shape[1] == 1
     _insist(labels.ndim == 1 or column, f"whose {name} has shape (N,)", f"shape {labels.shape}")
     holes = int(np.isnan(labels).sum()) if labels.dtype.kind == "f" else 0
     found = f"{labels.dtype}{f' with {holes} NaN' if holes else ''}"
     _insist(labels.dtype.kind in "iu", f"whose {name} holds whole numbers of an integer type", found)
-    _insist(len(labels) == count, f"whose {name} has one label an image", f"{len(labels)} labels, {count} images")
+    _insist(len(labels) == count, f"whose {name} has one label per image", f"{len(labels)} labels, {count} images")
     lowest, highest = int(labels.min()), int(labels.max())
     _insist(lowest >= 0, f"whose {name} holds labels from 0", f"label {lowest}")
-    # Above this an unsigned label would turn negative below.
+    # A larger unsigned label would turn negative in the conversion to int64 below.
     _insist(highest <= np.iinfo(np.int64).max, f"whose {name} holds labels 0..K-1", f"label {highest}")
     return labels.reshape(-1).astype(np.int64)
 
 
 def check_classes(y_train: NDArray[np.int64], y_test: NDArray[np.int64] | None) -> None:
-    """Refuse labels that are not 0..K-1 with every class in the training part and at least two classes.
+    """Check that labels are 0..K-1, with every class in the training part and at least two classes.
 
     Raises:
-        MalformedError: naming the first class that is missing or too much.
+        MalformedError: with the first class that is missing, or the label that is too large.
     """
     present = np.unique(y_train)
     gaps = np.flatnonzero(present != np.arange(len(present)))
     rule = f"whose y_train holds every class 0..{present[-1]}"
     _insist(len(gaps) == 0, rule, f"class {gaps[0] if len(gaps) else ''} has no image")
-    _insist(len(present) >= 2, "whose y_train holds two classes at least", "one class")
+    _insist(len(present) >= 2, "whose y_train holds at least two classes", "one class")
     if y_test is not None:
         highest = int(y_test.max())
         rule = f"whose y_test holds the training labels 0..{present[-1]}"
@@ -157,7 +157,7 @@ def check_classes(y_train: NDArray[np.int64], y_test: NDArray[np.int64] | None) 
 
 
 def check_same_shape(x_train: NDArray[np.uint8], x_test: NDArray[np.uint8]) -> None:
-    """Refuse training and test images of different sizes or colours.
+    """Check that training and test images have the same size and number of colours.
 
     Raises:
         MalformedError: with both shapes, as (C, H, W).

@@ -1,11 +1,11 @@
-"""What happens to images on their way into a batch: crops, shifts and the scaling of their values.
+"""Augmentation: crops and shifts of the images of a batch, and the scaling of their values.
 
-A data set serves several papers, each with its own crops, so this is a config group of its own.  Everything runs
-batched on the device that holds the images; the random numbers are drawn on the CPU, an epoch's at once, and every
-image has its own.
+Several papers use the same data set with different crops, so augmentation is a config group of its own.  Everything
+runs batched on the device that holds the images.  The random numbers of an epoch are drawn at once, on the CPU, and
+every image has its own.
 
-To add one: subclass :class:`Augment` or :class:`Crop`, draw further numbers in ``draw``, use them in ``sample``, and
-override ``normalise`` where every image is scaled by its own statistics, as :class:`ColourCrop` does.
+To add an augmentation, subclass :class:`Augment` or :class:`Crop`, draw further numbers in ``draw`` and use them in
+``sample``.  Override ``normalise`` where every image is scaled by its own statistics, as :class:`ColourCrop` does.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from torch.nn.functional import pad
 from capsexp.errors import ConfigError, require, require_int, require_number
 
 Draws = tuple[Tensor, ...]
-"""Random numbers: tensors whose first dimension is the image."""
+"""Random numbers: tensors whose first dimension counts the images."""
 
 SCHEMES = ("symmetric", "unit")
-"""How values v in 0..255 are scaled: (v/255 - 0.5)/0.5, in [-1, 1], or v/255, in [0, 1]."""
+"""Scalings of values v in 0..255: (v/255 - 0.5)/0.5, in [-1, 1], and v/255, in [0, 1]."""
 
 
 class Augment:
-    """Images as they are, in training and in evaluation; the base of all others."""
+    """No augmentation, in training and in evaluation; the base class of all others."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width, in pixels, of what becomes of an image of ``height`` x ``width``.
+        """Height and width, in pixels, of an augmented image whose original has ``height`` x ``width`` pixels.
 
         Raises:
             ConfigError: if an image of that size cannot be augmented.
@@ -35,7 +35,7 @@ class Augment:
         return height, width
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:
-        """The form of all images that :meth:`sample` picks from; called once, not once an epoch.
+        """The form of all images that :meth:`sample` indexes; called once, not once per epoch.
 
         Args:
             images_NCHW: uint8, the whole training part.
@@ -47,19 +47,19 @@ class Augment:
 
         Args:
             count: number of images N; every tensor returned is (N, ...).
-            height: of the images as they are stored, in pixels.
-            width: as ``height``.
-            generator: the only origin of randomness.
+            height: height of the stored images, in pixels.
+            width: width of the stored images, in pixels.
+            generator: the only source of randomness.
         """
         return ()
 
     def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
-        """A training batch before normalising.
+        """A training batch before normalisation.
 
         Args:
-            prepared: what :meth:`prepare` returned.
-            index_B: int64, which images.
-            draws: these images' random numbers, (B, ...) each.
+            prepared: the return value of :meth:`prepare`.
+            index_B: int64, the indices of the images.
+            draws: the random numbers of these images, each of shape (B, ...).
 
         Returns:
             (B, C, height, width) on the scale 0..255; uint8, or float32 where pixels are computed.
@@ -67,7 +67,7 @@ class Augment:
         return prepared[index_B]
 
     def evaluate(self, images_BCHW: Tensor) -> Tensor:
-        """A batch for validation and test before normalising, of the same size as in training; nothing is random."""
+        """A batch for validation and test before normalisation, of the same size as in training; nothing is random."""
         return images_BCHW
 
     def normalise(self, images_BCHW: Tensor, scheme: str) -> Tensor:
@@ -78,10 +78,10 @@ class Augment:
 
 
 class Crop(Augment):
-    """Cut a square out of each image: at a random place in training, in the middle in evaluation.
+    """Cut a square out of each image: at a random position in training, in the middle in evaluation.
 
-    Every place at which the square fits is as likely as any other: offsets 0..H-size and 0..W-size, both inclusive,
-    which makes 25 places for 28 x 28 in 32 x 32 (Wang 2019).
+    All positions at which the square fits are equally likely: offsets 0..H-size and 0..W-size, both inclusive.  These
+    are 25 positions for 28 x 28 in 32 x 32 (Wang 2019).
 
     Attributes:
         size: the square's side in pixels.
@@ -91,9 +91,9 @@ class Crop(Augment):
         self.size = require_int("size", size, 1)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """The square's sides; images that are smaller are refused."""
+        """The sides of the square; a smaller image raises an error."""
         if min(height, width) < self.size:
-            # Shows when data and crop first meet, outside their constructors, hence the whole key.
+            # Raised outside the constructors of data and crop, where nothing adds the group: hence the whole key.
             raise ConfigError("augment.size", f"be at most the images' {height} x {width} pixels", self.size)
         return self.size, self.size
 
@@ -102,12 +102,12 @@ class Crop(Augment):
         return _windows(images_NCHW, self.size, self.size)
 
     def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
-        """Each image's top and left offset."""
+        """The top and left offset of each image."""
         rows, columns = height - self.size + 1, width - self.size + 1
         return _offsets(count, rows, generator), _offsets(count, columns, generator)
 
     def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
-        """The crops at the drawn places, gathered at once."""
+        """The crops at the drawn positions, gathered by one indexing operation."""
         rows_B, columns_B = draws[:2]
         return prepared[index_B, :, rows_B, columns_B]
 
@@ -119,10 +119,10 @@ class Crop(Augment):
 
 
 class Shift(Augment):
-    """Move each training image by a few pixels on both axes; what comes in from outside is black (0).
+    """Move each training image by a few pixels along both axes; pixels from outside the image are black (0).
 
     Attributes:
-        pixels: the largest shift; each axis moves by -pixels..pixels, all equally likely.
+        pixels: the largest shift; the shift along each axis is one of -pixels..pixels, all equally likely.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -134,26 +134,27 @@ class Shift(Augment):
         return _windows(pad(images_NCHW, [self.pixels] * 4), height, width)
 
     def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
-        """Each image's place in its frame; place p is a shift by ``pixels - p`` downwards or to the right."""
+        """The position of each image in its frame; position p is a shift by ``pixels - p`` down or right."""
         places = 2 * self.pixels + 1
         return _offsets(count, places, generator), _offsets(count, places, generator)
 
     def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
-        """The windows at the drawn places, gathered at once."""
+        """The windows at the drawn positions, gathered by one indexing operation."""
         rows_B, columns_B = draws
         return prepared[index_B, :, rows_B, columns_B]
 
 
 class ColourCrop(Crop):
-    """A crop, mirrored by chance, with another brightness and contrast; every image standardised on its own.
+    """A crop with random mirroring, brightness and contrast; every image is standardised by its own statistics.
 
-    In training, after the crop: mirrored left to right or not; a number added to all values; in each channel, the
-    distances from the mean multiplied by a number; at last values cut off below 0 and above 255.  Evaluation takes the
-    crop in the middle and does none of this.  Source: TensorFlow's CIFAR-10 tutorial, which cuts nothing off.
+    In training, four operations follow the crop.  The image is mirrored left to right or not; a number is added to all
+    values; in each channel, the differences from the mean are multiplied by a factor; values are clamped to 0..255.
+    Evaluation takes the crop in the middle and does none of this.  Source: TensorFlow's CIFAR-10 tutorial, which does
+    not clamp.
 
     Attributes:
         size: the square's side in pixels.
-        flip: probability of being mirrored.
+        flip: probability that an image is mirrored.
         brightness: the number added is uniform in [-brightness, brightness), on the scale 0..255.
         contrast: lowest and highest factor; uniform between them.
     """
@@ -169,7 +170,7 @@ class ColourCrop(Crop):
         self.contrast = lowest, highest
 
     def draw(self, count: int, height: int, width: int, generator: Generator) -> Draws:
-        """Each image's top and left offset, whether it is mirrored, what is added, and the factor."""
+        """Per image: top and left offset, True if it is mirrored, the number to add, and the contrast factor."""
         mirrored, added, factor = torch.rand(3, count, generator=generator)
         lowest, highest = self.contrast
         return (
@@ -180,7 +181,7 @@ class ColourCrop(Crop):
         )
 
     def sample(self, prepared: Tensor, index_B: Tensor, draws: Draws) -> Tensor:
-        """float32 in 0..255."""
+        """The augmented crops, float32 in 0..255."""
         mirrored_B, added_B, factor_B = (numbers.view(-1, 1, 1, 1) for numbers in draws[2:])
         crops = super().sample(prepared, index_B, draws).float()
         images = torch.where(mirrored_B, crops.flip(-1), crops) + added_B

@@ -1,4 +1,4 @@
-"""The data module: a source, its division into parts, and the loaders over them."""
+"""The data module: a source of images, its split into parts, and their loaders."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -17,7 +17,7 @@ from capsexp.data.npz import Npz
 from capsexp.data.splits import TEST_SHARE, stratified
 from capsexp.errors import ConfigError, require, require_choice, require_int, require_number
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+LabelledImages = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Parts(dict[str, Part]):
@@ -25,29 +25,29 @@ class Parts(dict[str, Part]):
 
 
 _in_use: WeakValueDictionary[Hashable, Parts] = WeakValueDictionary()
-"""Whole parts that some data module of this process holds: cells that train together share one copy of the images."""
+"""Whole parts that data modules of this process hold: cells that train together share one copy of the images."""
 
 
 class ImageDataModule(LightningDataModule):
     """Labelled images, held as uint8 on the training device.
 
-    Making one is cheap; the images are loaded when something first asks for them, and go to the device in ``setup``.
+    Its construction is cheap.  The images are loaded at their first use, and ``setup`` moves them to the device.
 
     Args:
-        source: where the images come from.
+        source: the source of the images.
         augment: crops and shifts; see :mod:`capsexp.data.augment`.
         batch_size: images in a training batch; the last batch of an epoch may be smaller.
         eval_batch_size: images in a batch for validation and test.
-        split_seed: decides which images are cut off for validation (and for the test part, where none was published).
-        val_share: share of the training images that is cut off, class by class.
-        select_on: "val": the validation loader serves images cut from the training part.  "test": nothing is cut off
-            and the validation loader serves the test part, the papers' own protocol.
+        split_seed: seed of the choice of images for validation (and for the test part, where none was published).
+        val_share: share of the training images that goes to validation, class by class.
+        select_on: "val": the validation loader serves images taken from the training part.  "test": the training
+            part stays whole and the validation loader serves the test part, which is the protocol of the papers.
         normalise: "symmetric" for values in [-1, 1], "unit" for values in [0, 1].
-        seed: of the order and the random crops in training; the division does not depend on it.
-        path: a ``.npz`` file that takes the place of ``source``.
+        seed: seed of the order and of the random crops in training; the split does not depend on it.
+        path: a ``.npz`` file that replaces ``source``.
 
     Raises:
-        ConfigError: if an argument breaks its rule; when loading, with the whole key, if the images do.
+        ConfigError: if an argument breaks its rule; while loading, with the whole key, if the images break theirs.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ImageDataModule(LightningDataModule):
             require(isinstance(path, str) and path != "", "path", "name a .npz file or be null", path)
             source = Npz(path)
         if not isinstance(source, Source):
-            raise ConfigError("source", "be something to load from where no path is given", source)
+            raise ConfigError("source", "be a source of images where no path is given", source)
         require(isinstance(augment, Augment), "augment", "be an augmentation", augment)
         self._source, self._augment = source, augment
         self.batch_size = require_int("batch_size", batch_size, 1)
@@ -100,7 +100,7 @@ class ImageDataModule(LightningDataModule):
         return self._arrays.classes
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, divide, and put the parts on the trainer's device, or on the CPU where there is no trainer.
+        """Load the images, split them, and move the parts to the trainer's device, or to the CPU without a trainer.
 
         Args:
             stage: not used: all parts are ready for every stage.  A second call changes nothing.
@@ -109,7 +109,7 @@ class ImageDataModule(LightningDataModule):
         if self._thinned:
             self._parts = _on(device, self._parts)
             return
-        _ = self.image_shape  # Refuses images that are too small before any are copied.
+        _ = self.image_shape  # Raises an error for images that are too small, before any are copied.
         key = (self._source.key(), self.split_seed, self.val_share, self.select_on, str(device))
         shared = _in_use.get(key)
         if shared is None:
@@ -117,11 +117,11 @@ class ImageDataModule(LightningDataModule):
             shared = _in_use[key] = _on(device, made)
         self._parts = shared
 
-    def _divide(self) -> dict[str, Labelled]:
+    def _divide(self) -> dict[str, LabelledImages]:
         arrays = self._arrays
-        train: Labelled = arrays.x_train, arrays.y_train
+        train: LabelledImages = arrays.x_train, arrays.y_train
         if arrays.x_test is not None and arrays.y_test is not None:
-            test: Labelled = arrays.x_test, arrays.y_test
+            test: LabelledImages = arrays.x_test, arrays.y_test
         else:
             train, test = self._cut(train, TEST_SHARE)
         if self.select_on == "test":
@@ -130,7 +130,7 @@ class ImageDataModule(LightningDataModule):
         return {"train": train, "val": val, "test": test}
 
     def thin(self, share: float) -> None:
-        """Keep this share of the training images alone, class by class, chosen by ``split_seed``."""
+        """Keep only this share of the training images, class by class, chosen by ``split_seed``."""
         if share < 1:
             train = self._ready("train")
             labels = train.labels.cpu().numpy()
@@ -138,11 +138,11 @@ class ImageDataModule(LightningDataModule):
             self._parts = Parts(self._parts, train=Part(*(tensor[kept] for tensor in train)))
             self._thinned = True
 
-    def _cut(self, labelled: Labelled, share: float) -> tuple[Labelled, Labelled]:
+    def _cut(self, labelled: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages]:
         images, labels = labelled
         kept, cut = stratified(labels, share, self.split_seed)
         if len(cut) == 0:
-            raise ConfigError("data.path", "hold two images of a class to divide", len(labels))
+            raise ConfigError("data.path", "hold at least two images of a class to divide", len(labels))
         return (images[kept], labels[kept]), (images[cut], labels[cut])
 
     def _ready(self, name: str) -> Part:
@@ -153,19 +153,19 @@ class ImageDataModule(LightningDataModule):
     # -- loaders ------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> TrainLoader:
-        """Training batches; each pass over it is the next epoch of this module's random stream."""
+        """Training batches; each pass over them is the next epoch of the random stream of this module."""
         return TrainLoader(self._ready("train"), self._augment, self.normalise, self.batch_size, self._generator)
 
     def ordered_train_dataloader(self) -> EvalLoader:
-        """The training images as in evaluation: in their order, nothing random, the random stream left alone."""
+        """The training images as in evaluation: in their order, without randomness or use of the random stream."""
         return self._eval_loader("train")
 
     def predict_dataloader(self) -> EvalLoader:
-        """The ordered training images: what passes over a trained network read."""
+        """The ordered training images, for passes over a trained network."""
         return self.ordered_train_dataloader()
 
     def val_dataloader(self) -> EvalLoader:
-        """The batches on which the model that is kept is chosen."""
+        """The batches by which the best model is selected."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> EvalLoader:
@@ -178,15 +178,15 @@ class ImageDataModule(LightningDataModule):
     # -- records ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The random stream's state: stored after epoch n, it continues with epoch n + 1."""
+        """The state of the random stream: stored after epoch n, it continues with epoch n + 1."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Continue the random stream of ``state_dict``."""
+        """Restore the random stream from ``state_dict``."""
         self._generator.set_state(state_dict["generator"].cpu())
 
     def summary(self) -> dict[str, Any]:
-        """What a result has to say about its data, in plain types."""
+        """The description of the data in a result, in plain types."""
         arrays = self._arrays
         return {
             "name": arrays.name,
@@ -203,7 +203,7 @@ class ImageDataModule(LightningDataModule):
 
 
 def _test_split(arrays: Arrays) -> str:
-    """Who divided the images into training and test part."""
+    """Origin of the split into training and test part."""
     if arrays.x_test is None:
         return "seeded stratified 85/15"
     return "seeded" if arrays.generated else "published"
@@ -214,5 +214,5 @@ def _on(device: torch.device, parts: Parts) -> Parts:
 
 
 def _part(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Part:
-    """Tensors of their own: the arrays are shared between cells and must not change."""
+    """A part with copies of the arrays, which cells share and which must not change."""
     return Part(torch.from_numpy(np.array(images, order="C")), torch.from_numpy(np.array(labels)))

@@ -1,4 +1,4 @@
-"""Batches from images that already lie on the device: no worker processes, no copy from host to device in a step."""
+"""Batches of images that are already on the device: no worker processes, no copy from host to device in a step."""
 
 import functools
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ class Part(NamedTuple):
 
 
 class TrainLoader:
-    """An epoch in random order, every image augmented on its own; the last batch may be smaller.
+    """Batches of an epoch in random order, every image augmented separately; the last batch may be smaller.
 
-    All random numbers of an epoch are drawn when its first batch is asked for: one permutation, then what the
-    augmentation needs.  Asking for an iterator alone draws nothing.
+    The first batch of an epoch draws all its random numbers: one permutation, then the numbers of the augmentation.
+    The creation of an iterator draws nothing.
 
     Args:
         part: the training part.
-        augment: what happens to each image.
-        scheme: how values are scaled.
+        augment: the augmentation of each image.
+        scheme: scaling of the values, one of :data:`~capsexp.data.augment.SCHEMES`.
         batch_size: images in a batch.
-        generator: on the CPU; its state between epochs decides all that follows.
+        generator: on the CPU; its state between epochs determines all later epochs.
     """
 
     def __init__(self, part: Part, augment: Augment, scheme: str, batch_size: int, generator: Generator) -> None:
@@ -55,7 +55,7 @@ class TrainLoader:
             yield Batch(self._augment.normalise(images, self._scheme), self._part.labels[index_B], images)
 
     def _draw(self) -> list[Tensor]:
-        """The epoch's order and per-image numbers, moved to the device once."""
+        """The order of the epoch and the random numbers of each image, moved to the device once."""
         count, (height, width) = len(self._part.labels), self._part.images.shape[-2:]
         order_N = torch.randperm(count, generator=self._generator)
         draws = self._augment.draw(count, height, width, self._generator)
@@ -63,12 +63,12 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """All images of a part in their order, with nothing random.
+    """Batches of all images of a part, in their order, without randomness.
 
     Args:
         part: any part.
-        augment: what happens to each image.
-        scheme: how values are scaled.
+        augment: the augmentation of each image.
+        scheme: scaling of the values, one of :data:`~capsexp.data.augment.SCHEMES`.
         batch_size: images in a batch.
     """
 

@@ -1,4 +1,4 @@
-"""A local file in the form that Keras uses: one ``.npz`` with x_train, y_train, x_test and y_test."""
+"""Local files in the format that Keras uses: one ``.npz`` with x_train, y_train, x_test and y_test."""
 
 import os
 import tokenize
@@ -18,7 +18,7 @@ from capsexp.records import file_sha256
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
-# What zipfile, zlib and numpy's reader raise on damaged bytes, depending on which byte it is.
+# The exceptions that zipfile, zlib and numpy's reader raise for damaged bytes, depending on the position of the damage.
 _DAMAGE = (
     EOFError,
     KeyError,
@@ -41,8 +41,8 @@ class Npz:
     """Images and labels from one ``.npz`` file.
 
     The file holds ``x_train`` and ``x_test``, uint8 of shape (N, H, W) or (N, H, W, 3) with values 0..255, and
-    ``y_train`` and ``y_test``, integers 0..K-1 of shape (N,) or (N, 1).  Every class occurs in ``y_train``.  Files that
-    hold pickled objects are refused, since loading those runs code.
+    ``y_train`` and ``y_test``, integers 0..K-1 of shape (N,) or (N, 1).  Every class occurs in ``y_train``.  Files with
+    pickled objects raise an error, since loading such objects runs code.
 
     Attributes:
         path: the file; its name without the ending is the data set's name.
@@ -51,7 +51,7 @@ class Npz:
     path: str
 
     def key(self) -> Hashable:
-        """Path, size and time of change: a file that was written anew is read anew."""
+        """Path, size and modification time: a file that was written again is read again."""
         found = self._stat()
         return ("npz", str(Path(self.path).absolute()), found.st_size, found.st_mtime_ns)
 
@@ -85,7 +85,7 @@ class Npz:
 
 
 def refusal(path: str, rule: str) -> ConfigError:
-    """The error of a bad file.  It shows while a cell loads its data, so it carries the whole key."""
+    """The error for a bad file.  A cell raises it while it loads its data, so it carries the whole key."""
     return ConfigError("data.path", f"name a .npz file {' '.join(rule.split())}", path)
 
 
@@ -93,7 +93,7 @@ def checked(found: Mapping[str, NDArray[Any]]) -> tuple[Any, Any, Any, Any]:
     """The arrays x_train, y_train, x_test and y_test (None where absent) of ``found``, as :class:`Arrays` has them.
 
     Raises:
-        MalformedError: if one of them, or how they go together, breaks a rule.
+        MalformedError: if one of them, or their combination, breaks a rule.
     """
     parts: dict[str, Any] = dict.fromkeys(NAMES)
     for part in ("train", "test"):
@@ -111,17 +111,17 @@ def read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The named arrays of a ``.npz`` file.
 
     Args:
-        path: the file; one that does not exist is malformed too.
-        names: which arrays to read.
+        path: the file; a missing file is malformed too.
+        names: names of the arrays to read.
 
     Raises:
-        MalformedError: if the file is no whole ``.npz`` file, lacks an array or holds pickled objects.
+        MalformedError: if the file is not a complete ``.npz`` file, lacks an array or holds pickled objects.
     """
     if not _looks_like_npz(path):
         raise MalformedError("written by numpy.savez", "not a .npz file, or cut short")
     reading, arrays = "its list of contents", {}
     try:
-        # Opened here, since numpy leaves a file open whose list of contents is damaged.
+        # Opened here, since numpy leaves a file with a damaged list of contents open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             missing = [name for name in names if name not in stored.files]
             for name in () if missing else names:
@@ -132,14 +132,14 @@ def read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     if missing:
         raise MalformedError(f"with the arrays {', '.join(names)}", f"{missing[0]} is missing")
     for name, array in arrays.items():
-        # numpy hands out the bare bytes of a member that is no array.
+        # For a member that is not an array, numpy returns its bytes.
         if not isinstance(array, np.ndarray):
             raise MalformedError("written by numpy.savez", f"{name} is no array")
     return arrays
 
 
 def _looks_like_npz(path: Path) -> bool:
-    """Whether the file starts as numpy wants it and ends as zipfile does."""
+    """True if the file has the first bytes that numpy expects and the end that zipfile expects."""
     if not path.is_file():
         return False
     with path.open("rb") as stream:

@@ -1,6 +1,7 @@
-"""What variations of images are made of: turned images, and pieces of photographs.
+"""Pixel operations of the variations of images: rotated images, and pieces of photographs.
 
-All images of a data set at once, in whole numbers or float64, so that the same bytes come out on any machine.
+The functions compute all images of a data set at once, in integers or float64, so that every machine gives the same
+bytes.
 """
 
 import numpy as np
@@ -8,14 +9,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 TURNED_AT_ONCE = 2048
-"""Images whose pixels are computed together: 13 MB in float64 where they are MNIST's."""
+"""Number of images whose pixels are computed together: 13 MB in float64 for images of the size of MNIST."""
 
 
 def rotated(images_NHW: NDArray[np.uint8], angles_N: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Every image turned clockwise about its middle.
+    """Every image rotated clockwise about its centre.
 
-    A pixel's value is the bilinear interpolation, in float64, of the image at the place from which it comes, where all
-    pixels outside are black (0); it is rounded at the end.
+    The value of a pixel is the bilinear interpolation, in float64, of the image at the place from which it comes.  All
+    pixels outside the image are black (0).  The value is rounded at the end.
 
     Args:
         images_NHW: uint8.
@@ -35,7 +36,7 @@ def _turn(images_BHW: NDArray[np.uint8], angles_B: NDArray[np.float64]) -> NDArr
     count, height, width = images_BHW.shape
     down, right = np.mgrid[:height, :width] - np.array([height - 1, width - 1])[:, None, None] / 2
     cosine, sine = np.cos(angles_B)[:, None, None], np.sin(angles_B)[:, None, None]
-    # Farther out than one pixel all is black, so places may be moved to there.
+    # All is black more than one pixel outside the image, so places farther out may be moved to there.
     rows = np.clip(cosine * down - sine * right + (height - 1) / 2, -1, height)
     columns = np.clip(sine * down + cosine * right + (width - 1) / 2, -1, width)
     top, left = np.floor(rows).astype(np.intp), np.floor(columns).astype(np.intp)
@@ -54,7 +55,7 @@ def gray_photographs() -> NDArray[np.uint8]:
     from sklearn.datasets import load_sample_images
 
     coloured = np.stack(load_sample_images().images).astype(np.int64)
-    # In whole numbers, so that the rounding is the same on every machine.
+    # In integers, so that the rounding is the same on every machine.
     thousandths = 299 * coloured[..., 0] + 587 * coloured[..., 1] + 114 * coloured[..., 2]
     gray: NDArray[np.uint8] = ((thousandths + 500) // 1000).astype(np.uint8)
     return gray
@@ -74,7 +75,7 @@ def textured(images_PHW: NDArray[np.uint8], height: int, width: int, min_std: fl
     """
     pixels, count = images_PHW.astype(np.int64), height * width
     sums, squares = _window_sums(pixels, height, width), _window_sums(pixels**2, height, width)
-    # count^2 times the variance, a whole number.
+    # count^2 times the variance, an integer.
     return np.argwhere(count * squares - sums**2 >= (count * min_std) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""Where images come from when no local file is named: scikit-learn's own digits, and OpenML."""
+"""The sources of images without a local file: the digits of scikit-learn, and OpenML."""
 
 import http.client
 import math
@@ -19,7 +19,7 @@ from capsexp.records import file_sha256, replacing
 __all__ = ["Digits", "Npz", "OpenML"]
 
 DIGITS_MAXIMUM = 16
-"""The brightest value in scikit-learn's digits."""
+"""The largest value in the digits of scikit-learn."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Digits:
     """
 
     def key(self) -> Hashable:
-        """There is but one such data set."""
+        """A constant, since there is only one such data set."""
         return ("digits",)
 
     def load(self) -> Arrays:
-        """Enlarge by bilinear interpolation and spread 0..16 over 0..255."""
+        """The digits, enlarged by bilinear interpolation, with values 0..16 scaled to 0..255."""
         import torch
         from sklearn.datasets import load_digits
 
@@ -49,16 +49,16 @@ class Digits:
 
 @dataclass(frozen=True)
 class OpenML:
-    """A data set of openml.org, fetched once and kept as a ``.npz`` file.
+    """A data set of openml.org, downloaded once and kept as a ``.npz`` file.
 
     Attributes:
-        data_id: OpenML's number of the data set.
-        name: what to call it in results; also the name of the kept file.
+        data_id: number of the data set at OpenML.
+        name: name of the data set in results, and of the kept file.
         shape: (C, H, W) of an image; OpenML's rows hold one colour plane after the other.
-        classes: how many classes there must be.
-        count: how many images there must be.
-        test_count: how many of the last images are the published test part; 0 where none was published.
-        cache: folder in which the fetched file is kept.
+        classes: required number of classes.
+        count: required number of images.
+        test_count: number of images of the published test part, which come last; 0 where none was published.
+        cache: folder of the kept file.
     """
 
     data_id: int
@@ -70,7 +70,7 @@ class OpenML:
     cache: str
 
     def __post_init__(self) -> None:
-        # An OpenML is made inside a data module's config, under the key "source".
+        # The config of a data module holds an OpenML under the key "source".
         require_int("source.data_id", self.data_id, 1)
         rule = "be [1 or 3, height, width]"
         require(len(self.shape) == 3 and self.shape[0] in (1, 3), "source.shape", rule, self.shape)
@@ -83,18 +83,18 @@ class OpenML:
 
     @property
     def file(self) -> Path:
-        """The kept file; it can be given as ``data.path`` too where it holds a published test part."""
+        """The kept file; if it holds a published test part, it can also serve as ``data.path``."""
         return Path(self.cache).expanduser() / f"openml-{self.data_id}-{self.name}.npz"
 
     def key(self) -> Hashable:
-        """OpenML's number, and whatever decides how its rows are read."""
+        """The number at OpenML, and the settings for reading the rows."""
         return ("openml", self.data_id, tuple(self.shape), self.classes, self.count, self.test_count, str(self.file))
 
     def load(self) -> Arrays:
-        """Read the kept file, fetching it first where there is none.
+        """Read the kept file, after a download if there is none.
 
         Raises:
-            ConfigError: key ``data.path``, if it cannot be fetched or is not what was expected; key
+            ConfigError: key ``data.path``, if the download fails or gives something unexpected; key
                 ``data.source.cache``, if the folder cannot be made.
         """
         kept = self._read_kept() or self._fetch_once()
@@ -109,7 +109,7 @@ class OpenML:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError("data.source.cache", f"name a folder ({error.strerror})", self.cache) from error
-        # The cells of a sweep start together: one fetches, the others wait and then read its file.
+        # The cells of a sweep start together: one downloads the file, the others wait and then read it.
         with FileLock(f"{self.file}.lock"):
             kept = self._read_kept()
             if kept is None:
@@ -118,7 +118,7 @@ class OpenML:
         return kept
 
     def _read_kept(self) -> Arrays | None:
-        """The kept file's arrays; None where there is none, or not a whole one of this form (it is then replaced)."""
+        """The arrays of the kept file; None if it is missing, incomplete or of another form (it is then replaced)."""
         names = ("x_train", "y_train") + (("x_test", "y_test") if self.test_count else ())
         try:
             arrays = checked(read(self.file, names))
@@ -133,7 +133,7 @@ class OpenML:
 
         try:
             with warnings.catch_warnings():
-                # scikit-learn warns once a retry; the one line below says it all.
+                # scikit-learn warns once per retry; the one error line below is enough.
                 warnings.simplefilter("ignore")
                 found = fetch_openml(data_id=self.data_id, as_frame=False, parser="liac-arff", cache=False)
         except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
@@ -141,7 +141,7 @@ class OpenML:
         return np.asarray(found.data), np.asarray(found.target)
 
     def _keep(self, rows: NDArray[Any], labels: NDArray[Any]) -> None:
-        """Check what was fetched and write it in the form of :class:`Npz`."""
+        """Check the downloaded data and write them in the form of :class:`Npz`."""
         if rows.shape != (self.count, math.prod(self.shape)) or labels.shape != (self.count,):
             raise self._unavailable(f"it has {rows.shape} values and {labels.shape} labels")
         numbers = numbered(labels)
@@ -169,7 +169,7 @@ class OpenML:
         wanted = f"{self.count} images of shape {list(self.shape)} in {self.classes} classes"
         rule = (
             f"name a local .npz file (data.path=FILE.npz, or {self.name}.npz in a folder named by the environment "
-            f"variable CAPSEXP_DATA) where OpenML's data set {self.data_id} ({self.name}, {wanted}) is not to be had: "
+            f"variable CAPSEXP_DATA) where OpenML's data set {self.data_id} ({self.name}, {wanted}) is not available: "
             f"{why}"
         )
         return ConfigError("data.path", " ".join(rule.split()), None)

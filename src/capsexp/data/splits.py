@@ -1,25 +1,25 @@
-"""Cutting a share of the images off, class by class."""
+"""Splits of the images, class by class."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 TEST_SHARE = 0.15
-"""What becomes the test part where no division was published (Wang 2019 divides 85/15)."""
+"""Share of the test part where no split was published (Wang 2019 splits 85/15)."""
 
 
 def stratified(labels_N: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Divide the indices 0..N-1 so that each class gives the same share.
+    """Split the indices 0..N-1 so that the same share of each class is cut off.
 
     Args:
         labels_N: int64 (N,), 0..K-1.
-        share: how much of each class to cut off, between 0 and 1.  Rounded to whole images, but at least one image of
-            every class is cut off and at least one is kept; the only image of a class is kept.
-        seed: 0..2^32-1; nothing else decides which images are cut off.
+        share: share of each class to cut off, between 0 and 1.  It is rounded to whole images, but at least one image
+            of every class is cut off and at least one is kept; the only image of a class is kept.
+        seed: 0..2^32-1; the choice of images depends on nothing else.
 
     Returns:
-        The indices kept and the indices cut off, both ascending.
+        The kept indices and the indices that are cut off, both ascending.
     """
-    # RandomState's streams are frozen for good; those of numpy's newer generators may change between releases.
+    # The streams of RandomState are frozen; those of numpy's newer generators may change between releases.
     order = np.random.RandomState(seed).permutation(len(labels_N))
     order = order[np.argsort(labels_N[order], kind="stable")]
     counts = np.bincount(labels_N)

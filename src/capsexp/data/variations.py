@@ -1,4 +1,4 @@
-"""Variations of MNIST, computed from MNIST: turned digits, and digits before pieces of photographs.
+"""Variations of MNIST, computed from MNIST: rotated digits, and digits in front of pieces of photographs.
 
 Source: Larochelle, Erhan, Courville, Bergstra and Bengio 2007, *An Empirical Evaluation of Deep Architectures on
 Problems with Many Factors of Variation*, section 4 (mnist-rot and mnist-back-image).
@@ -32,28 +32,28 @@ MNIST: dict[str, Any] = {
     "count": 70_000,
     "test_count": 10_000,
 }
-"""Where the digits come from if no file is named: the source of ``conf/data/mnist.yaml``."""
+"""The source of the digits if no file is named, as in ``conf/data/mnist.yaml``."""
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
-Stored = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
-"""x_train, y_train, x_test and y_test, as :class:`Arrays` has them."""
+LabelledImages = tuple[NDArray[np.uint8], NDArray[np.int64]]
+StoredArrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
+"""x_train, y_train, x_test and y_test, as in :class:`Arrays`."""
 
 
 @dataclass(frozen=True)
 class Variation(ABC):
-    """Images that are computed from other gray images, once, and kept as a ``.npz`` file.
+    """Images that are computed once from other gray images, and kept as a ``.npz`` file.
 
-    The base's training images and then its test images, in their order, are permuted with ``seed``.  The first
-    ``train_count`` of them become the training part, the next ``test_count`` the test part.  The same numbers come out
-    on any machine; all random draws are numpy's ``RandomState``, whose streams are frozen.
+    The training images of the base and then its test images, in their order, are permuted with ``seed``.  The first
+    ``train_count`` of them become the training part, the next ``test_count`` the test part.  Every machine gives the
+    same numbers: all random draws come from numpy's ``RandomState``, whose streams are frozen.
 
     Attributes:
-        name: what to call the data set in results; also the start of the kept file's name.
+        name: name of the data set in results, and the start of the name of the kept file.
         path: the base, a ``.npz`` file such as :class:`Npz` reads; None = MNIST from OpenML.
-        seed: 0..2^32-1; decides which images are taken and how they are varied.
-        train_count: training images.
-        test_count: test images.
-        cache: folder in which the images are kept (and MNIST, where it is fetched).
+        seed: 0..2^32-1; determines the choice of images and their variation.
+        train_count: number of training images.
+        test_count: number of test images.
+        cache: folder of the kept file (and of MNIST, if it is downloaded).
     """
 
     name: str
@@ -64,10 +64,10 @@ class Variation(ABC):
     cache: str
 
     VERSION: ClassVar[int] = 1
-    """To be raised when the same settings give other pixels: a kept file of another version is not read."""
+    """Raise it when the same settings give other pixels: a kept file of another version is not read."""
 
     def __post_init__(self) -> None:
-        # A variation is made inside a data module's config, under the key "source".
+        # The config of a data module holds a variation under the key "source".
         named = isinstance(self.name, str) and self.name != "" and "/" not in self.name
         require(named, "source.name", "be a word that can begin a file's name", self.name)
         rule = "be the path of an .npz file, or null"
@@ -79,26 +79,26 @@ class Variation(ABC):
 
     @abstractmethod
     def vary(self, images_NHW: NDArray[np.uint8], random: RandomState) -> NDArray[np.uint8]:
-        """Images of the same shape, each varied on its own.
+        """Images of the same shape, each varied separately.
 
         Args:
             images_NHW: uint8, at least one image.
-            random: the only origin of randomness.
+            random: the only source of randomness.
 
         Raises:
             ConfigError: if images of this size cannot be varied.
         """
 
     def key(self) -> Hashable:
-        """All settings, and the base's key."""
+        """All settings, and the key of the base."""
         with _about_the_base():
             return (type(self).__name__, *astuple(self), self._base.key())
 
     def load(self) -> Arrays:
-        """Read the kept file, making it first where there is none.
+        """Read the kept file, after computing it if there is none.
 
         Raises:
-            ConfigError: key ``data.source.path``, if the base cannot be had, is not gray or has too few images; key
+            ConfigError: key ``data.source.path``, if the base is not available, is not gray or has too few images; key
                 ``data.source.cache``, if the folder cannot be made.
         """
         with _about_the_base():
@@ -112,8 +112,8 @@ class Variation(ABC):
     def _base(self) -> Npz | OpenML:
         return OpenML(**MNIST, cache=self.cache) if self.path is None else Npz(self.path)
 
-    def _digits(self, base: Arrays) -> Labelled:
-        """The base's images (N, H, W) and labels, training part first."""
+    def _digits(self, base: Arrays) -> LabelledImages:
+        """The images (N, H, W) and labels of the base, training part first."""
         parts = [(base.x_train, base.y_train)]
         if base.x_test is not None and base.y_test is not None:
             parts.append((base.x_test, base.y_test))
@@ -121,12 +121,12 @@ class Variation(ABC):
         rule = f"name a .npz file of gray images (here: {images.shape[1]} colours)"
         require(images.shape[1] == 1, "data.source.path", rule, self.path)
         wanted = self.train_count + self.test_count
-        rule = f"name a .npz file of train_count + test_count = {wanted} images at least (here: {len(images)})"
+        rule = f"name a .npz file of at least train_count + test_count = {wanted} images (here: {len(images)})"
         require(len(images) >= wanted, "data.source.path", rule, self.path)
         return images[:, 0], labels
 
     def _file(self, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> Path:
-        """The kept file; its name tells what it was made from."""
+        """Path of the kept file; its name has a digest of the settings and of the base."""
         # As floats, since 16 and 16.0 are the same.
         settings = {key: float(value) for key, value in vars(self).items() if key not in ("name", "path", "cache")}
         made_by = f"{type(self).__name__} {sorted(settings.items())}"
@@ -134,14 +134,14 @@ class Variation(ABC):
         name = f"{self.name}-v{self.VERSION}-seed{self.seed}-{origin[:16]}.npz"
         return Path(self.cache).expanduser() / name
 
-    def _make_once(self, file: Path, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> Stored:
+    def _make_once(self, file: Path, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> StoredArrays:
         from filelock import FileLock
 
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError("data.source.cache", f"name a folder ({error.strerror})", self.cache) from error
-        # The cells of a sweep start together: one makes the images, the others wait and then read its file.
+        # The cells of a sweep start together: one computes the images, the others wait and then read its file.
         with FileLock(f"{file}.lock"):
             stored = self._read_kept(file, images_NHW)
             if stored is None:
@@ -158,10 +158,10 @@ class Variation(ABC):
         varied, labels = self.vary(images_NHW[chosen], random), labels_N[chosen]
         return {"x_train": varied[:cut], "y_train": labels[:cut], "x_test": varied[cut:], "y_test": labels[cut:]}
 
-    def _read_kept(self, file: Path, images_NHW: NDArray[np.uint8]) -> Stored | None:
-        """The kept file's arrays; None where there is none, or not a whole one of this form (it is then replaced)."""
+    def _read_kept(self, file: Path, images_NHW: NDArray[np.uint8]) -> StoredArrays | None:
+        """The arrays of the kept file; None if it is missing, incomplete or of another form (it is then replaced)."""
         try:
-            stored: Stored = checked(read(file, NAMES))
+            stored: StoredArrays = checked(read(file, NAMES))
         except MalformedError:
             return None
         counts = (self.train_count, self.test_count)
@@ -171,22 +171,22 @@ class Variation(ABC):
 
 @dataclass(frozen=True)
 class Rotated(Variation):
-    """Each image turned about its middle by an angle of its own, uniform in [0, 2 pi); black comes in (mnist-rot)."""
+    """Each image rotated about its centre by an angle uniform in [0, 2 pi), with black outside (mnist-rot)."""
 
     def vary(self, images_NHW: NDArray[np.uint8], random: RandomState) -> NDArray[np.uint8]:
-        """Draw N angles and turn."""
+        """The rotated images, by N random angles."""
         return rotated(images_NHW, random.random_sample(len(images_NHW)) * 2 * math.pi)
 
 
 @dataclass(frozen=True)
 class Background(Variation):
-    """Each image before a piece of a photograph of its own, pixel by pixel the brighter of both (mnist-back-image).
+    """Each image in front of its own piece of a photograph; each pixel is the brighter of the two (mnist-back-image).
 
-    The pieces are drawn from all places of scikit-learn's two photographs (in gray) at which there is some texture, all
-    of them equally likely.
+    The pieces come from the textured places of scikit-learn's two photographs (in gray), all of which are equally
+    likely.
 
     Attributes:
-        min_std: least standard deviation of the pixels of a piece, on the scale 0..255.
+        min_std: smallest standard deviation of the pixels of a textured piece, on the scale 0..255.
     """
 
     min_std: float
@@ -196,7 +196,7 @@ class Background(Variation):
         require_number("source.min_std", self.min_std, 0, 127)
 
     def vary(self, images_NHW: NDArray[np.uint8], random: RandomState) -> NDArray[np.uint8]:
-        """Draw N places in the photographs and lay the digits over them."""
+        """The digits over pieces of the photographs, from N random places."""
         photographs = gray_photographs()
         height, width = images_NHW.shape[1:]
         largest = photographs.shape[1:]
@@ -210,7 +210,7 @@ class Background(Variation):
 
 
 def content_sha256(*arrays: NDArray[Any]) -> str:
-    """Digest of arrays of whole numbers by their shapes and values, in hexadecimal; the same on any machine."""
+    """Digest of the shapes and values of integer arrays, in hexadecimal; the same on any machine."""
     digest = hashlib.sha256()
     for array in arrays:
         values = np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else "<i8")
@@ -221,7 +221,7 @@ def content_sha256(*arrays: NDArray[Any]) -> str:
 
 @contextlib.contextmanager
 def _about_the_base() -> Iterator[None]:
-    """A base is named by another key than a data set of its own."""
+    """Rename the key ``data.path`` of an error about the base to ``data.source.path``."""
     try:
         yield
     except ConfigError as error:
