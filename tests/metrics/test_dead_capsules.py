@@ -173,7 +173,7 @@ def test_poses_have_a_grid_or_none(shape: tuple[int, ...]) -> None:
 def test_poses_of_another_layer_are_refused() -> None:
     metric = DeadCapsules()
     metric.update(torch.zeros(2, 4, 3))
-    with pytest.raises(ConfigError, match=r"^poses must be of one layer, \(4, 3, 1, 1\) an image, got \(2, 1, 3\)"):
+    with pytest.raises(ConfigError, match=r"^poses must be of one layer, \(4, 3, 1, 1\) per image, got \(2, 1, 3\)"):
         metric.update(torch.zeros(2, 1, 3))  # would broadcast
 
 

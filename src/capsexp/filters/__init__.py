@@ -1,1 +1,1 @@
-"""Which images' couplings are good enough for the master coefficients: one method a file."""
+"""Filters of the images whose couplings enter the master coefficients, one per file."""

@@ -1,4 +1,4 @@
-"""What every filter of couplings is."""
+"""The base class of all filters of couplings."""
 
 from abc import ABC, abstractmethod
 
@@ -6,30 +6,31 @@ from torch import Tensor
 
 
 class Filter(ABC):
-    """Chooses, class by class, the training images whose couplings are accumulated: Zhao et al. (2019), appendix A.3.
+    """The choice, class by class, of the training images whose couplings are accumulated.
 
-    It is shown the ground-truth columns (an image's couplings with the capsule of its own class) of all training images
-    ``looks`` times, in the same order each time, and then asked batch by batch which to keep.  What it remembers must
-    not grow with the number of images, or by no more than a number an image.
+    Source: Zhao et al. (2019), appendix A.3.  :meth:`observe` gets the ground-truth columns (the couplings of an image
+    with the capsule of its own class) of all training images ``looks`` times, in the same order each time.  Then
+    :meth:`keep` chooses images, batch by batch.  The state of a filter must not grow with the number of images, or by
+    at most one number per image.
     """
 
     looks: int = 0
-    """How often it has to see all training images before it can choose."""
+    """Number of passes over all training images before the choice."""
 
-    def reset(self, classes: int, children: int) -> None:  # noqa: B027 - one that looks at nothing forgets nothing
-        """Forget everything; what follows is of ``classes`` K and columns of ``children`` I numbers."""
+    def reset(self, classes: int, children: int) -> None:  # noqa: B027 - a filter without state has nothing to reset
+        """Reset the state, for ``classes`` K and columns of ``children`` I numbers."""
 
     def observe(self, columns_BI: Tensor, labels_B: Tensor) -> None:  # noqa: B027
-        """Look at a batch.
+        """Observe a batch.
 
         Args:
             columns_BI: ground-truth columns, on the device of the network.
-            labels_B: int64, the images' classes.
+            labels_B: int64, the classes of the images.
         """
 
     def end_look(self) -> None:  # noqa: B027
-        """All training images have been seen once more."""
+        """End a pass over all training images."""
 
     @abstractmethod
     def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
-        """Which images of a batch to accumulate, bool (B,); at least one of every class over all batches."""
+        """Mask of the images of a batch to accumulate, bool (B,); over all batches at least one image per class."""

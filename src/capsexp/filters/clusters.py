@@ -1,4 +1,4 @@
-"""Filters that group the columns of a class and drop the groups of outliers."""
+"""Filters that cluster the columns of a class and drop the clusters of outliers."""
 
 import contextlib
 import warnings
@@ -18,14 +18,15 @@ from capsexp.filters.memory import ColumnSample
 
 
 class Clusters(NamedTuple):
-    r"""Clusters of columns: of a class, or (with a K in front) of all classes.
+    r"""Clusters of columns: of a class, or (with a leading dimension K) of all classes.
 
-    A column x costs :math:`o_c + \sum_i p_{ci} (x_i - m_{ci})^2` in cluster c, and belongs to the cheapest.
+    A column x has the cost :math:`o_c + \sum_i p_{ci} (x_i - m_{ci})^2` in cluster c, and belongs to the cluster of
+    least cost.
 
     Attributes:
         centres: m, (C, I) or (K, C, I), float64.
         precisions: p, of the same shape.
-        offsets: o, (C,) or (K, C); infinite for a cluster that is not there.
+        offsets: o, (C,) or (K, C); infinite for a cluster that does not exist.
     """
 
     centres: Tensor
@@ -33,7 +34,7 @@ class Clusters(NamedTuple):
     offsets: Tensor
 
     def nearest(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
-        """The number of the cluster, among those of its class, to which each column belongs: int64 (B,)."""
+        """Index of the cluster of each column, among the clusters of its class: int64 (B,)."""
         columns_BI = columns_BI.double()
         costs = [self._costs(columns_BI, labels_B, number) for number in range(self.offsets.shape[-1])]
         return torch.stack(costs).argmin(0)
@@ -44,19 +45,20 @@ class Clusters(NamedTuple):
 
 
 class Clustering(Filter):
-    """Groups a sample of each class' ground-truth columns into clusters and drops the outliers.
+    """A filter that clusters a sample of the ground-truth columns of each class and drops outliers.
 
-    Source: Zhao et al. (2019), appendix A, 3(b), which names the idea alone.  Here a cluster is one of outliers if less
-    than ``smallest_share`` of its class' sample belongs to it; the largest cluster of a class always stays.  An image
-    is kept if the nearest cluster of its own class stays.
+    Source: Zhao et al. (2019), appendix A, 3(b), which only names the idea.  Here a cluster consists of outliers if
+    less than ``smallest_share`` of the sample of its class belongs to it; the largest cluster of a class always stays.
+    An image is kept if the nearest cluster of its own class stays.
 
-    While it looks it holds ``sample`` columns a class, whatever the number of images; afterwards only the clusters.
+    During the pass the filter holds ``sample`` columns per class, for any number of images; afterwards it holds only
+    the clusters.
 
     Args:
-        clusters: of a class; fewer where its sample has fewer different columns.
-        sample: columns of a class that are looked at; they are drawn at random if there are more.
-        smallest_share: of a class' sample.
-        seed: of the sample and of the clustering, which depend on nothing else but the images and their order.
+        clusters: number of clusters of a class; fewer if its sample has fewer different columns.
+        sample: number of columns of a class that are clustered; they are drawn at random if there are more.
+        smallest_share: smallest share of the sample of a class in a cluster that stays.
+        seed: seed of the sample and of the clustering, which otherwise depend only on the images and their order.
     """
 
     looks = 1
@@ -70,20 +72,20 @@ class Clustering(Filter):
 
     @abstractmethod
     def fit(self, columns_NI: NDArray[np.float64], clusters: int) -> Clusters:
-        """That many clusters, two or more, of a class' columns (N, I), at least as many of which differ."""
+        """``clusters`` >= 2 clusters of the columns (N, I) of a class, of which at least as many differ."""
 
     def reset(self, classes: int, children: int) -> None:
-        """Begin a new sample."""
+        """Start a new sample."""
         self._classes = classes
         self._sample = ColumnSample(classes, children, self.sample, self.seed)
 
     def observe(self, columns_BI: Tensor, labels_B: Tensor) -> None:
-        """Let a batch into the sample."""
+        """Add a batch to the sample."""
         assert self._sample is not None
         self._sample.add(columns_BI, labels_B)
 
     def end_look(self) -> None:
-        """Cluster the sample of every class, and forget it."""
+        """Cluster the sample of every class, and drop the sample."""
         assert self._sample is not None
         found, stays = [], []
         for label in range(self._classes):
@@ -95,14 +97,14 @@ class Clustering(Filter):
         self._sample = None
 
     def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
-        """Those in a cluster that stays."""
+        """Mask of the images in clusters that stay, bool (B,)."""
         self._clusters = Clusters(*(part.to(columns_BI.device) for part in self._clusters))
         self._stays_KC = self._stays_KC.to(columns_BI.device)
         return self._stays_KC[labels_B, self._clusters.nearest(columns_BI, labels_B)]
 
     def _cluster(self, columns_NI: NDArray[np.float64]) -> Clusters:
-        """The clusters of a class, ``self.clusters`` of them with those that are not there."""
-        if not len(columns_NI):  # a class without images gets a cluster that nobody will ask for
+        """The clusters of a class, padded to ``self.clusters`` with clusters that do not exist."""
+        if not len(columns_NI):  # a class without images gets a cluster that is never used
             columns_NI = np.zeros((1, columns_NI.shape[1]))
         number = min(self.clusters, len(np.unique(columns_NI, axis=0)))
         with _calm():
@@ -115,7 +117,7 @@ class Clustering(Filter):
         )
 
     def _staying(self, clusters: Clusters, columns_NI: NDArray[np.float64]) -> Tensor:
-        """Which clusters of a class are none of outliers, bool (C,)."""
+        """Mask of the clusters of a class that are not outliers, bool (C,)."""
         alone = Clusters(*(part[None] for part in clusters))
         numbers_N = alone.nearest(torch.from_numpy(columns_NI), torch.zeros(len(columns_NI), dtype=torch.int64))
         sizes_C = numbers_N.bincount(minlength=self.clusters)
@@ -123,10 +125,10 @@ class Clustering(Filter):
 
 
 class KMeans(Clustering):
-    """K-means (Lloyd), the best of ``starts`` by k-means++; a column belongs to the nearest centre.
+    """K-means (Lloyd), the best of ``starts`` runs with k-means++; a column belongs to the nearest centre.
 
     Args:
-        starts: how often it begins anew.
+        starts: number of random starts.
         **options: clusters, sample, smallest_share, seed.
     """
 
@@ -135,7 +137,7 @@ class KMeans(Clustering):
         self.starts = require_int("starts", starts, 1)
 
     def fit(self, columns_NI: NDArray[np.float64], clusters: int) -> Clusters:
-        """The centres; every distance counts alike."""
+        """The clusters of K-means, with precisions of 1 and offsets of 0."""
         from sklearn.cluster import KMeans as Estimator
 
         estimator = Estimator(clusters, n_init=self.starts, random_state=self.seed).fit(columns_NI)
@@ -146,11 +148,11 @@ class KMeans(Clustering):
 class GaussianMixture(Clustering):
     """A mixture of Gaussians with diagonal covariance, by expectation maximisation from a K-means start.
 
-    A column belongs to the Gaussian that most probably gave it.
+    A column belongs to its most probable Gaussian.
 
     Args:
-        floor: added to each variance, as a share of the mean variance of the class' columns: a child whose coupling
-            hardly ever changes would otherwise decide alone.
+        floor: number added to each variance, as a share of the mean variance of the columns of the class; otherwise a
+            child with an almost constant coupling would determine the result alone.
         **options: clusters, sample, smallest_share, seed.
     """
 
@@ -159,10 +161,11 @@ class GaussianMixture(Clustering):
         self.floor = require_number("floor", floor, 0, open_ends="<")
 
     def fit(self, columns_NI: NDArray[np.float64], clusters: int) -> Clusters:
-        """The Gaussians; a column costs -2 times the logarithm of its probability, up to a constant."""
+        """The Gaussians; the cost of a column is -2 times the logarithm of its probability, up to a constant."""
         from sklearn.mixture import GaussianMixture as Estimator
 
-        mean_I, scale = columns_NI.mean(0), np.sqrt(columns_NI.var(0).mean())  # its sums of squares want small numbers
+        # Centred and scaled, since the estimator's sums of squares need small numbers.
+        mean_I, scale = columns_NI.mean(0), np.sqrt(columns_NI.var(0).mean())
         estimator = Estimator(clusters, covariance_type="diag", reg_covar=self.floor, random_state=self.seed)
         estimator.fit((columns_NI - mean_I) / scale)
         centres_CI = estimator.means_ * scale + mean_I
@@ -172,14 +175,14 @@ class GaussianMixture(Clustering):
 
 
 def _single(columns_NI: NDArray[np.float64]) -> Clusters:
-    """One cluster, to which all columns belong wherever it lies."""
+    """One cluster, to which all columns belong, with any centre."""
     centre_1I = torch.from_numpy(columns_NI[:1])
     return Clusters(centre_1I, torch.ones_like(centre_1I), centre_1I.new_zeros(1))
 
 
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
-    """One thread, since several would add up in any order; and no advice on columns that are much alike."""
+    """A context with one thread, since several would sum in any order, and without warnings about similar columns."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with warnings.catch_warnings():

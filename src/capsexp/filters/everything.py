@@ -1,4 +1,4 @@
-"""No filter."""
+"""The filter that keeps all images."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from capsexp.filters.base import Filter
 
 
 class Everything(Filter):
-    """Keeps every image: Zhao et al. (2019), section 5."""
+    """A filter that keeps every image: Zhao et al. (2019), section 5."""
 
     def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
-        """All of them."""
+        """True for every image, bool (B,)."""
         return torch.ones_like(labels_B, dtype=torch.bool)

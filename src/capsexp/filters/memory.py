@@ -1,6 +1,6 @@
-"""What filters remember of the images that pass by: a sample of columns, or a number an image.
+"""The state of filters: a sample of columns, or one number per image.
 
-Both lie on the CPU: they are a small part of what passes, and what is made of them is made there.
+Both are on the CPU: they are a small part of the data, and the CPU processes them further.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def earlier_alike(labels_B: Tensor, classes: int) -> Tensor:
-    """How many images before it in the batch are of an image's own class, int64 (B,)."""
+    """For each image, the number of earlier images of its class in the batch, int64 (B,)."""
     order_B = labels_B.argsort(stable=True)
     counts_K = labels_B.bincount(minlength=classes)
     begins_K = counts_K.cumsum(0) - counts_K
@@ -20,17 +20,17 @@ def earlier_alike(labels_B: Tensor, classes: int) -> Tensor:
 
 
 class ColumnSample:
-    """At most ``size`` columns of every class; each column of a class is as likely as any other to be among them.
+    """A random sample of at most ``size`` columns of every class, in which all columns of a class are equally likely.
 
-    Each image draws a random number, and those with the smallest of their class stay.  The numbers are drawn in the
-    order of the images, so the sample does not depend on how they are cut into batches.  It takes K * size * I numbers
-    of float32, however many images pass: 23 MB for 10 classes, 500 columns each, and 1152 children.
+    Each image gets a random number, and the images with the smallest numbers of their class stay.  The numbers are
+    drawn in the order of the images, so the sample does not depend on the division into batches.  It takes K * size * I
+    numbers of float32, for any number of images: 23 MB for 10 classes, 500 columns each, and 1152 children.
 
     Args:
         classes: K.
         children: I.
         size: S.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, classes: int, children: int, size: int, seed: int) -> None:
@@ -39,13 +39,14 @@ class ColumnSample:
         self._random = np.random.default_rng(seed)
 
     def add(self, columns_BI: Tensor, labels_B: Tensor) -> None:
-        """Let a batch pass by; only the columns that come in are copied."""
+        """Add a batch; only the columns that enter the sample are copied."""
         classes, size = self._numbers_KS.shape
         labels_B = labels_B.cpu()
         numbers_B = torch.from_numpy(self._random.random(len(labels_B)))
         promising = (numbers_B < self._numbers_KS.amax(1)[labels_B]).nonzero()[:, 0]
         promising = promising[numbers_B[promising].argsort()]
-        # The class's smallest number meets its place with the largest, its second smallest the second largest ...
+        # The smallest new number of a class competes with the largest in its sample, the second smallest with the
+        # second largest, and so on.
         ranks = earlier_alike(labels_B[promising], classes)
         promising, ranks = promising[ranks < size], ranks[ranks < size]
         labels = labels_B[promising]
@@ -56,7 +57,7 @@ class ColumnSample:
         self._columns_KSI[labels, places] = columns_BI[chosen.to(columns_BI.device)].float().cpu()
 
     def of(self, label: int) -> NDArray[np.float64]:
-        """A class' columns (n, I), n <= S, in the order of their random numbers."""
+        """The columns (n, I) of a class, n <= S, in the order of their random numbers."""
         order_S = self._numbers_KS[label].argsort()
         filled = int(self._numbers_KS[label].isfinite().sum())
         columns: NDArray[np.float64] = self._columns_KSI[label, order_S[:filled]].double().numpy()
@@ -64,10 +65,10 @@ class ColumnSample:
 
 
 class Scores:
-    """One float64 number an image, class by class, in the order in which they came.
+    """One float64 number per image, class by class, in the order of the images.
 
     Args:
-        counts_K: int64, how many images of each class there are.
+        counts_K: int64, the number of images of each class.
     """
 
     def __init__(self, counts_K: Tensor) -> None:
@@ -76,12 +77,12 @@ class Scores:
         self._scores_N = torch.zeros(int(counts_K.sum()), dtype=torch.float64)
 
     def add(self, scores_B: Tensor, labels_B: Tensor) -> None:
-        """Those of a batch."""
+        """Add the scores of a batch."""
         scores_B, labels_B = scores_B.cpu(), labels_B.cpu()
         begins_K = self._counts_K.cumsum(0) - self._counts_K + self._filled_K
         self._scores_N[begins_K[labels_B] + earlier_alike(labels_B, len(begins_K))] = scores_B.double()
         self._filled_K += labels_B.bincount(minlength=len(begins_K))
 
     def of(self, label: int) -> Tensor:
-        """Those of a class."""
+        """The scores of a class."""
         return self._scores_N[int(self._counts_K[:label].sum()) :][: int(self._counts_K[label])]

@@ -1,4 +1,4 @@
-"""Filters that keep the images whose columns are most like the mean column of their class."""
+"""Filters that keep the images whose columns are most similar to the mean column of their class."""
 
 from abc import abstractmethod
 
@@ -11,26 +11,26 @@ from capsexp.filters.memory import Scores
 from capsexp.metrics.coupling import standardised
 
 NOISE = 1e-6
-"""Similarities that differ by less, where a mean column has this similarity 1 with itself, count as equal.
+"""Largest difference of similarities that count as equal, relative to the similarity of a mean column with itself.
 
-Couplings are float32, and a network may give them with another last digit when it sees the images again.
+Couplings are float32, and their last digit may differ when the network processes the images again.
 """
 
 
 class Similarity(Filter):
-    """Keeps the images of each class with the highest scores.
+    """A filter that keeps the images of each class with the highest scores.
 
     Source: Zhao et al. (2019), appendix A, 3(c): "the routing coefficients that are most similar with respect to its
     own class are kept".  The score is the similarity of an image's ground-truth column with the mean column of its
-    class, over all images; with ``contrast``, less the largest similarity with another class' mean.
+    class, over all images; with ``contrast``, minus the largest similarity with the mean of another class.
 
-    It looks twice: for the means, and for the scores.  During the second look it holds one number an image, the only
-    thing that grows with their number; afterwards only the lowest score that is kept, a class.
+    The filter makes two passes: for the means, and for the scores.  During the second pass it holds one number per
+    image, the only state that grows with their number; afterwards only the lowest kept score per class.
 
     Args:
-        keep: the share of every class' images that is kept; rounded to whole images, at least one, and all that score
-            the same as the last of them.
-        contrast: whether likeness with another class counts against an image.
+        keep: share of the images of every class to keep, rounded to whole images, at least one; images with the same
+            score as the last of them are kept too.
+        contrast: True if similarity with another class lowers the score of an image.
     """
 
     looks = 2
@@ -42,16 +42,16 @@ class Similarity(Filter):
 
     @abstractmethod
     def comparable(self, columns_NI: Tensor) -> Tensor:
-        """Columns (N, I) as float64, such that the scalar product of two is their similarity."""
+        """Columns (N, I) as float64, transformed so that the scalar product of two is their similarity."""
 
     def reset(self, classes: int, children: int) -> None:
-        """Forget means and scores."""
+        """Drop means and scores."""
         self._sums_KI = torch.zeros(classes, children, dtype=torch.float64)
         self._counts_K = torch.zeros(classes, dtype=torch.int64)
         self._scores: Scores | None = None
 
     def observe(self, columns_BI: Tensor, labels_B: Tensor) -> None:
-        """First add up the columns, then note the scores."""
+        """Sum the columns in the first pass, store the scores in the second one."""
         if self._scores is not None:
             self._scores.add(self._score(columns_BI, labels_B), labels_B)
             return
@@ -59,7 +59,7 @@ class Similarity(Filter):
         self._counts_K += labels_B.cpu().bincount(minlength=len(self._counts_K))
 
     def end_look(self) -> None:
-        """First the means, then the lowest scores that are kept."""
+        """Compute the means after the first pass, the lowest kept scores after the second one."""
         if self._scores is None:
             counts_K1 = self._counts_K[:, None].clamp_min(1).to(self._sums_KI.device)
             self._absent_K = self._counts_K == 0
@@ -72,11 +72,11 @@ class Similarity(Filter):
         self._scores = None
 
     def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
-        """Those whose score is not below the lowest that is kept of their class."""
+        """Mask of the images whose score is at least the lowest kept score of their class, bool (B,)."""
         return self._score(columns_BI, labels_B) >= self._lowest_K[labels_B]
 
     def _score(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
-        """The scores (B,), float64."""
+        """The scores of a batch, float64 (B,)."""
         similarity_BK = self.comparable(columns_BI) @ self._means_KI.T
         own_B1 = labels_B[:, None]
         scores_B = similarity_BK.gather(1, own_B1)[:, 0]
@@ -87,22 +87,22 @@ class Similarity(Filter):
         return scores_B
 
     def _lowest(self, scores_N: Tensor) -> float:
-        """The lowest score of a class that is kept, by exact rank."""
+        """The lowest kept score of a class, by exact rank."""
         kept = max(1, round(self.share * len(scores_N)))
         return float(scores_N.sort(descending=True).values[kept - 1]) if len(scores_N) else torch.inf
 
 
 class Pearson(Similarity):
-    """The similarity is Pearson's correlation; 0 for a column whose couplings are all alike."""
+    """The similarity is Pearson's correlation; 0 for a column of equal couplings."""
 
     def comparable(self, columns_NI: Tensor) -> Tensor:
-        """Less their mean, at length 1."""
+        """Columns minus their mean, at length 1."""
         return standardised(columns_NI)
 
 
 class DotProduct(Similarity):
-    """The similarity is the scalar product, so strong couplings count as well as alike ones."""
+    """The similarity is the scalar product, so the strength of the couplings counts too."""
 
     def comparable(self, columns_NI: Tensor) -> Tensor:
-        """As they are."""
+        """Columns as float64, otherwise unchanged."""
         return columns_NI.double()

@@ -1,4 +1,4 @@
-"""Reconstruction, classification from the latent maps, or both at once."""
+"""Reconstruction, classification of the latent maps, or both at once."""
 
 from typing import Any, Literal, cast
 
@@ -14,15 +14,16 @@ Task = Literal["reconstruct", "classify"]
 
 
 class AutoencoderModule(BaseModule):
-    """Trains an autoencoder and the linear layer on its latent maps.
+    """Training of an autoencoder and of the linear layer on its latent maps.
 
-    Wang (2019), section 3.2, trains one after the other: :meth:`only` chooses which.  Without it both are trained at
-    once, with the loss cross-entropy + reconstruction_weight * mean squared error, as long as there is a decoder: a
-    control of ours.  What should be drawn is the normalised image; the error is the mean over its pixels and channels.
+    Wang (2019), section 3.2, trains one after the other: :meth:`only` chooses the task.  Without it, both are trained
+    at once if there is a decoder, with the loss cross-entropy + reconstruction_weight * mean squared error; this is our
+    control.  The target of the reconstruction is the normalised image; the error is the mean over its pixels and
+    channels.
 
     Args:
-        reconstruction_weight: of the mean squared error where both are trained, at least 0.
-        **parts: what :class:`BaseModule` takes.
+        reconstruction_weight: weight of the mean squared error where both are trained, at least 0.
+        **parts: arguments of :class:`BaseModule`.
     """
 
     def __init__(self, *, reconstruction_weight: float = 1.0, **parts: Any) -> None:
@@ -35,7 +36,7 @@ class AutoencoderModule(BaseModule):
         return cast("Autoencoder", self.model)
 
     def only(self, task: Task) -> None:
-        """From now on, train and measure one of the two alone."""
+        """Train and measure only this task."""
         self._task = task
 
     @property
@@ -44,21 +45,21 @@ class AutoencoderModule(BaseModule):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Both terms of the loss, where there are two."""
+        """The names of the two terms of the loss; empty if only one task is trained."""
         return ("cross_entropy", "reconstruction") if self._both else ()
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Reconstruction alone has no accuracy."""
+        """The names of the measures; reconstruction alone has no accuracy."""
         return ("loss",) if self._task == "reconstruct" else super().measures
 
     @property
     def variant(self) -> tuple[Any, ...]:
-        """Which of the two is trained."""
+        """The task that is trained, or None for both."""
         return (self._task,)
 
     def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
-        """What the task asks of ``model``: ``scores`` (B, K), what is ``drawn`` (B, C, H, W), or both."""
+        """The outputs of ``model`` for the task: ``scores`` (B, K), images ``drawn`` (B, C, H, W), or both."""
         autoencoder = cast("Autoencoder", model)
         if self._task == "reconstruct":
             return {"drawn": autoencoder.reconstruct(images_BCHW)}
@@ -68,7 +69,7 @@ class AutoencoderModule(BaseModule):
         return {"scores": autoencoder.classify(code), "drawn": autoencoder.decode(code)}
 
     def judged(self, made: Made, batch: Batch) -> StepOutput:
-        """The loss of what was made of a batch."""
+        """The loss, and the scores if any, for the outputs ``made`` of a batch."""
         if self._task == "reconstruct":
             return StepOutput(F.mse_loss(made["drawn"], batch.images_BCHW), None)
         cross_entropy = F.cross_entropy(made["scores"], batch.labels_B)

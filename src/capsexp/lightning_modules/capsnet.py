@@ -1,4 +1,4 @@
-"""Classification by capsule lengths: margin loss, and reconstruction where the network has a decoder."""
+"""Classification by capsule lengths: margin loss, and reconstruction loss if the network has a decoder."""
 
 from typing import Any, cast
 
@@ -15,14 +15,14 @@ from capsexp.types import Batch, StepOutput
 class CapsNetModule(BaseModule):
     """Sabour et al. (2017), sections 3 and 4.1: loss = margin + reconstruction_weight * squared pixel differences.
 
-    The decoder draws from the true class in training, and from the longest capsule in evaluation.
+    The decoder reconstructs from the true class in training, and from the longest capsule in evaluation.
 
     Args:
         present: m+ of the margin loss.
         absent: m- of the margin loss.
         down_weight: lambda of the margin loss.
-        reconstruction_weight: of the squared differences summed over an image, at least 0.
-        **parts: what :class:`BaseModule` takes.
+        reconstruction_weight: weight of the squared differences summed over an image, at least 0.
+        **parts: arguments of :class:`BaseModule`.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class CapsNetModule(BaseModule):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Both terms of the loss, where there are two."""
+        """The names of the two terms of the loss; empty without a decoder."""
         return () if cast("CapsNet", self.model).decoder is None else ("margin", "reconstruction")
 
     def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
-        """The capsules' ``lengths`` (B, K) and, where ``model`` has a decoder, what it has ``drawn`` (B, C, H, W)."""
+        """``lengths`` (B, K) of the capsules and, if ``model`` has a decoder, its images ``drawn`` (B, C, H, W)."""
         capsnet = cast("CapsNet", model)
         poses_BKE, lengths_BK, _ = capsnet.capsules(images_BCHW)
         if capsnet.decoder is None:
@@ -57,7 +57,7 @@ class CapsNetModule(BaseModule):
         return {"lengths": lengths_BK, "drawn": capsnet.decoder(poses_BKE, shown_B)}
 
     def judged(self, made: Made, batch: Batch) -> StepOutput:
-        """The loss of what was made of a batch."""
+        """The loss and the scores for the outputs ``made`` of a batch."""
         margin = margin_loss(made["lengths"], batch.labels_B, **self._margin)
         if "drawn" not in made:
             return StepOutput(margin, made["lengths"])

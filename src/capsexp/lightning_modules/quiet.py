@@ -1,4 +1,4 @@
-"""Lightning without its hints."""
+"""A context in which Lightning gives no hints."""
 
 import contextlib
 import logging
@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Iterator
 
 HINTS = (".*smaller than the logging interval.*", ".*treespec, LeafSpec.*", ".*in eval mode at the start of training.*")
-"""What a stack begins with is in evaluation mode where its members' parts are frozen."""
+"""Patterns of hints to hide.  The last occurs if members of a stack have frozen parts, which start in eval mode."""
 
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's hints about hardware, products and intervals away; its other warnings stay."""
+    """Hide Lightning's hints about hardware, products and intervals; its other warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).handlers.clear()  # its own handler would print every line twice

@@ -1,4 +1,4 @@
-"""How correlated a layer's channels are: what training raises before channels are pruned."""
+"""Correlation of the channels of a layer, which training raises before channels are pruned."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from capsexp.nn.autocast import without_autocast
 from capsexp.nn.functional import at_least_single
 
 ROUNDINGS = 16
-"""Up to how many rounding errors of its largest value a channel may deviate from its mean and still be constant."""
+"""A channel is constant if it deviates from its mean by at most this many rounding errors of its largest value."""
 
 
 def channel_correlation(maps_BCHW: Tensor) -> Tensor:
@@ -17,14 +17,15 @@ def channel_correlation(maps_BCHW: Tensor) -> Tensor:
 
     with f_i the mean map of channel i over the batch and Pearson's correlation over its H * W places; i = j counts too.
     Its gradient is finite everywhere.  A constant channel correlates with none, not even with itself: it adds 0 and
-    gets no gradient.  (Constant is what rounding cannot be told from: the mean of many 0.1 is not 0.1.)
+    gets no gradient.  (A channel also counts as constant if its deviations are only rounding errors: the mean of many
+    0.1 is not 0.1.)
 
     Args:
         maps_BCHW: a layer's maps (B, C, H, W); half precision is computed in float32.
 
     Returns:
-        A scalar from 0 to 1, at least 1 / C where no channel is constant.  Not a number if a map holds one that is not
-        finite.
+        A scalar from 0 to 1, at least 1 / C where no channel is constant.  NaN if a map holds NaN or
+        infinite values.
     """
     maps_BCHW = at_least_single(maps_BCHW)
     with without_autocast(maps_BCHW.device.type):
@@ -33,14 +34,14 @@ def channel_correlation(maps_BCHW: Tensor) -> Tensor:
 
 
 def _standardised(maps_BCHW: Tensor) -> Tensor:
-    """Mean maps over the batch less their mean over the L = H * W places, at length 1; constant ones are zero."""
+    """Mean maps over the batch minus their mean over the L = H * W places, at length 1; constant maps are zero."""
     precision = torch.finfo(maps_BCHW.dtype)
     values_BCHW = maps_BCHW.detach()
     sizes_C = torch.maximum(values_BCHW.amax((0, 2, 3)), -values_BCHW.amin((0, 2, 3)))
-    # Correlations do not depend on sizes: divided by them, no square overflows or vanishes, and rounding is an epsilon.
+    # Correlations do not depend on scale: after the division no square overflows or vanishes, and rounding is an eps.
     means_CL = maps_BCHW.mean(0).flatten(1) / sizes_C.clamp_min(precision.tiny**0.5)[:, None]
     centred_CL = means_CL - means_CL.mean(1, keepdim=True)
     squares_C1 = centred_CL.square().sum(1, keepdim=True)
     constant_C1 = squares_C1 <= (ROUNDINGS * precision.eps) ** 2 * centred_CL.shape[1]
-    # Left out before the root and the division, whose gradients at zero are not finite.
+    # Masked before the root and the division, whose gradients at zero are NaN or infinite.
     return centred_CL.masked_fill(constant_C1, 0) / squares_C1.masked_fill(constant_C1, 1).sqrt()

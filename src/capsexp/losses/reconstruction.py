@@ -1,4 +1,4 @@
-"""How far a drawn image is from the true one."""
+"""The reconstruction loss of capsule networks."""
 
 from torch import Tensor
 
@@ -6,10 +6,10 @@ from torch import Tensor
 def reconstruction_loss(drawn_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     """Squared differences, summed over the pixels of an image and averaged over the batch: Sabour et al. (2017), 4.1.
 
-    A network adds .0005 of it, which is .392 of the mean squared error where an image has 784 pixels.
+    The total loss has .0005 times this sum, which is .392 times the mean squared error for images of 784 pixels.
 
     Args:
-        drawn_BCHW: what the decoder gave, in [0, 1].
-        target_BCHW: the image itself in [0, 1], as it was cropped or shifted, before any normalising.
+        drawn_BCHW: the output of the decoder, in [0, 1].
+        target_BCHW: the image in [0, 1], after cropping or shifting and before normalisation.
     """
     return (drawn_BCHW - target_BCHW).square().flatten(1).sum(1).mean()

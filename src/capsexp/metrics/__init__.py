@@ -1,1 +1,1 @@
-"""Streaming measurements of a net, as ``torchmetrics.Metric`` subclasses and the pure functions under them."""
+"""Streaming metrics of a network, as ``torchmetrics.Metric`` subclasses, and the pure functions that they use."""

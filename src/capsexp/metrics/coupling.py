@@ -1,8 +1,9 @@
-r"""What the couplings of a trained network say, added up image by image and never stored.
+r"""Statistics of the couplings of a trained network, summed image by image without storing the couplings.
 
-A ground-truth column is an image's couplings with the capsule of its own class, one for each child (Zhao et al. 2019,
-section 4).  Correlations are Pearson's.  A column is standardised once, to mean 0 and length 1, and the correlation of
-two is then their scalar product; so the mean correlation of all pairs of two classes follows from one sum a class,
+The ground-truth column of an image holds its couplings with the capsule of its own class, one per child (Zhao et al.
+2019, section 4).  Correlations are Pearson's.  A column is standardised once, to mean 0 and length 1, and the
+correlation of two columns is then their scalar product.  So the mean correlation of all pairs of two classes follows
+from one sum per class,
 
 .. math:: \frac{1}{n_k n_l} \sum_{a \in k} \sum_{b \in l} z_a \cdot z_b
    = \frac{1}{n_k n_l} \Big(\sum_{a \in k} z_a\Big) \cdot \Big(\sum_{b \in l} z_b\Big).
@@ -23,17 +24,17 @@ def ground_truth_columns(coupling_BJI: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def standardised(columns_NI: Tensor) -> Tensor:
-    """Rows less their mean, at length 1, in float64; rows whose numbers are all alike become zero."""
+    """Rows minus their mean, scaled to length 1, in float64; a row of equal numbers becomes zero."""
     columns_NI = columns_NI.double()
     centred_NI = columns_NI - columns_NI.mean(1, keepdim=True)
     size_N1 = centred_NI.norm(dim=1, keepdim=True)
-    # float32 couplings that are equal may differ in their last digit, and their mean in float64 from all of them
+    # Equal float32 couplings may differ in their last digit, and their mean in float64 may differ from all of them.
     noise_N1 = columns_NI.abs().amax(1, keepdim=True) * (torch.finfo(torch.float32).eps * columns_NI.shape[1] ** 0.5)
     return torch.where(size_N1 > noise_N1, centred_NI / size_N1, 0)
 
 
 class _Sums(Metric):
-    """Sums that stream; each state is added up over devices."""
+    """Running sums; each state is summed over devices."""
 
     full_state_update = False
 
@@ -42,14 +43,14 @@ class _Sums(Metric):
 
 
 class ClassMean(_Sums):
-    """Mean of something over the images of each class.
+    """Mean of the values of the images of each class.
 
-    Zhao et al. (2019): of coupling matrices (J, I) these are the containers of section 5, divided by class frequency;
-    of the class capsules' lengths (K,) the curves of figure 7.
+    Zhao et al. (2019): the means of coupling matrices (J, I) are the containers of section 5, divided by class
+    frequency; the means of the lengths (K,) of the class capsules are the curves of figure 7.
 
     Args:
         classes: K.
-        *shape: of what an image gives.
+        *shape: shape of the values of one image.
     """
 
     sums: Tensor
@@ -61,9 +62,9 @@ class ClassMean(_Sums):
         self._add_sum("counts_K", classes)
 
     def update(self, values: Tensor, labels_B: Tensor, kept_B: Tensor | None = None) -> None:
-        """Add what a batch gives, (B, ...), of images of these classes; of those that are kept, where not all are.
+        """Add the values (B, ...) of a batch of images; with ``kept_B``, only those of the kept images.
 
-        Images that are not kept add zeros: to pick the others out, their number would have to be read.
+        Images that are not kept add zeros: a selection of the others would have to wait for their number.
         """
         if kept_B is None:
             kept_B = torch.ones_like(labels_B, dtype=torch.bool)
@@ -73,12 +74,12 @@ class ClassMean(_Sums):
         self.counts_K.index_add_(0, labels_B, kept_B.double())
 
     def compute(self) -> Tensor:
-        """The means (K, ...), float64; not a number for a class without images."""
+        """The means (K, ...), float64; NaN for a class without images."""
         return self.sums / self.counts_K.view(-1, *[1] * (self.sums.dim() - 1))
 
 
 class MeanCoupling(_Sums):
-    """Mean coupling matrix over all images, and over all places where a layer has windows.
+    """Mean coupling matrix over all images, and over all windows of a layer that has windows.
 
     Args:
         parents: J.
@@ -94,7 +95,7 @@ class MeanCoupling(_Sums):
         self._add_sum("counts_I", children)
 
     def update(self, coupling_BJI: Tensor, mask_BI: Tensor | None = None) -> None:
-        """Add couplings (B, J, I); where there is a mask (B, I), only those of children that are there."""
+        """Add couplings (B, J, I); with a mask (B, I), only those of children that exist."""
         if mask_BI is None:
             self.sums_JI += coupling_BJI.sum(0, dtype=torch.float64)
             self.counts_I += len(coupling_BJI)
@@ -103,14 +104,14 @@ class MeanCoupling(_Sums):
             self.counts_I += mask_BI.sum(0)
 
     def compute(self) -> Tensor:
-        """The mean (J, I), float64; not a number for a child that is nowhere there."""
+        """The mean (J, I), float64; NaN for a child that exists in no window."""
         return self.sums_JI / self.counts_I
 
 
 class ColumnCorrelation(_Sums):
     """Mean correlation between the ground-truth columns of all images of two classes.
 
-    Source: Zhao et al. (2019), figures 3 and 5.  Within a class an image is not paired with itself.
+    Source: Zhao et al. (2019), figures 3 and 5.  Within a class no image is paired with itself.
 
     Args:
         classes: K.
@@ -135,7 +136,7 @@ class ColumnCorrelation(_Sums):
         self.counts_K.index_add_(0, labels_B, torch.ones_like(labels_B, dtype=torch.float64))
 
     def compute(self) -> Tensor:
-        """Correlations (K, K), symmetric; not a number where there is no pair."""
+        """Correlations (K, K), symmetric; NaN where there is no pair."""
         pairs_KK = torch.outer(self.counts_K, self.counts_K) - self.counts_K.diag()
         sums_KK = self.sums_KI @ self.sums_KI.T - self.squares_K.diag()
         return torch.where(pairs_KK > 0, sums_KK / pairs_KK, torch.nan)
@@ -147,12 +148,12 @@ class ColumnCorrelation(_Sums):
 
 
 class FirstColumns(_Sums):
-    """The ground-truth columns of the first images, and how they correlate: Zhao et al. (2019), figure 2.
+    """The ground-truth columns of the first images, and their correlations: Zhao et al. (2019), figure 2.
 
-    For one device: "first" means nothing over several.
+    It works on one device only, since several devices have no common first images.
 
     Args:
-        images: how many, N.
+        images: N, number of images.
         children: I.
     """
 
@@ -171,7 +172,7 @@ class FirstColumns(_Sums):
         self._seen = 0
 
     def update(self, columns_BI: Tensor, labels_B: Tensor) -> None:
-        """Keep what there is still room for."""
+        """Add the columns (B, I) and labels of a batch until N images are stored."""
         start, end = self._seen, min(self._seen + len(labels_B), len(self.labels_N))
         self.columns_NI[start:end] = columns_BI[: end - start].double()
         self.labels_N[start:end] = labels_B[: end - start].double()
@@ -184,13 +185,13 @@ class FirstColumns(_Sums):
 
 
 class IntraInter(NamedTuple):
-    """Means over the classes and over the pairs of different classes."""
+    """Mean correlation within the classes, and between pairs of different classes."""
 
     intra: float
     inter: float
 
 
 def intra_inter(correlation_KK: Tensor) -> IntraInter:
-    """Mean of the diagonal and mean of all else; entries that are not a number are left out."""
+    """Mean of the diagonal and mean of all other entries, without those that are NaN."""
     own = torch.eye(len(correlation_KK), dtype=torch.bool, device=correlation_KK.device)
     return IntraInter(float(correlation_KK[own].nanmean()), float(correlation_KK[~own].nanmean()))

@@ -1,8 +1,8 @@
-r"""Which capsules of a layer have died: sums over images, which are never stored.
+r"""Dead capsules of a layer, from sums over images without storing the poses.
 
-Two things can be meant by it, for the pose :math:`u_b` that a capsule has for image b.  Sahu and Altahhan (2024),
-section 3.5, look at the length of the mean, :math:`|\frac{1}{B} \sum_b u_b|`.  It is also short where a capsule is
-alive, but points one way for some images and the other way for others.  The stricter rule looks at the lengths
+There are two rules, for the pose :math:`u_b` of a capsule for image b.  Sahu and Altahhan (2024), section 3.5, use the
+length of the mean, :math:`|\frac{1}{B} \sum_b u_b|`.  This length is also short if a capsule is alive but points in one
+direction for some images and in the opposite direction for others.  The stricter rule uses the lengths
 :math:`|u_b|`: a capsule is silent if their mean and their standard deviation are both small.
 """
 
@@ -17,14 +17,14 @@ from capsexp.errors import require, require_number
 
 
 class Activity(NamedTuple):
-    """What the capsules of a layer do over all images, each (T, H, W).
+    """The activity of the capsules of a layer over all images; each tensor is (T, H, W).
 
     Attributes:
         length_of_mean: length of the mean pose, the paper's activation of a capsule; float64.
-        mean_length: mean length of its poses; float64.
-        std_length: standard deviation of the same, over all images (no n - 1); float64.
-        dead: where ``length_of_mean`` is at most the threshold: the paper's rule.
-        silent: where ``mean_length`` and ``std_length`` are both below the threshold: the stricter rule.
+        mean_length: mean length of the poses; float64.
+        std_length: standard deviation of the lengths over all images (division by n, not n - 1); float64.
+        dead: True where ``length_of_mean`` is at most the threshold: the rule of the paper.
+        silent: True where ``mean_length`` and ``std_length`` are both below the threshold: the stricter rule.
     """
 
     length_of_mean: Tensor
@@ -35,14 +35,14 @@ class Activity(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """How many of the capsules are dead by either rule, in 0..1."""
+    """The shares of capsules that are dead by each rule, in 0..1."""
 
     dead: float
     silent: float
 
 
 def shares(layers: Iterable[Activity]) -> Shares:
-    """Shares of all capsules of one or more layers together, each capsule counting once."""
+    """Shares among all capsules of one or more layers together; each capsule counts once."""
     activities = list(layers)
     dead = torch.cat([activity.dead.flatten() for activity in activities])
     silent = torch.cat([activity.silent.flatten() for activity in activities])
@@ -50,13 +50,14 @@ def shares(layers: Iterable[Activity]) -> Shares:
 
 
 class DeadCapsules(Metric):
-    """Lengths of a layer's capsules over all images seen since the last reset, and which of them are dead.
+    """Lengths of a layer's capsules over all images since the last reset, and the verdicts of both rules.
 
     The state is four sums: of poses, lengths, squared lengths, and images.  They are float64, so that the result does
-    not depend on how the images were divided into batches; devices add up.  An update never waits for the device.
+    not depend on the division of the images into batches, and they are summed over devices.  An update never waits for
+    the device.
 
-    A standard deviation below about 1e-8 of the mean is lost in rounding, far from any threshold that makes sense.  A
-    capsule whose poses are not finite is neither dead nor silent.
+    A standard deviation below about 1e-8 of the mean is lost in rounding; this is far from any sensible threshold.  A
+    capsule with poses that are NaN or infinite is neither dead nor silent.
 
     Args:
         threshold: length up to which a capsule is dead.
@@ -64,7 +65,7 @@ class DeadCapsules(Metric):
 
     Example:
         Two images, and three types of capsules with two components: one whose sign varies, one that is alive, and one
-        that is not.
+        that is dead.
 
         >>> metric = DeadCapsules(threshold=0.01)
         >>> metric.update(torch.tensor([[[0.5, 0.0], [0.3, 0.4], [0.0, 0.001]]]))
@@ -97,19 +98,19 @@ class DeadCapsules(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, poses: Tensor) -> None:
-        """Add the poses that a batch of images gave.
+        """Add the poses of a batch of images.
 
         Args:
             poses: (B, T, D, H, W), T types of capsules with D components on a grid; or (B, J, E), without a grid, which
-                is taken as one of 1 x 1.  Any floating type.
+                counts as a grid of 1 x 1.  Any floating type.
 
         Raises:
-            ConfigError: they have another number of dimensions, or do not fit those that were added before.
+            ConfigError: the number of dimensions is wrong, or the shape differs from that of earlier poses.
         """
         require(poses.ndim in (3, 5), "poses", "be (B, T, D, H, W) or (B, J, E)", tuple(poses.shape))
         poses_BTDHW = poses.view(*poses.shape, *[1] * (5 - poses.ndim))
         known = tuple(self.poses_TDHW.shape) or poses_BTDHW.shape[1:]
-        require(poses_BTDHW.shape[1:] == known, "poses", f"be of one layer, {known} an image", tuple(poses.shape))
+        require(poses_BTDHW.shape[1:] == known, "poses", f"be of one layer, {known} per image", tuple(poses.shape))
         squares_BTHW = poses_BTDHW.double().square().sum(2)  # torch's own norm takes up to ten times as long here
         self.poses_TDHW = self.poses_TDHW + poses_BTDHW.sum(0, dtype=torch.float64)
         self.lengths_THW = self.lengths_THW + squares_BTHW.sqrt().sum(0)
@@ -117,14 +118,14 @@ class DeadCapsules(Metric):
         self.count = self.count + len(poses)
 
     def compute(self) -> Activity:
-        """The capsules' lengths and both verdicts; not a number, and no verdict, when nothing was added.
+        """The lengths of the capsules and the verdicts of both rules; NaN and False when nothing was added.
 
-        torchmetrics takes the dimensions off a layer that has a single capsule.
+        For a layer with a single capsule torchmetrics removes the dimensions.
         """
         dim = -3 if self.poses_TDHW.ndim else 0
         length_of_mean_THW = (self.poses_TDHW / self.count).norm(dim=dim)
         mean_THW = self.lengths_THW / self.count
-        # Where all lengths are alike, rounding may leave a difference below zero.
+        # Where all lengths are equal, rounding may give a negative difference.
         std_THW = (self.squares_THW / self.count - mean_THW.square()).clamp_min(0).sqrt()
         dead_THW = length_of_mean_THW <= self.threshold
         silent_THW = (mean_THW < self.threshold) & (std_THW < self.threshold)

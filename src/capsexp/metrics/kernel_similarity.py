@@ -1,6 +1,6 @@
-"""How alike the filters of a layer are.
+"""Similarity of the filters of a layer.
 
-One name for each thing: *similarity* is the cosine similarity ``s = a.b / (|a| |b|)``, *distance* is ``1 - s``.
+Each quantity has one name: *similarity* is the cosine similarity ``s = a.b / (|a| |b|)``, *distance* is ``1 - s``.
 (Wang 2019 calls s itself "cosine distance" in one place and speaks of the "minimum cosine distance" in others; that
 minimum is 1 - the largest similarity here.)
 
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """The closest two filters seen.
+    """The most similar two filters since the last reset.
 
     Attributes:
         max: largest off-diagonal cosine similarity, in [-1, 1]; a scalar.
@@ -38,15 +38,15 @@ class Extremes(NamedTuple):
 
 
 def flatten_filters(weight: Tensor) -> Tensor:
-    """A layer's weight as one row a filter.
+    """The weight of a layer, one row per filter.
 
     Args:
         weight: (O, ...), filters first: the weight of ``Conv2d`` (O, C, kH, kW) or ``Linear`` (O, F).  That of
-            ``ConvTranspose2d`` is stored as (C, O, kH, kW): hand over ``weight.transpose(0, 1)``.  In a grouped
-            convolution a row holds only its own group's inputs, so rows of different groups look at different channels.
+            ``ConvTranspose2d`` is stored as (C, O, kH, kW): pass ``weight.transpose(0, 1)``.  In a grouped convolution
+            a row holds only the inputs of its group, so rows of different groups belong to different channels.
 
     Returns:
-        (O, F), F = all that is left of the shape; a view where the weight is contiguous.
+        (O, F), F = the product of all other dimensions; a view where the weight is contiguous.
 
     Raises:
         ConfigError: the weight has fewer than two dimensions.
@@ -59,7 +59,7 @@ def cosine_similarity(filters_OF: Tensor) -> Tensor:
     """Cosine similarity of every two rows: ``s_ij = a_i.a_j / (|a_i| |a_j|)``.
 
     Args:
-        filters_OF: (O, F), any floating type.  Its device has to know float64 (on Apple's MPS, move it first).
+        filters_OF: (O, F), any floating type.  Its device must support float64 (Apple's MPS does not: move it first).
 
     Returns:
         (O, O), float64, exactly symmetric, in [-1, 1].  A zero row has similarity 0 to every row and to itself; the
@@ -73,7 +73,7 @@ def cosine_similarity(filters_OF: Tensor) -> Tensor:
     """
     filters_OF = filters_OF.double()
     norms_O1: Tensor = torch.linalg.vector_norm(filters_OF, dim=1, keepdim=True)
-    # Divided before the product: a zero row stays zero, and no product of two norms can overflow or vanish.
+    # The division precedes the product: a zero row stays zero, and no product of two norms can overflow or vanish.
     units_OF = filters_OF / norms_O1.masked_fill(norms_O1 == 0, 1.0)
     products_OO = units_OF @ units_OF.T
     # A matrix product may round s_ij and s_ji differently.
@@ -115,10 +115,9 @@ class KernelSimilarity(Metric):
     """The largest cosine similarity between two different filters of a layer, over all updates since the last reset.
 
     ``max = max over i != j of a_i.a_j / (|a_i| |a_j|)`` and ``min_distance = 1 - max``.  The state is one float64
-    number, the largest similarity so far, so devices combine by ``max``.  An update never waits for
-    the device.
+    number, the largest similarity so far, so devices combine by ``max``.  An update never waits for the device.
 
-    A layer with one filter has no pair: both values are NaN.  So they are when a weight is NaN.
+    A layer with one filter has no pair: both values are NaN.  They are also NaN if a weight is NaN.
 
     Reference: Wang 2019, section 2.1 (its figures plot ``min_distance``).
 
@@ -136,12 +135,12 @@ class KernelSimilarity(Metric):
     largest: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
-        """Takes torchmetrics' own options (``dist_sync_on_step``, ...)."""
+        """Initialise with torchmetrics' own options (``dist_sync_on_step``, ...)."""
         super().__init__(**kwargs)
         self.add_state("largest", torch.tensor(-math.inf, dtype=torch.float64), dist_reduce_fx="max")
 
     def update(self, weight: Tensor) -> None:
-        """Take in a layer's weight.
+        """Add the weight of a layer.
 
         Args:
             weight: (O, ...), filters first, see :func:`flatten_filters`; calls may differ in the number of filters.
@@ -150,6 +149,6 @@ class KernelSimilarity(Metric):
         self.largest = torch.maximum(self.largest, _without_diagonal(similarity_OO).amax())
 
     def compute(self) -> Extremes:
-        """The largest similarity and the smallest distance, scalars on the metric's device; NaN if no pair was seen."""
+        """The largest similarity and the smallest distance, scalars on the metric's device; NaN without any pair."""
         largest = self.largest.masked_fill(self.largest == -math.inf, math.nan)
         return Extremes(max=largest, min_distance=1.0 - largest)

@@ -1,4 +1,4 @@
-"""A mean that streams."""
+"""A running mean."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from torchmetrics import Metric
 class RunningMean(Metric):
     r"""Mean over samples, from sums: :math:`\sum_b \mathrm{total}_b / \sum_b \mathrm{count}_b`.
 
-    The sums are float64, so that the mean over a data set does not depend on how it was cut into batches beyond what
-    the batches' own sums do.
+    The sums are float64, so that the mean over a data set depends on its division into batches only through the sums
+    of the batches.
 
     Example:
         >>> mean = RunningMean()
@@ -34,5 +34,5 @@ class RunningMean(Metric):
         self.count += count
 
     def compute(self) -> Tensor:
-        """The mean; not a number when nothing was added."""
+        """The mean; NaN when nothing was added."""
         return self.total / self.count

@@ -12,13 +12,13 @@ from capsexp.nn.functional import at_least_single
 from capsexp.nn.unpooling import max_pool, max_unpool
 
 
-class Encoded(NamedTuple):
-    """What the decoder needs of an image.
+class Encoding(NamedTuple):
+    """The encoding of a batch of images, the input of the decoder.
 
     Attributes:
-        latent_BCHW: the latent maps, of a quarter of the image's height and width.
-        places1_BCHW: where the first pooling found its maxima.
-        places2_BCHW: where the second one did.
+        latent_BCHW: the latent maps, with a quarter of the height and width of the image.
+        places1_BCHW: positions of the maxima of the first pooling.
+        places2_BCHW: positions of the maxima of the second pooling.
     """
 
     latent_BCHW: Tensor
@@ -27,9 +27,9 @@ class Encoded(NamedTuple):
 
 
 class Autoencoder(Classifier):
-    """An encoder, a decoder that draws the image from the latent maps, and a linear layer that classifies by them.
+    """An encoder, a decoder that reconstructs the image from the latent maps, and a linear layer that classifies them.
 
-    Source: Wang (2019), section 3.2.  Paddings keep the size, each of two poolings halves it: 28 -> 14 -> 7.
+    Source: Wang (2019), section 3.2.  Padding keeps the size, and each of two poolings halves it: 28 -> 14 -> 7.
 
     Args:
         image_shape: (C, H, W) of the images; both sides are multiples of 4.
@@ -37,8 +37,8 @@ class Autoencoder(Classifier):
         c1: output channels of the first convolution, input channels of the last deconvolution.
         c2: output channels of the second convolution, input channels of the second deconvolution.
         latent: channels of the latent maps.
-        kernel: kernel size of all layers, odd, so that a padding keeps the size.
-        dropout: share of activations dropped behind each pooling and unpooling, in [0, 1).
+        kernel: kernel size of all layers, odd, so that padding keeps the size.
+        dropout: share of activations dropped after each pooling and unpooling, in [0, 1).
         decoder: "own" weights, the encoder's weights "shared", or None for no decoder.
     """
 
@@ -63,18 +63,18 @@ class Autoencoder(Classifier):
         require_number("dropout", dropout, 0, 1, open_ends=">")
         require(decoder in ("own", "shared", None), "decoder", "be own, shared, or null for none", decoder)
         channels, height, width = _check_sides(image_shape)
-        # The decoder comes last, so that encoder and linear layer start alike whatever it is.
+        # The decoder comes last, so that the initial encoder and linear layer are the same with any decoder.
         self.encoder = Encoder((channels, c1, c2, latent), kernel, dropout)
         self.linear = nn.Linear(latent * (height // 4) * (width // 4), classes)
         self.decoder = None if decoder is None else Decoder(self.encoder, dropout, shared=decoder == "shared")
 
-    def encode(self, images_BCHW: Tensor) -> Encoded:
-        """Latent maps (B, latent, H/4, W/4) and the places of the poolings' maxima."""
-        encoded: Encoded = self.encoder(images_BCHW)
+    def encode(self, images_BCHW: Tensor) -> Encoding:
+        """Latent maps (B, latent, H/4, W/4) and the positions of the maxima of the poolings."""
+        encoded: Encoding = self.encoder(images_BCHW)
         return encoded
 
-    def decode(self, encoded: Encoded) -> Tensor:
-        """The images (B, C, H, W) drawn from what :meth:`encode` gave, in the scale of its images.
+    def decode(self, encoded: Encoding) -> Tensor:
+        """The images (B, C, H, W) reconstructed from the output of :meth:`encode`, on the scale of its images.
 
         Raises:
             ConfigError: there is no decoder.
@@ -83,13 +83,13 @@ class Autoencoder(Classifier):
         drawn_BCHW: Tensor = self.decoder(encoded, self.encoder)  # type: ignore[misc]
         return at_least_single(drawn_BCHW)
 
-    def classify(self, encoded: Encoded) -> Tensor:
-        """Class scores (B, K) from the latent maps that :meth:`encode` gave."""
+    def classify(self, encoded: Encoding) -> Tensor:
+        """Class scores (B, K) from the latent maps of :meth:`encode`."""
         scores_BK: Tensor = self.linear(encoded.latent_BCHW.flatten(1))
         return scores_BK
 
     def reconstruct(self, images_BCHW: Tensor) -> Tensor:
-        """The images drawn from their latent maps.
+        """The images (B, C, H, W) reconstructed from their latent maps.
 
         Raises:
             ConfigError: there is no decoder.
@@ -103,14 +103,14 @@ class Autoencoder(Classifier):
     def params_paper(self) -> int:
         """2 * (9*c1 + 9*c1*c2 + 9*c2*6) on gray images, and half of it where weights are shared; without biases.
 
-        Like the paper it leaves the linear layer out; where there is no decoder, that is counted instead.
+        Like the paper, it leaves the linear layer out; without a decoder it counts encoder and linear layer.
         """
         if self.decoder is None:
             return count_weights(self)
         return count_weights(self.encoder) + count_weights(self.decoder)
 
     def count_autoencoder(self) -> int:
-        """The true number of parameters of encoder and decoder, each tensor once, biases and all."""
+        """The true number of parameters of encoder and decoder, each tensor once, biases included."""
         return _count(self.encoder) + (0 if self.decoder is None else _count(self.decoder))
 
     def count_classifier(self) -> int:
@@ -119,11 +119,11 @@ class Autoencoder(Classifier):
 
 
 class Encoder(nn.Module):
-    """Three convolutions with ReLU; behind the first two also max pooling and dropout.
+    """Three convolutions with ReLU; max pooling and dropout follow the first two.
 
     Args:
         widths: channels of the image and of the three convolutions.
-        kernel: their size.
+        kernel: kernel size of the convolutions.
         dropout: share of activations dropped.
     """
 
@@ -136,21 +136,21 @@ class Encoder(nn.Module):
         self.dropout1 = nn.Dropout(dropout)
         self.dropout2 = nn.Dropout(dropout)
 
-    def forward(self, images_BCHW: Tensor) -> Encoded:
-        """Latent maps, and the places of the maxima."""
+    def forward(self, images_BCHW: Tensor) -> Encoding:
+        """Latent maps, and the positions of the maxima."""
         maps_BCHW, places1_BCHW = max_pool(self.conv1(images_BCHW))
         maps_BCHW, places2_BCHW = max_pool(self.conv2(self.dropout1(F.relu(maps_BCHW))))
         latent_BCHW = F.relu(self.conv3(self.dropout2(F.relu(maps_BCHW))))
-        return Encoded(latent_BCHW, places1_BCHW, places2_BCHW)
+        return Encoding(latent_BCHW, places1_BCHW, places2_BCHW)
 
 
 class Decoder(nn.Module):
-    """Three deconvolutions, the encoder's convolutions in mirror order; behind the first two unpooling, ReLU, dropout.
+    """Three deconvolutions in reverse order of the convolutions; unpooling, ReLU and dropout follow the first two.
 
     Args:
-        encoder: what is mirrored.
+        encoder: the encoder whose convolutions the decoder mirrors.
         dropout: share of activations dropped.
-        shared: whether each deconvolution uses its convolution's own weights.  The biases are always its own.
+        shared: True if each deconvolution uses the weights of its convolution.  Biases are never shared.
     """
 
     def __init__(self, encoder: Encoder, dropout: float, *, shared: bool) -> None:
@@ -163,11 +163,11 @@ class Decoder(nn.Module):
         self.dropout1 = nn.Dropout(dropout)
         self.dropout2 = nn.Dropout(dropout)
 
-    def forward(self, encoded: Encoded, encoder: Encoder) -> Tensor:
+    def forward(self, encoded: Encoding, encoder: Encoder) -> Tensor:
         """The image (B, C, H, W).
 
-        ReLU and dropout act before the unpooling: what that adds is zero, and both leave zeros alone, so the outcome is
-        the same, and they have a quarter of the values to go through.
+        ReLU and dropout act before the unpooling.  The unpooling adds zeros, which both leave unchanged, so the result
+        is the same, and they process a quarter of the values.
         """
         maps_BCHW = self._deconvolve(self.deconv1, encoder.conv3, encoded.latent_BCHW)
         maps_BCHW = max_unpool(self.dropout1(F.relu(maps_BCHW)), encoded.places2_BCHW)
@@ -181,20 +181,20 @@ class Decoder(nn.Module):
 
 
 class SharedDeconvolution(nn.Module):
-    """The transposed convolution with another layer's weights, and a bias of its own.
+    """The transposed convolution with the weights of another layer, and its own bias.
 
     Args:
-        conv: the layer whose weights :meth:`forward` is handed; it is not kept, so its weights are counted once.
+        conv: the layer whose weights are the argument of :meth:`forward`; it is not kept: weights count once.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.padding = conv.kernel_size[0] // 2
-        bound = conv.weight[0].numel() ** -0.5  # as torch starts the bias of a transposed convolution
+        bound = conv.weight[0].numel() ** -0.5  # torch's initial bias of a transposed convolution
         self.bias = nn.Parameter(torch.empty(conv.in_channels).uniform_(-bound, bound))
 
     def forward(self, maps_BCHW: Tensor, weight: Tensor) -> Tensor:
-        """Maps of the same height and width, with the channels that the convolution takes."""
+        """Maps of the same height and width, with the input channels of the convolution."""
         return F.conv_transpose2d(maps_BCHW, weight, self.bias, padding=self.padding)
 
 

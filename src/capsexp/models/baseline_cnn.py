@@ -1,4 +1,4 @@
-"""The published network that Wang (2019) compares with: Acharya, Pant and Gyawali (2015)."""
+"""The published network with which Wang (2019) compares: Acharya, Pant and Gyawali (2015)."""
 
 from torch import Tensor, nn
 
@@ -9,8 +9,8 @@ from capsexp.models.base import Classifier, check_image_shape, count_weights
 class BaselineCNN(Classifier):
     """Two convolutions with pooling and two linear layers.
 
-    Source: Wang (2019), section 4.4, after Acharya et al. (2015).  The text names no activation behind the
-    convolutions; a ReLU follows each (docs/decisions.md).
+    Source: Wang (2019), section 4.4, after Acharya et al. (2015).  The text names no activation after the
+    convolutions; here a ReLU follows each (docs/decisions.md).
 
     Args:
         image_shape: (C, H, W) of the images, at least 12x12 pixels.
@@ -48,7 +48,7 @@ class BaselineCNN(Classifier):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Class scores of shape (B, K), before any softmax."""
-        maps = self.pool(self.conv1(images_BCHW)).relu()  # pooling first gives the same values from fewer ReLUs
+        maps = self.pool(self.conv1(images_BCHW)).relu()  # pooling before ReLU gives the same values with fewer ReLUs
         maps = self.pool(self.conv2(maps)).relu()
         hidden = self.dropout(self.linear1(maps.flatten(1)).relu())
         scores: Tensor = self.linear2(hidden)

@@ -1,4 +1,4 @@
-"""The capsule network of Sabour, Frosst and Hinton (2017), sized by its arguments."""
+"""The capsule network of Sabour, Frosst and Hinton (2017), with sizes as arguments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from capsexp.types import RoutingOutput
 
 
 class CapsNet(Classifier):
-    """Convolution, primary capsules, class capsules, and perhaps a decoder that draws the image again.
+    """Convolution, primary capsules, class capsules, and an optional decoder that reconstructs the image.
 
     Source: Sabour et al. (2017), section 4; the sizes that Zhao et al. (2019) and Wang (2019) use are options.  With
     28x28 gray images, kernel 9 and c1 = c2 = 256: 20x20x256, 6x6x256, 1152 capsules of 8, K capsules of 16.
@@ -22,13 +22,13 @@ class CapsNet(Classifier):
     Args:
         image_shape: (C, H, W) of the images, each side at least 2 * kernel - 1 pixels.
         classes: number of classes K.
-        routing: makes the class layer's routing from children, parents, dim_in and dim_out.
+        routing: constructor of the class layer's routing from children, parents, dim_in and dim_out.
         c1: channels of the first convolution.
-        c2: channels of the primary capsules' convolution, a multiple of ``dim``.
-        kernel: size of both convolutions' kernels.
+        c2: channels of the convolution of the primary capsules, a multiple of ``dim``.
+        kernel: kernel size of both convolutions.
         dim: D, components of a primary capsule.
         dim_class: E, components of a class capsule.
-        squash: of the primary capsules: classic, linear or exponential (the routing has its own).
+        squash: squashing function of the primary capsules: classic, linear or exponential (the routing has its own).
         decoder: widths of the decoder's hidden layers; None for no decoder.
     """
 
@@ -73,13 +73,13 @@ class CapsNet(Classifier):
     def params_paper(self) -> int:
         """81*c1 + 81*c2 + 46*16*8*36*(c2/8) on 28x28 gray images of 46 classes: Wang (2019), section 3.3.
 
-        The formula forgets the factor c1 in the second convolution; it counts no biases and no decoder.
+        The formula lacks the factor c1 in the second convolution; it counts no biases and no decoder.
         """
         second = self.primary.conv.weight
         return self.conv1.weight.numel() + second[:, 0].numel() + self.class_capsules.weight.numel()
 
     def channel_layers(self) -> dict[str, ChannelLayer]:
-        """The first convolution and that of the primary capsules, whose channels go in multiples of D."""
+        """The first convolution and that of the primary capsules, whose channels are pruned in multiples of D."""
         dim, classes = self.primary.dim, Reader("class_capsules", self._places)
         return {
             "conv1": ChannelLayer("conv1", "relu1", (Reader("primary.conv"),)),
@@ -87,7 +87,7 @@ class CapsNet(Classifier):
         }
 
     def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
-        """c1 and c2."""
+        """The arguments c1 and c2."""
         now = {**self.widths(), **widths}
         return {"c1": now["conv1"], "c2": now["primary"]}
 

@@ -1,4 +1,4 @@
-"""The convolutional network of Wang (2019) whose channels are pruned, section 3.1."""
+"""The convolutional network of Wang (2019), section 3.1, whose channels are pruned."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from capsexp.nn.channels import ChannelLayer, Reader
 
 
 class CNN(Classifier):
-    """Three convolutions, each with max pooling, ReLU and dropout behind it, and one linear layer.
+    """Three convolutions, each followed by max pooling, ReLU and dropout, and one linear layer.
 
-    Source: Wang (2019), section 3.1.  Paddings keep the size, each pooling halves it: 28 -> 14 -> 7 -> 3.
+    Source: Wang (2019), section 3.1.  Padding keeps the size, and each pooling halves it: 28 -> 14 -> 7 -> 3.
 
     Args:
         image_shape: (C, H, W) of the images, at least 8x8 pixels.
@@ -22,8 +22,8 @@ class CNN(Classifier):
         c1: output channels of the first convolution.
         c2: output channels of the second convolution.
         c3: output channels of the third convolution.
-        kernels: kernel sizes of the three convolutions, odd, so that a padding keeps the size.
-        dropout: share of activations dropped behind each pooling, in [0, 1).
+        kernels: kernel sizes of the three convolutions, odd, so that padding keeps the size.
+        dropout: share of activations dropped after each pooling, in [0, 1).
     """
 
     stackable = frozenset({"c1", "c2", "c3", "dropout"})
@@ -67,14 +67,14 @@ class CNN(Classifier):
         return count_weights(self)
 
     def channel_layers(self) -> dict[str, ChannelLayer]:
-        """The three convolutions; their maps are those behind pooling and ReLU."""
+        """The three convolutions; their maps are those after pooling and ReLU."""
         return {
             f"conv{number}": ChannelLayer(f"layers.conv{number}", f"layers.relu{number}", (reader,))
             for number, reader in enumerate(self._readers, 1)
         }
 
     def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
-        """c1, c2 and c3."""
+        """The arguments c1, c2 and c3."""
         return {name.replace("conv", "c"): width for name, width in {**self.widths(), **widths}.items()}
 
 

@@ -1,4 +1,4 @@
-"""Autocast on any device: one that has none (``meta``) is as one where it is off."""
+"""Autocast on any device; a device without autocast (``meta``) behaves as one on which autocast is off."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def autocast_type(device: str) -> torch.dtype | None:
-    """The type in which autocast runs matrix products on a device of this kind now; None where it does not.
+    """The type in which autocast now runs matrix products on a device of this kind; None if autocast is off.
 
     Args:
         device: ``device.type``.
@@ -18,7 +18,7 @@ def autocast_type(device: str) -> torch.dtype | None:
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """A context in which a device of this kind computes in the types that it is given.
+    """A context in which a device of this kind computes in the types of its operands.
 
     Args:
         device: ``device.type``.

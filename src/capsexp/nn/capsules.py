@@ -13,30 +13,30 @@ from capsexp.nn.votes import FoldCache, GivenVotes, LinearVotes
 from capsexp.types import RoutingOutput
 
 MakeRouting = Callable[..., nn.Module]
-"""Makes a layer's routing from ``children``, ``parents``, ``dim_in`` and ``dim_out``; see ``routing/base.py``."""
+"""Constructor of routing from ``children``, ``parents``, ``dim_in`` and ``dim_out``; see ``routing/base.py``."""
 
 Inference = Literal["dynamic", "fast", "folded"]
-"""Where a layer's coupling comes from: ``dynamic`` finds it image by image, by routing; the others take the master.
+"""Source of a layer's coupling: routing of every image (``dynamic``), or the master coefficients (the other two).
 
-``fast`` builds the votes and weighs them, as Zhao et al. (2019) write fast inference; ``folded`` has the master
-multiplied into the transformation matrices, which is one matrix product.  Both give the same poses.
+``fast`` builds the votes and weights them, as in the fast inference of Zhao et al. (2019).  ``folded`` multiplies the
+master into the transformation matrices, and the layer is one matrix product.  Both give the same poses.
 """
 
 
 class PrimaryCapsules(nn.Module):
     """A convolution whose channels are read as capsules: Sabour et al. (2017), section 4.
 
-    Capsule type t has ``dim`` neighbouring channels, t * dim to (t + 1) * dim - 1, and one capsule at every position: a
-    capsule's components come from one place of the image.
+    Capsule type t has ``dim`` neighbouring channels, t * dim to (t + 1) * dim - 1, and one capsule at every position.
+    The components of a capsule come from one position of the image.
 
     Args:
-        in_channels: of the maps that come in.
-        channels: of the convolution, a multiple of ``dim``.
+        in_channels: channels of the input maps.
+        channels: output channels of the convolution, a multiple of ``dim``.
         dim: D, components of a capsule.
-        kernel: size of the convolution's kernel.
-        stride: of the convolution.
-        padding: of the convolution.
-        squash: how poses are shortened, one of :data:`~capsexp.nn.functional.SQUASHES`.
+        kernel: kernel size of the convolution.
+        stride: stride of the convolution.
+        padding: padding of the convolution.
+        squash: squashing function of the poses, one of :data:`~capsexp.nn.functional.SQUASHES`.
     """
 
     def __init__(
@@ -64,28 +64,28 @@ class PrimaryCapsules(nn.Module):
 
 
 def as_children(poses_BTDHW: Tensor) -> Tensor:
-    """Capsules on a grid as one list (B, I, D), I = T * H * W, the positions of a type side by side."""
+    """Capsules on a grid as one list (B, I, D), I = T * H * W, with the positions of a type adjacent."""
     poses_BDI = poses_BTDHW.flatten(3).transpose(1, 2).flatten(2)
-    return poses_BDI.transpose(1, 2)  # a view: votes like the components to vary slowest
+    return poses_BDI.transpose(1, 2)  # a view: votes are fastest where the components vary slowest
 
 
 class CapsuleLayer(nn.Module):
     """Transformation matrices and routing between I children and J parents; the base of the two layers below.
 
-    The weight is (J, E, D, I).  Flattened it is the (J*E, D*I) matrix of a linear layer, so a coupling that all images
-    share multiplies into it, and the layer is one matrix product.
+    The weight is (J, E, D, I).  Flattened, it is the (J*E, D*I) matrix of a linear layer.  So a coupling that all
+    images share can be multiplied into it, and the layer is one matrix product.
 
     Attributes:
-        inference: where the coupling comes from, see :data:`Inference`.
-        master_JI: a coupling for all images, once there is one (Zhao et al. 2019: master routing coefficients).
+        inference: source of the coupling, see :data:`Inference`.
+        master_JI: a coupling for all images, or None (Zhao et al. 2019: master routing coefficients).
 
     Args:
         children: I.
         parents: J.
         dim_in: D.
         dim_out: E.
-        routing: makes the layer's own routing from these four.
-        weight_std: standard deviation of the matrices at the start; None asks the routing.
+        routing: constructor of the layer's routing from these four.
+        weight_std: standard deviation of the initial matrices; None takes that of the routing.
     """
 
     master_JI: Tensor | None
@@ -103,7 +103,7 @@ class CapsuleLayer(nn.Module):
         super().__init__()
         try:
             self.routing = routing(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
-        except ConfigError as error:  # routing is a group of its own, not the model's
+        except ConfigError as error:  # routing is a config group of its own, not a part of the model's
             raise error.within("routing", outermost=True) from error
         std = cast("float", self.routing.weight_std) if weight_std is None else weight_std
         self.weight = nn.Parameter(torch.randn(parents, dim_out, dim_in, children) * std)
@@ -112,10 +112,10 @@ class CapsuleLayer(nn.Module):
         self._folds = FoldCache()
 
     def set_master(self, coupling_JI: Tensor) -> None:
-        """Keep a coupling for all images, which travels with the checkpoint.
+        """Set a coupling for all images, which is part of the checkpoint.
 
         Raises:
-            ConfigError: it has another shape, or holds numbers that are not finite.
+            ConfigError: its shape is wrong, or it holds NaN or infinite values.
         """
         parents, _, _, children = self.weight.shape
         rule = f"have the shape (parents, children) = {(parents, children)}"
@@ -124,12 +124,12 @@ class CapsuleLayer(nn.Module):
         self.master_JI = coupling_JI.detach().to(self.weight, copy=True)
 
     def train(self, mode: bool = True) -> "CapsuleLayer":
-        """Switch between training and evaluation, in which a shared coupling is folded into the weight once."""
+        """Switch between training and evaluation; evaluation folds a shared coupling into the weight once."""
         self._folds.clear()
         return super().train(mode)
 
     def route(self, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
-        """The children's votes, routed."""
+        """The output of routing for the votes of the children."""
         folds = None if self.training else self._folds
         votes = LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)
         if self.inference == "dynamic":
@@ -139,7 +139,7 @@ class CapsuleLayer(nn.Module):
         return weigh(given, self.master_JI)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """A checkpoint with a master makes room for it; one without leaves none."""
+        """Allocate the master if the checkpoint has one, and remove it if not."""
         there = f"{prefix}master_JI" in state_dict
         parents, _, _, children = self.weight.shape
         self.master_JI = self.weight.new_empty(parents, children) if there else None
@@ -149,15 +149,15 @@ class CapsuleLayer(nn.Module):
 
 
 def capsule_layers(model: nn.Module) -> dict[str, CapsuleLayer]:
-    """The capsule layers of a model that route, by name, in its own order."""
+    """The capsule layers of a model that route, by name, in the order of the model."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CapsuleLayer)}
 
 
 def set_inference(model: nn.Module, inference: Inference) -> None:
-    """Let every capsule layer of a model take its coupling from there.
+    """Set the source of the coupling, see :data:`Inference`, in every capsule layer of a model.
 
     Raises:
-        ConfigError: a layer has no master coefficients yet.
+        ConfigError: a layer has no master coefficients.
     """
     require_choice("inference", inference, get_args(Inference))
     layers = capsule_layers(model)
@@ -169,7 +169,7 @@ def set_inference(model: nn.Module, inference: Inference) -> None:
 
 
 class ClassCapsules(CapsuleLayer):
-    """Every child votes for every class: Sabour et al. (2017), DigitCaps."""
+    """The class capsules, for which every child votes: Sabour et al. (2017), DigitCaps."""
 
     def forward(self, poses_BID: Tensor) -> RoutingOutput:
         """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes."""
@@ -177,21 +177,22 @@ class ClassCapsules(CapsuleLayer):
 
 
 class ConvCapsules(CapsuleLayer):
-    """Capsules that see a window of capsules; the transformation matrices are shared by all places.
+    """Capsules whose children are a window of capsules; all positions share the transformation matrices.
 
-    Sahu and Altahhan (2024), IntermediateCaps: J types at each of L places route from the I = T * kernel^2 children of
-    their window, place by place, so routing is that of the class layer with the place as part of the batch.
+    Sahu and Altahhan (2024), IntermediateCaps: J types at each of L positions route from the I = T * kernel^2 children
+    of their window.  Each position routes separately, so routing is that of the class layer with the positions as part
+    of the batch.
 
     Args:
-        in_types: T, capsule types that come in.
+        in_types: T, capsule types of the input.
         out_types: J.
         dim_in: D.
         dim_out: E.
-        routing: makes the layer's own routing from children, parents, dim_in and dim_out.
+        routing: constructor of the layer's routing from children, parents, dim_in and dim_out.
         kernel: side of the window.
-        stride: places between neighbouring windows.
-        padding: rim of places without capsules; children there cast no vote, and ``Votes.mask_BI`` leaves them out.
-        weight_std: standard deviation of the matrices at the start; None asks the routing.
+        stride: distance between neighbouring windows.
+        padding: border of positions without capsules; there are no votes from there, and ``Votes.mask_BI`` is False.
+        weight_std: standard deviation of the initial matrices; None takes that of the routing.
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class ConvCapsules(CapsuleLayer):
         return windows.flatten(0, 1).flatten(2).transpose(1, 2)
 
     def _mask(self, poses_BTDHW: Tensor) -> Tensor | None:
-        """Which children of every window are there, (B*L, I); None where all are."""
+        """Mask of the children that exist in every window, (B*L, I); None where all exist."""
         if not self.padding:
             return None
         there = poses_BTDHW.new_ones(1, 1, 1, *poses_BTDHW.shape[3:]).expand(1, poses_BTDHW.shape[1], -1, -1, -1)

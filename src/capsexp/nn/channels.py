@@ -1,4 +1,4 @@
-"""Channels that can be pruned: where a model's convolutions, their feature maps and their readers are."""
+"""Channels that can be pruned: the convolutions of a model, their feature maps and their readers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that takes another one's channels (or the capsules made of them) as its input.
+    """A layer whose input is the channels of another layer, or the capsules made of them.
 
     Attributes:
-        name: dotted, in its model.
-        places: neighbouring inputs that come from one channel or capsule type: 1 in a convolution, the places of the
-            grid behind a flattening, those of the window in convolutional capsules.
+        name: dotted name in the model.
+        places: number of neighbouring inputs that come from one channel or capsule type: 1 in a convolution, the
+            positions of the grid after a flattening, those of the window in convolutional capsules.
     """
 
     name: str
@@ -23,16 +23,17 @@ class Reader:
 
 @dataclass(frozen=True)
 class ChannelLayer:
-    """A convolution whose output channels can be pruned, and all that hangs on them.  Names are dotted, in the model.
+    """A convolution whose output channels can be pruned, and the modules that depend on them, by their dotted names.
 
     Attributes:
         conv: the convolution.
-        maps: the module whose output are the feature maps: behind normalisation and activation, or, where the channels
-            become capsules, before they are squashed.
-        readers: who takes the channels.
-        norm: the batch normalisation behind the convolution, if there is one.
-        step: channels go in multiples of this many; a capsule network's whole backbone has the capsules' dimension.
-        dim: channels that make one unit of the readers: components of a capsule, or 1.
+        maps: the module whose output is the feature maps: after normalisation and activation, or, where the channels
+            become capsules, before these are squashed.
+        readers: the layers that take the channels as input.
+        norm: the batch normalisation after the convolution, if there is one.
+        step: number of channels whose multiples are pruned; in the whole backbone of a capsule network it is the
+            dimension of the capsules.
+        dim: number of channels that make one unit of the readers: components of a capsule, or 1.
     """
 
     conv: str
@@ -47,29 +48,29 @@ class Prunable(nn.Module):
     """A model whose channels can be pruned.
 
     Attributes:
-        stackable: its arguments in which networks may differ that are trained together (see ``stacking``): widths and
-            shares of dropout.  Whoever names any says that channels which are all zero change nothing, and that between
-            its layers every channel of a map is treated alike.
+        stackable: the arguments that may differ between networks that are trained together (see ``stacking``): widths
+            and shares of dropout.  A class that names any guarantees that channels of zeros change nothing, and that
+            the operations between its layers treat every channel of a map alike.
     """
 
     stackable: ClassVar[frozenset[str]] = frozenset()
 
     def channel_layers(self) -> dict[str, ChannelLayer]:
-        """The layers whose channels can be pruned, by name, from the image on; none where nobody has said how."""
+        """The layers whose channels can be pruned, by name, in order from the image on; by default none."""
         return {}
 
     def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
-        """The arguments that make a network like this one with so many channels in these layers.
+        """The arguments of a network like this one with other widths.
 
-        They are plain types, since they travel with the checkpoint.
+        They are plain types, since they are part of the checkpoint.
 
         Args:
-            widths: for some of :meth:`channel_layers`, or none; the others stay as wide as they are.
+            widths: channels of some of :meth:`channel_layers`, or of none; the others keep their widths.
         """
         return {}
 
     def widths(self) -> dict[str, int]:
-        """How many channels each of :meth:`channel_layers` has."""
+        """The number of channels of each of :meth:`channel_layers`."""
         return {name: self.convolution(name).out_channels for name in self.channel_layers()}
 
     def convolution(self, name: str) -> nn.Conv2d:
@@ -78,12 +79,13 @@ class Prunable(nn.Module):
 
 
 class FeatureMaps:
-    """The feature maps of a model's last forward pass, by layer; read through hooks that exist only while it listens.
+    """The feature maps of a model's last forward pass, by layer.
 
-    They are part of the graph: what is computed from them has gradients.
+    Forward hooks read them; the hooks exist from :meth:`listen` to :meth:`stop`, or inside a ``with`` block.  The maps
+    are part of the graph: results computed from them have gradients.
 
     Args:
-        model: the layers that it names are read.
+        model: the model; the maps are those of its :meth:`~Prunable.channel_layers`.
     """
 
     def __init__(self, model: Prunable) -> None:
@@ -92,14 +94,14 @@ class FeatureMaps:
         self.last: dict[str, Tensor] = {}
 
     def listen(self) -> None:
-        """From now on, keep what each forward pass of the model gives."""
+        """Start to keep the feature maps of each forward pass."""
         self.stop()
         for name, layer in self._model.channel_layers().items():
             module = self._model.get_submodule(layer.maps)
             self._hooks.append(module.register_forward_hook(self._keeper(name)))
 
     def stop(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks, and forget the feature maps."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.last = [], {}

@@ -1,4 +1,4 @@
-"""From class capsules back to the image."""
+"""The decoder, which reconstructs the image from the class capsules."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,13 +11,13 @@ from capsexp.nn.functional import at_least_single
 
 
 class Decoder(nn.Module):
-    """Three linear layers that draw the image from the pose of one class: Sabour et al. (2017), figure 2.
+    """Three linear layers that reconstruct the image from the pose of one class: Sabour et al. (2017), figure 2.
 
     Args:
         classes: K.
         dim: E, components of a class capsule.
-        image_shape: (C, H, W) of the image to draw.
-        hidden: widths of the layers between.
+        image_shape: (C, H, W) of the image.
+        hidden: widths of the hidden layers.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-1], nn.Sigmoid())
 
     def longest(self, lengths_BK: Tensor) -> Tensor:
-        """Which class (B,) the network itself would draw: that of the longest capsule."""
+        """The class (B,) of the longest capsule."""
         return lengths_BK.argmax(1)
 
     def forward(self, poses_BKE: Tensor, shown_B: Tensor) -> Tensor:
-        """The image (B, C, H, W) in [0, 1] drawn from class ``shown_B`` alone; the other poses are set to zero."""
+        """The image (B, C, H, W) in [0, 1] reconstructed from class ``shown_B`` alone, the other poses set to zero."""
         shown_BK = F.one_hot(shown_B, self.classes).bool()
-        precision = next(self.layers.parameters()).dtype  # half, where the whole network is
+        precision = next(self.layers.parameters()).dtype  # half precision, where the whole network has it
         drawn: Tensor = self.layers(poses_BKE.where(shown_BK[..., None], 0).flatten(1).to(precision))
         return at_least_single(drawn).view(-1, *self.image_shape)

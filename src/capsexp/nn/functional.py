@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 Squash = Callable[[Tensor, int], Tensor]
-"""``squash(poses, dim)``: shortens every pose along ``dim`` to a length below one; its direction stays."""
+"""``squash(poses, dim)``: shortens every pose along ``dim`` to a length below one and keeps its direction."""
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Half-precision values as float32, others as they are: what is added up or squashed needs the digits."""
+    """Half-precision values as float32, others unchanged: sums and squashing functions need the precision."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
@@ -21,7 +21,7 @@ def lengths(poses: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
     Args:
         poses: any shape.
         dim: the dimension that holds a pose's components.
-        keepdim: whether ``dim`` stays, with size one.
+        keepdim: True keeps ``dim``, with size one.
     """
     squares = poses.square().sum(dim, keepdim=keepdim)
     return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()

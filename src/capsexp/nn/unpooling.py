@@ -1,4 +1,4 @@
-"""Max pooling that remembers the places of the maxima, and the unpooling that puts values back there."""
+"""Max pooling that records the positions of the maxima, and the unpooling that puts values back there."""
 
 import torch
 import torch.nn.functional as F
@@ -6,30 +6,30 @@ from torch import Tensor
 
 
 def max_pool(maps_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of every 2x2 values, and where it stands.
+    """The largest of every 2x2 values, and its position.
 
     Args:
         maps_BCHW: both sides even.
 
     Returns:
-        The maxima (B, C, H/2, W/2), and their places y*W + x in their own map, int64; of equal values the first counts.
+        The maxima (B, C, H/2, W/2), and their positions y*W + x in their map, int64; of equal values the first counts.
     """
     pooled, places = F.max_pool2d(maps_BCHW, 2, return_indices=True)
     return pooled, places
 
 
 def max_unpool(maps_BCHW: Tensor, places_BCHW: Tensor) -> Tensor:
-    """Maps of twice the height and width, with the values at their places and zero everywhere else.
+    """Maps of twice the height and width, with the values at their positions and zero everywhere else.
 
-    It gives what torch's ``max_unpool2d`` gives, which refuses to run where deterministic algorithms are asked for: no
-    two 2x2 windows share a place, so neither sums nor the order of writing matter here.
+    The result is that of torch's ``max_unpool2d``, which raises an error under deterministic algorithms.  No two 2x2
+    windows share a position, so neither sums nor the order of writes matter here.
 
     Args:
         maps_BCHW: the values.
-        places_BCHW: of the same shape, from :func:`max_pool` of maps of twice the height and width.
+        places_BCHW: positions of the same shape, from :func:`max_pool` of maps of twice the height and width.
     """
     batch, channels, height, width = maps_BCHW.shape
-    # Convolutions leave the channels of a pixel side by side, so these are views, and an image is one run of memory.
+    # Convolutions leave the channels of a pixel adjacent, so these are views, and an image is contiguous in memory.
     in_image_BCHW = places_BCHW * channels + torch.arange(channels, device=places_BCHW.device)[:, None, None]
     empty_BN = maps_BCHW.new_zeros(batch, channels * 4 * height * width)
     filled_BN = empty_BN.scatter_(1, _pixel_by_pixel(in_image_BCHW), _pixel_by_pixel(maps_BCHW))

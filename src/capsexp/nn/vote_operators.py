@@ -18,7 +18,7 @@ from capsexp.nn.functional import at_least_single
 
 
 class WeightedSum(torch.autograd.Function):
-    """s = dT/dx at y = coupling; its backward recomputes c*u instead of keeping it."""
+    """s = dT/dx at y = coupling; its backward pass recomputes c*u instead of keeping it."""
 
     @staticmethod
     def forward(  # noqa: D102
@@ -45,7 +45,7 @@ class WeightedSum(torch.autograd.Function):
 
 
 class Agreement(torch.autograd.Function):
-    """b = dT/dy at x = the parents' poses; its backward recomputes v W instead of keeping it."""
+    """b = dT/dy at x = the parents' poses; its backward pass recomputes v W instead of keeping it."""
 
     @staticmethod
     def forward(  # noqa: D102
@@ -78,7 +78,7 @@ def _wanted(ctx: Any) -> str:
 # -- the form T and its derivatives -----------------------------------------------------------------------------------
 
 PIECE_BYTES = {"cpu": 5 << 19}
-"""How large a piece of c*u or v W may be: on a CPU what stays in its cache, elsewhere what fills the device."""
+"""Largest size of a piece of c*u or v W: one that stays in the cache of a CPU, or one that fills another device."""
 OTHER_PIECE_BYTES = 256 << 20
 
 
@@ -87,7 +87,7 @@ _first_alone = False
 
 @contextlib.contextmanager
 def first_piece_alone() -> Iterator[None]:
-    """Do the first piece and leave the others out: for tensors without content, as all pieces take the same memory."""
+    """Compute only the first piece: for tensors without content, as all pieces take the same memory."""
     global _first_alone  # a plain name, which torch.compile can read
     _first_alone = True
     try:
@@ -97,15 +97,16 @@ def first_piece_alone() -> Iterator[None]:
 
 
 def only_first_piece() -> bool:
-    """Whether the other pieces are left out, see :func:`first_piece_alone`."""
+    """True if only the first piece is computed, see :func:`first_piece_alone`."""
     return _first_alone
 
 
 def _pieces(u_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Slices of images and of parents, and the memory for their piece (parents, images, D, I).
 
-    All pieces share one memory, as fresh memory costs more than what is written to it.  The parents of the same images
-    follow one another, so that the images' poses and their gradient stay in the cache.  A compiler finds memory itself.
+    All pieces share one buffer, as the allocation of memory costs more than the writes to it.  The parents of the same
+    images follow one another, so that the poses of the images and their gradient stay in the cache.  A compiler
+    allocates the memory itself.
     """
     images, shape = len(u_BDI), u_BDI.shape[1:]
     most = PIECE_BYTES.get(u_BDI.device.type, OTHER_PIECE_BYTES) // u_BDI.element_size() // max(1, shape.numel())
@@ -142,7 +143,7 @@ def _agree(x_BJE: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dty
 def _gradients(
     wanted: str, y_BJI: Tensor, x_BJE: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """The derivatives of T by the arguments named in ``wanted``, of y, x, u and w."""
+    """The derivatives of T with respect to those of y, x, u and w that ``wanted`` names."""
     like = {"y": y_BJI, "x": x_BJE, "u": u_BDI, "w": w_JEDI}
     start = {"y": torch.empty_like, "x": torch.empty_like, "u": torch.zeros_like, "w": torch.zeros_like}
     found = {name: start[name](like[name], memory_format=torch.contiguous_format) for name in wanted}
@@ -164,20 +165,20 @@ def _gradients(
 
 
 def materialised(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
-    """(B, J, E, I) by one batched product over the children."""
+    """The votes (B, J, E, I), by one batched product over the children."""
     votes_IBF = bmm(u_BDI.permute(2, 0, 1), w_JEDI.permute(3, 2, 0, 1).flatten(2), product_type)
-    votes_FI = votes_IBF.flatten(1).T.contiguous()  # as a matrix, which is transposed twice as fast
+    votes_FI = votes_IBF.flatten(1).T.contiguous()  # as a matrix, whose transposition is twice as fast
     return votes_FI.view(u_BDI.shape[0], *w_JEDI.shape[:2], w_JEDI.shape[3])  # an exporter's batch has no len
 
 
 def sum_built(coupling: Tensor, votes_BJEI: Tensor) -> Tensor:
-    """The weighted sum of votes that are there, (B, J, E); row by matrix is twice as fast as matrix by column."""
+    """The weighted sum (B, J, E) of votes that are built; row by matrix is twice as fast as matrix by column."""
     with without_autocast(votes_BJEI.device.type):
         return (coupling[..., None, :] @ votes_BJEI.mT).squeeze(-2)
 
 
 def agree_built(parents_BJE: Tensor, votes_BJEI: Tensor) -> Tensor:
-    """The agreement with votes that are there, (B, J, I)."""
+    """The agreement (B, J, I) with votes that are built."""
     with without_autocast(votes_BJEI.device.type):
         return (parents_BJE[:, :, None] @ votes_BJEI).squeeze(2)
 
@@ -188,7 +189,7 @@ def _weigh(y: Tensor, u_BDI: Tensor, room: Tensor | None) -> Tensor:
 
 
 def _pull(x: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None, room: Tensor | None) -> Tensor:
-    """A piece of x W, the parents' poses brought back to the children's components: (parents, images, D, I)."""
+    """A piece of x W, the parents' poses mapped back to the children's components: (parents, images, D, I)."""
     shape = len(x), x.shape[1], *w_JEDI.shape[2:]
     if room is None or product_type is not None:
         return bmm(x, w_JEDI.flatten(2), product_type).view(shape)
@@ -196,14 +197,14 @@ def _pull(x: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None, room: Ten
 
 
 def bmm(left: Tensor, right: Tensor, product_type: torch.dtype | None) -> Tensor:
-    """A batched product in float32 or better, its factors in ``product_type`` if there is one."""
+    """A batched product in float32 or better, with its factors in ``product_type`` if that is given."""
     if product_type is None:
         return torch.bmm(left, right)
     return at_least_single(torch.bmm(left.to(product_type), right.to(product_type)))
 
 
 def _add_product(total_BDI: Tensor, y: Tensor, back: Tensor) -> None:
-    """Adds y * back, summed over the parents of a piece: on a CPU in one pass each, elsewhere by one kernel for all."""
+    """Add y * back, summed over the parents of a piece: on a CPU one pass per parent, elsewhere one kernel for all."""
     if total_BDI.device.type != "cpu":
         total_BDI += (y * back).sum(0)
         return
@@ -212,7 +213,7 @@ def _add_product(total_BDI: Tensor, y: Tensor, back: Tensor) -> None:
 
 
 def add_bmm(total: Tensor, left: Tensor, right: Tensor, product_type: torch.dtype | None) -> None:
-    """Adds a batched product to ``total``."""
+    """Add a batched product to ``total``."""
     if product_type is None:
         total.baddbmm_(left, right)
     else:

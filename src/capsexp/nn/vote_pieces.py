@@ -1,8 +1,8 @@
 """Routing on votes that are built for some images at a time, and built again in the backward pass.
 
-Votes of a few images stay in the processor's cache for all iterations, and operators pass over B x J x E x I numbers.
-Nothing is kept for the backward pass but poses and weight.  The votes' gradient is a sum of outer products, one an
-operator, and is made from them at the end, in one go.
+Votes of a few images stay in the cache of the processor for all iterations, and operators pass over B x J x E x I
+numbers.  The backward pass needs only poses and weight.  The gradient of the votes is a sum of outer products, one per
+operator; one batched product computes it at the end.
 """
 
 import math
@@ -19,16 +19,16 @@ from capsexp.nn.vote_operators import PIECE_BYTES, add_bmm, agree_built, bmm, su
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
 
 Work = Callable[[Votes], tuple[Tensor, ...]]
-"""From votes to tensors whose first dimension counts the images; what an image gives depends on no other."""
+"""A function from votes to tensors whose first dimension counts the images; images do not depend on each other."""
 
 
 def in_pieces(work: Work, votes: Votes, parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """``work(votes)``, for some images at a time if the votes' form says so.
+    """``work(votes)``, computed for some images at a time if the form of the votes is ``pieces``.
 
     Args:
-        work: done once more in the backward pass, so it may draw no random numbers and change nothing.
-        votes: of all images.
-        parameters: what ``work`` uses besides and may want a gradient.
+        work: the function; it runs again in the backward pass, so it must draw no random numbers and change nothing.
+        votes: the votes of all images.
+        parameters: further tensors that ``work`` uses and that may need a gradient.
     """
     if not isinstance(votes, LinearVotes) or votes.form != "pieces" or torch.compiler.is_compiling():
         return work(votes)
@@ -72,7 +72,7 @@ class _InPieces(torch.autograd.Function):
         parents, dim_out, components, children = weight_JEDI.shape
         grad_w_IDF = weight_JEDI.new_zeros(children, components, parents * dim_out)
         for piece in _pieces(poses_BDI, weight_JEDI, ctx.product_type):
-            votes = _Piece(piece.votes_BJEI.detach().requires_grad_(), _of(mask_BI, piece.images))
+            votes = _RecordingVotes(piece.votes_BJEI.detach().requires_grad_(), _of(mask_BI, piece.images))
             with torch.enable_grad(), without_autocast(poses_BDI.device.type):
                 parts = ctx.work(votes)
             some = [_of(grad, piece.images) for grad in grads]
@@ -88,8 +88,8 @@ class _InPieces(torch.autograd.Function):
 # -- the votes of a piece ---------------------------------------------------------------------------------------------
 
 
-class _Built(NamedTuple):
-    """The votes of some images, and what they are made of; all pieces share their memory."""
+class _VotePiece(NamedTuple):
+    """The votes of some images, and their factors; all pieces share their memory."""
 
     images: slice
     votes_BJEI: Tensor
@@ -98,13 +98,15 @@ class _Built(NamedTuple):
     w_IDF: Tensor
 
 
-def _pieces(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Iterator[_Built]:
+def _pieces(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Iterator[_VotePiece]:
     images, components, children = u_BDI.shape
     parents, dim_out = w_JEDI.shape[:2]
     most = PIECE_BYTES.get(u_BDI.device.type, vote_operators.OTHER_PIECE_BYTES)
     rows = max(1, most // max(1, w_JEDI[:, :, 0].numel() * u_BDI.element_size()))
     rows = math.ceil(images / max(1, math.ceil(images / rows))) or 1  # pieces of one size
-    u_IBD = u_BDI.flatten(0, 1).T.contiguous().view(children, images, components)  # a matrix is transposed fastest
+    u_IBD = (
+        u_BDI.flatten(0, 1).T.contiguous().view(children, images, components)
+    )  # the transposition of a matrix is fastest
     w_IDF = w_JEDI.permute(3, 2, 0, 1).flatten(2).contiguous()
     rooms = u_BDI.new_empty(2, rows * parents * dim_out * children)
     for row in range(0, images, rows):
@@ -114,13 +116,13 @@ def _pieces(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> 
         here_IBD = u_IBD[:, row : row + size]
         add_bmm(room_IBF.zero_(), here_IBD, w_IDF, product_type)
         _children_last(room_IBF, votes_BJEI)
-        yield _Built(slice(row, row + size), votes_BJEI, room_IBF, here_IBD, w_IDF)
+        yield _VotePiece(slice(row, row + size), votes_BJEI, room_IBF, here_IBD, w_IDF)
         if vote_operators.only_first_piece():
             return
 
 
-class _Piece(GivenVotes):
-    """Votes that note down, in the backward pass, of which outer products their gradient is the sum."""
+class _RecordingVotes(GivenVotes):
+    """Votes that record, in the backward pass, the outer products whose sum is their gradient."""
 
     def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None) -> None:
         super().__init__(votes_BJEI, mask_BI)
@@ -140,7 +142,7 @@ class _Piece(GivenVotes):
     def differentiate(
         self, parts: Iterable[Tensor], grads: Iterable[Tensor | None], wanted: list[Tensor]
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of ``wanted``; the votes' own is there afterwards."""
+        """The gradients of ``wanted``; that of the votes is stored for :meth:`gradient`."""
         pairs = [(part, grad) for part, grad in zip(parts, grads, strict=True) if grad is not None]
         pairs = [(part, grad) for part, grad in pairs if part.requires_grad]
         if not pairs:
@@ -150,7 +152,7 @@ class _Piece(GivenVotes):
         return tuple(found)
 
     def gradient(self, out: Tensor) -> Tensor:
-        """The votes' gradient, written over the votes."""
+        """The gradient of the votes, written to ``out``, which may be the memory of the votes."""
         (batch, parents, dim_out, children), count = self.shape, len(self._products)
         y_BJKI, x_BJKE = out.new_empty(batch, parents, count, children), out.new_empty(batch, parents, count, dim_out)
         for number, (y_BJI, x_BJE) in enumerate(self._products):
@@ -170,7 +172,7 @@ class _Sum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BJE: Tensor) -> tuple[Tensor | None, ...]:
         coupling_BJI, votes_BJEI = ctx.saved_tensors
-        ctx.products.append((coupling_BJI.detach(), grad_BJE))  # with its graph it would hold itself
+        ctx.products.append((coupling_BJI.detach(), grad_BJE))  # with its graph it would reference itself
         return agree_built(grad_BJE, votes_BJEI) if ctx.needs_input_grad[0] else None, None, None
 
 
@@ -190,12 +192,12 @@ class _Agreement(torch.autograd.Function):
 
 
 def _children_first(from_BXI: Tensor, to_IBX: Tensor) -> None:
-    """Copies; as matrices, which are transposed fastest."""
+    """Copy with the children as the first dimension; as matrices, whose transposition is fastest."""
     to_IBX.flatten(1).copy_(from_BXI.flatten(0, -2).T)
 
 
 def _children_last(from_IBX: Tensor, to_BXI: Tensor) -> None:
-    """The other way."""
+    """Copy with the children as the last dimension; the inverse of :func:`_children_first`."""
     to_BXI.flatten(0, -2).copy_(from_IBX.flatten(1).T)
 
 

@@ -1,13 +1,13 @@
-r"""Votes: what every child capsule predicts for every parent, as a linear operator that routing works on.
+r"""Votes: the predictions of every child capsule for every parent, as a linear operator for routing.
 
-A vote is :math:`\hat u_{j|i} = W_{ij} u_i`.  Routing needs only two things of them, both derivatives of one form
+A vote is :math:`\hat u_{j|i} = W_{ij} u_i`.  Routing needs only two quantities of votes, both derivatives of one form
 
 .. math:: T = \sum_{bjedi} y_{bji}\, x_{bje}\, W_{jedi}\, u_{bdi},
 
 the weighted sum :math:`s = \partial T / \partial x` and the agreement :math:`b = \partial T / \partial y`.  So neither
 has to build the votes, and the gradients of both are the other derivatives of T.  :class:`LinearVotes` computes them in
-pieces that stay in the processor's cache, and keeps nothing for the backward pass but poses, weight, and the coupling
-or the parents' poses.
+pieces that stay in the cache of the processor.  For the backward pass it keeps only poses, weight, and the coupling or
+the parents' poses.
 """
 
 import copy
@@ -30,7 +30,7 @@ class Votes(ABC):
     """Votes of I children for J parents of E components each, for every image (or window) of a batch.
 
     Attributes:
-        mask_BI: True where there is a child, None if all are there.  Outside (the padding of a window) votes are zero.
+        mask_BI: True where a child exists, None if all exist.  Elsewhere (in the padding of a window) votes are zero.
     """
 
     mask_BI: Tensor | None = None
@@ -42,7 +42,7 @@ class Votes(ABC):
 
     @abstractmethod
     def weighted_sum(self, coupling: Tensor | float) -> Tensor:
-        """Each parent's sum of its votes, s_j = sum_i c_ij u_ji.
+        """The weighted sum of the votes for each parent, s_j = sum_i c_ij u_ji.
 
         Args:
             coupling: (B, J, I), or (J, I) if all images share it, or one number for all.
@@ -61,15 +61,15 @@ class Votes(ABC):
 
     @abstractmethod
     def detach(self) -> "Votes":
-        """The same votes; no gradient goes back through them."""
+        """The same votes, without gradients through them."""
 
 
 class GivenVotes(Votes):
-    """Votes that something else has made.
+    """Votes from a tensor.
 
     Args:
         votes_BJEI: (B, J, E, I).
-        mask_BI: True where there is a child, or None if all are there.  Votes outside must be zero.
+        mask_BI: True where a child exists, or None if all exist.  Votes elsewhere must be zero.
     """
 
     def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None = None) -> None:
@@ -98,16 +98,16 @@ class LinearVotes(Votes):
     """Votes by a transformation matrix for every pair of child and parent: Sabour et al. (2017), equation (2).
 
     Args:
-        poses_BID: the children's poses (B, I, D).  Fastest where components vary slowest in memory, as the transposed
-            view of a (B, D, I) tensor.
+        poses_BID: the children's poses (B, I, D).  Fastest where components vary slowest in memory, as in the
+            transposed view of a (B, D, I) tensor.
         weight_JEDI: the transformation matrices (J, E, D, I).
-        mask_BI: True where there is a child, or None if all are there.  Poses outside must be zero.
+        mask_BI: True where a child exists, or None if all exist.  Poses elsewhere must be zero.
         form: ``factored`` never builds the votes; ``materialised`` builds them once and keeps them for the forward pass
-            alone; ``pieces`` is as factored, but routing works on some images at a time (``vote_pieces``); None chooses
+            only; ``pieces`` is as factored, but routing works on some images at a time (``vote_pieces``); None chooses
             by size.  All are the same operator.
-        folds: where the weight with a shared coupling multiplied into it is kept between calls.
+        folds: cache of the weight with a shared coupling multiplied into it; None keeps nothing between calls.
 
-    Under autocast the matrix products run in its type; couplings, agreements and sums are float32.
+    Under autocast the matrix products run in the type of autocast; couplings, agreements and sums are float32.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class LinearVotes(Votes):
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
         parents, components, _, children = self._weight_JEDI.shape
-        return self.poses.shape[0], parents, components, children  # len() would be a number, not a symbol, in a trace
+        return self.poses.shape[0], parents, components, children  # in a trace len() is a number, not a symbol
 
     def weighted_sum(self, coupling: Tensor | float) -> Tensor:  # noqa: D102
         if not isinstance(coupling, Tensor):
@@ -148,7 +148,7 @@ class LinearVotes(Votes):
             return materialised(self._poses_BDI, self._weight_JEDI, self._product_type)
 
     def fold(self, coupling_JI: Tensor) -> Tensor:
-        """One linear map (J*E, D*I) that takes flattened poses (B, D*I) to the weighted sums (B, J*E)."""
+        """The linear map (J*E, D*I) from flattened poses (B, D*I) to the weighted sums (B, J*E)."""
         if self._folds is not None:
             return self._folds.get(self._weight_JEDI, coupling_JI)
         return fold(self._weight_JEDI, coupling_JI)
@@ -160,16 +160,16 @@ class LinearVotes(Votes):
         return other
 
     def _linear(self, weight: Tensor) -> Tensor:
-        """Weighted sums by one matrix product, in autocast's type if there is one."""
+        """Weighted sums by one matrix product, under autocast in its type."""
         sums = F.linear(self._poses_BDI.flatten(1), weight)
         return at_least_single(sums).view(self.shape[:3])
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype | None]:
-        """Poses (B, D, I), weight, the votes if they are built, and the type of products if it is not theirs."""
+        """Poses (B, D, I), weight, the votes if they are built, and the type of products if it differs."""
         return self._poses_BDI, self._weight_JEDI, self._built(), self._product_type
 
     def _built(self) -> Tensor | None:
-        """The votes for forward passes in the materialised form; gradients do not go through them."""
+        """The votes for forward passes in the materialised form, without gradients through them."""
         if self.form == "materialised" and self._votes_BJEI is None:
             with torch.no_grad():
                 self._votes_BJEI = materialised(self._poses_BDI, self._weight_JEDI, self._product_type)
@@ -182,19 +182,19 @@ def fold(weight_JEDI: Tensor, coupling_JI: Tensor) -> Tensor:
 
 
 class FoldCache:
-    """The last folded weight of a layer, for as long as neither weight nor coupling change.
+    """The last folded weight of a layer, valid as long as neither weight nor coupling change.
 
-    Changes are told by torch's version counter, which a change through ``.data`` does not move: call ``clear`` (a layer
-    does in ``train()`` and ``eval()``) behind one.
+    torch's version counter detects changes, except a change through ``.data``: call ``clear`` after such a change (a
+    layer does so in ``train()`` and ``eval()``).
     """
 
     def __init__(self) -> None:
-        self._parts: tuple[Tensor, ...] = ()  # held, so that nothing new can lie where they lay
+        self._parts: tuple[Tensor, ...] = ()  # held, so that no new tensor gets their memory
         self._versions: tuple[int, ...] = ()
         self._folded: Tensor | None = None
 
     def get(self, weight_JEDI: Tensor, coupling_JI: Tensor) -> Tensor:
-        """The folded weight; made anew where a gradient is to flow, or where changes could not be seen."""
+        """The folded weight; computed again where gradients are needed, or where changes cannot be detected."""
         parts = (weight_JEDI, coupling_JI)
         if torch.is_grad_enabled() or any(part.is_inference() for part in parts):
             return fold(weight_JEDI, coupling_JI)
@@ -206,7 +206,7 @@ class FoldCache:
         return self._folded
 
     def clear(self) -> None:
-        """Forget it, and free its memory."""
+        """Drop the folded weight, and free its memory."""
         self._parts, self._versions, self._folded = (), (), None
 
 
@@ -215,17 +215,17 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 
 MOST_BUILT_BYTES = 32 << 20
-"""Votes larger than this are not built: the memory comes fresh from the system each time, and that takes longest."""
+"""Votes larger than this are not built: the system allocates their memory each time, which takes most of the time."""
 
 
 def choose_form(shape: tuple[int, int, int, int], components: int, device: str = "cpu") -> Form:
     r"""The faster form for votes of this shape by children of this many components.
 
-    In the factored form an operator passes over B x J x D x I numbers, on built votes over B x J x E x I; building them
-    costs as much as several operators, most of it memory.  So building pays where parents are much shorter than
-    children and the votes are small.  Forward passes, three iterations on one core of an AMD EPYC, time of the factored
-    form over that of the materialised one, ranges over I, J, B = 144, 10, 128; 144, 32, 128; 1152, 10, 32;
-    1152, 10, 128; 1152, 32, 32:
+    In the factored form an operator passes over B x J x D x I numbers, on built votes over B x J x E x I.  The
+    construction of the votes costs as much as several operators, mostly for memory.  So it pays where parents have far
+    fewer components than children and the votes are small.  The table gives the time of the factored form over that of
+    the materialised one, for forward passes with three iterations on one core of an AMD EPYC, as ranges over I, J, B =
+    144, 10, 128; 144, 32, 128; 1152, 10, 32; 1152, 10, 128; 1152, 32, 32:
 
     ====== ========= ========= ========= =========
     D \ E  4         8         16        32
@@ -236,11 +236,11 @@ def choose_form(shape: tuple[int, int, int, int], components: int, device: str =
     32     1.5-3.6   1.0-2.5   0.5-1.3   0.4-0.9
     ====== ========= ========= ========= =========
 
-    Where D = 4 E, the ratios below 1.2 are of votes of more than 32 MiB.  With two iterations building pays less, and
-    with more of them more; backward passes are the same in both forms.
+    Where D = 4 E, the ratios below 1.2 are of votes of more than 32 MiB.  With two iterations the construction pays
+    less, and with more than three it pays more; backward passes are the same in both forms.
 
-    In pieces, many votes take a training step 0.8 to 1.0 of the factored form's time where E <= D, and a sixth of its
-    memory; with E = 2 D it is 1.5 times the time.
+    For large votes, a training step in pieces takes 0.8 to 1.0 times the time of the factored form where E <= D, and a
+    sixth of its memory; with E = 2 D it takes 1.5 times the time.
     """
     large = 4 * math.prod(shape) > MOST_BUILT_BYTES
     if large and shape[2] <= components and device == "cpu":

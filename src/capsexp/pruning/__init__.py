@@ -1,1 +1,1 @@
-"""Which channels of a layer go (criteria), how many, and how a smaller model is made of the rest."""
+"""Pruning: criteria for channels, the selection of channels, and the construction of a smaller model."""

@@ -1,8 +1,8 @@
-"""What a pruning criterion is: a layer goes in, one score a channel comes out.
+"""Pruning criteria: functions from a layer to one score per channel.
 
-A criterion says *which* channels matter.  It does not know how many go, nor when, nor how a model gets smaller.  To
-add one, write a module with a subclass of :class:`Criterion` and a ``conf/pruning/<name>.yaml`` whose ``_target_`` is
-its full dotted path; there is nothing to register.
+A criterion ranks the channels.  It does not determine how many channels are removed, nor when, nor how the model gets
+smaller.  To add a criterion, write a module with a subclass of :class:`Criterion` and a ``conf/pruning/<name>.yaml``
+whose ``_target_`` is its full dotted path; no registration is needed.
 """
 
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ from capsexp.errors import require
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What a criterion may look at: one convolution, seen from its output channels.
+    """The input of a criterion: one convolution with its output channels.
 
     Attributes:
-        name: the layer's name in its model (``conv2``).
+        name: name of the layer in its model (``conv2``).
         weight_OCHW: (O, C, kH, kW), the filters; filter o makes channel o.
         maps_BCHW: (B, O, H, W), the layer's feature maps on a batch; None where the criterion needs none.
 
@@ -32,7 +32,7 @@ class Layer:
     maps_BCHW: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no criterion could score."""
+        """Check shapes and values, see ``Raises``."""
         weight, maps, key = self.weight_OCHW, self.maps_BCHW, f"{self.name}.weight"
         require(weight.ndim == 4, key, "have the shape (filters, channels, height, width)", tuple(weight.shape))
         require(bool(weight.isfinite().all()), key, "be finite", "NaN or infinity (did training diverge?)")
@@ -42,24 +42,24 @@ class Layer:
 
     @property
     def channels(self) -> int:
-        """O, the number of scores that the layer gets."""
+        """O, the number of output channels and of scores."""
         return len(self.weight_OCHW)
 
     @property
     def filters(self) -> Tensor:
-        """(O, F), each filter as one float64 row, outside any gradient."""
+        """(O, F), each filter as one float64 row, detached from the graph."""
         return self.weight_OCHW.detach().flatten(start_dim=1).double()
 
 
 class Criterion(ABC):
-    """Gives every channel of a layer a score; the channels with the lowest scores go first.
+    """A score for every channel of a layer; the channels with the lowest scores are pruned first.
 
     Attributes:
-        needs: whether :meth:`scores` reads the layer's weights or its feature maps.
-        redundancy: whether a channel scores low because others can stand in for it.  Of two equal channels one is then
-            the lowest.
-        equivariant: whether permuting a layer's channels permutes the scores with them, as it must wherever the score
-            comes from the channel and not from its place.
+        needs: input of :meth:`scores`: the weights of the layer, or its feature maps.
+        redundancy: True if a channel scores low because others can replace it.  Of two equal channels one is then the
+            lowest.
+        equivariant: True if a permutation of the channels permutes the scores with them.  It must be True if the score
+            depends on the channel and not on its position.
     """
 
     needs: ClassVar[Literal["weights", "maps"]]
@@ -68,11 +68,11 @@ class Criterion(ABC):
 
     @abstractmethod
     def scores(self, layer: Layer) -> Tensor:
-        """How much each channel is worth keeping.
+        """The score of each channel.
 
         Args:
             layer: the layer, with its maps if the criterion ``needs`` them.
 
         Returns:
-            (O,), float64, on the CPU, finite, higher = keep.  Only the order within one layer has a meaning.
+            (O,), float64, on the CPU, finite, higher = keep.  Only the order within a layer has a meaning.
         """

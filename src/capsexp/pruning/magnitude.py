@@ -1,7 +1,7 @@
-"""Size of a filter.
+"""Norm of a filter.
 
 Reference: Li, Kadav, Durdanovic, Samet & Graf 2017, *Pruning Filters for Efficient ConvNets* (ICLR), section 3.1:
-filters with a small sum of absolute weights go first.
+filters with a small sum of absolute weights are pruned first.
 """
 
 from typing import ClassVar, Literal
@@ -14,7 +14,7 @@ from capsexp.pruning.base import Criterion, Layer
 
 
 class Magnitude(Criterion):
-    """Score = the L1 (or L2) norm of the filter's weights; a bias does not count.
+    """Score = the L1 (or L2) norm of the weights of the filter; biases do not count.
 
     Example:
         >>> weight = torch.tensor([[3.0, -4.0], [6.0, 0.0]])[:, :, None, None]
@@ -33,11 +33,11 @@ class Magnitude(Criterion):
             norm: 1 (the paper's choice) or 2.
 
         Raises:
-            ConfigError: another norm.
+            ConfigError: another value.
         """
         self.norm = require_int("norm", norm, minimum=1, maximum=2)
 
     def scores(self, layer: Layer) -> Tensor:
-        """The norm of each filter: (O,), float64, on the CPU, in the weights' own unit."""
+        """The norm of each filter: (O,), float64, on the CPU, in the unit of the weights."""
         norms_O: Tensor = torch.linalg.vector_norm(layer.filters.cpu(), ord=self.norm, dim=1)
         return norms_O

@@ -1,7 +1,7 @@
-"""Which survivor takes over the work of a channel that goes, and by how much.
+"""Merging: the partner of each removed channel among the kept ones, and the ratio of the two.
 
 Reference: Wang 2019, *Research on Pruning Convolutional Neural Network, Autoencoder and Capsule Network*, section 2.1:
-if w_i ~ c w_j with c > 0, unit i can go, and its outgoing weights, times c, are added to those of unit j.
+if w_i ~ c w_j with c > 0, unit i can be removed, and its outgoing weights, times c, are added to those of unit j.
 """
 
 from typing import cast
@@ -16,36 +16,36 @@ from capsexp.pruning.base import Layer
 from capsexp.pruning.cosine import DECIMALS
 
 Into = dict[int, tuple[int, float]]
-"""Of one layer: a channel that goes, and the channel that stays and stands in for it, with the ratio c of the two."""
+"""Of one layer: a removed channel, and the kept channel that replaces it, with the ratio c of the two."""
 
 FAINT = 1e-6
-"""A filter whose norm is at most this share of the layer's largest counts as zero.  Weight decay takes filters that
-never answer towards zero without reaching it; as a partner such a one would get a ratio of millions."""
+"""A filter whose norm is at most this share of the largest of the layer counts as zero.  Weight decay moves filters
+without a response towards zero, but not to zero; with such a partner a ratio would be in the millions."""
 
 
 def partners(model: Prunable, name: str, kept: Tensor) -> Into:
-    """For each channel of a layer that goes, the most similar one that stays.
+    """For each removed channel of a layer, the most similar kept one.
 
-    Filters are compared as the network uses them: those behind which a batch normalisation stands are scaled by its
+    Filters are compared as the network uses them: filters with a batch normalisation after them are scaled by its
     gamma / std (the sign of gamma counts), since the channel is relu(gamma * (conv - mean) / std + beta).  The ratio c
     is that of the least squares w_removed ~ c * w_kept, namely (w_removed . w_kept) / (w_kept . w_kept).
 
-    What ``shrink`` makes of it gives the scores of the whole model where the two filters are proportional, and so are
-    their biases (beta - gamma * mean / std behind a batch normalisation), by one positive ratio: ReLU and max pooling
-    let a positive factor through.  Everywhere else it is an approximation.
+    The model that ``shrink`` merges by this result gives the scores of the whole model if the two filters are
+    proportional, and so are their biases (beta - gamma * mean / std with a batch normalisation), by one positive ratio:
+    ReLU and max pooling preserve a positive factor.  Everywhere else it is an approximation.
 
-    Channels that become capsules have no partners: a squashed pose does not grow with its length, so no ratio between
-    two channels passes through.
+    Channels that become capsules have no partners: a squashed pose does not grow in proportion to its length, so the
+    ratio between two channels is lost.
 
     Args:
-        model: before it is cut; of its batch normalisation the running statistics are used.
+        model: the model before pruning; the running statistics of its batch normalisation are used.
         name: one of its ``channel_layers``.
-        kept: the indices of the channels that stay, as ``shrink`` takes them.
+        kept: the indices of the kept channels, as for ``shrink``.
 
     Returns:
-        By removed channel, in order.  Left out is a filter to which no survivor has a similarity above 0, and one that
-        is zero (see :data:`FAINT`): there is nothing to fold.  Of equally similar survivors (to
-        :data:`~capsexp.pruning.cosine.DECIMALS` decimals) the one with the lower index is taken.
+        The partners by removed channel, in order.  A filter has none if no kept filter has a similarity above 0 to it,
+        or if it is zero (see :data:`FAINT`): there is nothing to merge.  Of equally similar kept filters (to
+        :data:`~capsexp.pruning.cosine.DECIMALS` decimals) the one with the lower index is the partner.
 
     Raises:
         ConfigError: the filters hold NaN or infinity.
@@ -57,20 +57,20 @@ def partners(model: Prunable, name: str, kept: Tensor) -> Into:
     stay = kept.cpu().sort().values
     found: Into = {}
     for gone in sorted(set(range(len(filters_OF))) - set(stay.tolist())):
-        nearest = int(stay[similarity_OO[gone, stay].argmax()])  # of equal ones the first
+        nearest = int(stay[similarity_OO[gone, stay].argmax()])  # the first of equal ones
         if similarity_OO[gone, nearest] > 0:
             found[gone] = (nearest, _ratio(filters_OF[gone], filters_OF[nearest]))
     return found
 
 
 def mergeable(model: Prunable, layer: ChannelLayer) -> bool:
-    """Whether a layer's channels reach all their readers as they are, not as components of capsules."""
+    """True if the channels of a layer reach all their readers unchanged, not as components of capsules."""
     capsules = any(isinstance(model.get_submodule(reader.name), CapsuleLayer) for reader in layer.readers)
     return layer.dim == 1 and not capsules
 
 
 def _as_used(model: Prunable, name: str) -> Tensor:
-    """(O, F), float64 on the CPU: the filters, with the batch normalisation behind them folded in."""
+    """(O, F), float64 on the CPU: the filters, with the batch normalisation after them folded in."""
     filters_OF = Layer(name, model.convolution(name).weight).filters.cpu()
     norm_name = model.channel_layers()[name].norm
     if norm_name is None:

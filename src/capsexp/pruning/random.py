@@ -1,4 +1,4 @@
-"""Scores by lot: the control that every other criterion has to beat."""
+"""Random scores: the control for all other criteria."""
 
 import hashlib
 from typing import ClassVar, Literal
@@ -11,10 +11,10 @@ from capsexp.pruning.base import Criterion, Layer
 
 
 class Random(Criterion):
-    """Score = uniform in [0, 1), drawn from (seed, layer name, number of channels) and from nothing else.
+    """Score = uniform in [0, 1), a function of only seed, layer name and number of channels.
 
-    The draw is the same on every machine and device, leaves torch's global generator alone, and does not depend on
-    which layers were scored before.
+    The scores are the same on every machine and device.  They do not use torch's global generator, and do not depend on
+    the layers that were scored before.
 
     Example:
         >>> layer = Layer("conv1", torch.zeros(4, 1, 3, 3))
@@ -26,10 +26,10 @@ class Random(Criterion):
     equivariant: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0) -> None:
-        """Fix the draw.
+        """Set the seed.
 
         Args:
-            seed: a whole number >= 0.
+            seed: an integer >= 0.
 
         Raises:
             ConfigError: another value.
@@ -37,8 +37,8 @@ class Random(Criterion):
         self.seed = require_int("seed", seed, minimum=0)
 
     def scores(self, layer: Layer) -> Tensor:
-        """One number a channel: (O,), float64, on the CPU."""
-        # Python's hash() of a string changes from process to process.
+        """One random number per channel: (O,), float64, on the CPU."""
+        # Python's hash() of a string differs between processes.
         digest = hashlib.sha256(f"{self.seed}/{layer.name}/{layer.channels}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         return torch.rand(layer.channels, generator=generator, dtype=torch.float64)

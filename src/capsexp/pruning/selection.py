@@ -1,4 +1,4 @@
-"""How many channels of a layer go, and which ones stay: from scores to kept indices."""
+"""The selection of the channels to keep: from scores to indices."""
 
 import math
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ from capsexp.nn.channels import ChannelLayer
 
 
 class Selection:
-    """Takes the channels with the lowest scores out of every layer, a share of each.
+    """Removal of the same share of each layer's channels, those with the lowest scores.
 
     Sahu and Altahhan (2024), section 3.4: the share of a layer is rounded to a multiple of its step (in a capsule
-    network the capsules' dimension D), upwards as the text has it; at least one step stays, and a layer with fewer
-    channels than one step stays as it is.
+    network the dimension D of the capsules), upwards according to the text.  At least one step stays, and a layer with
+    fewer channels than one step stays unchanged.
 
     Args:
-        ratio: share of the channels that go, at least 0 and below 1.
-        granularity: ``channel`` cuts the primary capsules' channels one by one, and the survivors are grouped into
-            capsules anew, in their order (the paper); ``capsule`` cuts whole capsules, those with the lowest sums.
-        rounding: ``up``, or ``down`` as the authors' code has it.
-        merge: whether a channel that goes is folded into the survivor most like it (Wang 2019, section 2.1; see
-            ``merging``).  It changes nothing about which channels go.
+        ratio: share of the channels to remove, at least 0 and below 1.
+        granularity: ``channel`` removes single channels of the primary capsules, and the kept ones are grouped into new
+            capsules, in their order (the paper); ``capsule`` removes whole capsules, those with the lowest sums.
+        rounding: ``up``, or ``down`` as in the code of the authors.
+        merge: True merges a removed channel into the most similar kept one (Wang 2019, section 2.1; see ``merging``).
+            It does not change the selection.
 
     Example:
-        >>> Selection(0.25).count(12, 4)  # the paper's own example: three would be a quarter
+        >>> Selection(0.25).count(12, 4)  # the example of the paper: three would be a quarter
         4
         >>> Selection(0.25, rounding="down").count(12, 4)
         0
@@ -43,32 +43,32 @@ class Selection:
         self.merge = merge
 
     def count(self, channels: int, step: int) -> int:
-        """How many of a layer's channels go, where they go in multiples of ``step``."""
-        steps = Fraction(str(self.ratio)) * channels / step  # as it is written: .1 of 30 is 3, not 3 and a bit
+        """The number of channels of a layer to remove, a multiple of ``step``."""
+        steps = Fraction(str(self.ratio)) * channels / step  # as a decimal fraction: .1 of 30 is exactly 3
         wanted = math.ceil(steps) if self.rounding == "up" else math.floor(steps)
         return max(0, min(wanted, channels // step - 1)) * step
 
     def widths(self, layers: Mapping[str, ChannelLayer], widths: Mapping[str, int]) -> dict[str, int]:
-        """How many channels each layer keeps.
+        """The number of channels that each layer keeps.
 
         Args:
-            layers: of the model.
-            widths: how many they have.
+            layers: the layers of the model.
+            widths: their numbers of channels.
         """
         return {name: widths[name] - self.count(widths[name], layer.step) for name, layer in layers.items()}
 
     def keep(self, layer: ChannelLayer, scores: Tensor) -> Tensor:
-        """Which channels stay.
+        """The channels to keep.
 
         Args:
-            layer: that they belong to.
-            scores: (O,), higher = keep.  Of equal ones the later goes first.
+            layer: the layer of the channels.
+            scores: (O,), higher = keep.  Of equal scores the later one is removed first.
 
         Returns:
             Their indices, int64 on the CPU, in order.
 
         Raises:
-            ConfigError: a score is not finite.
+            ConfigError: a score is NaN or infinite.
         """
         require(bool(scores.isfinite().all()), "scores", "be finite", "NaN or infinity")
         cut = self.count(len(scores), layer.step)
@@ -79,10 +79,10 @@ class Selection:
 
 
 class Fewer:
-    """Takes the channels with the lowest scores out of a layer, so many of them.
+    """Removal of a fixed number of channels of a layer, those with the lowest scores.
 
     Args:
-        channels: that go.
+        channels: number of channels to remove.
         merge: as in :class:`Selection`.
     """
 
@@ -91,7 +91,7 @@ class Fewer:
         self.merge = merge
 
     def keep(self, layer: ChannelLayer, scores: Tensor) -> Tensor:
-        """Which channels stay, as :meth:`Selection.keep` gives them."""
+        """The channels to keep, see :meth:`Selection.keep`."""
         require(bool(scores.isfinite().all()), "scores", "be finite", "NaN or infinity")
         return _best(scores, len(scores) - self.channels)
 

@@ -1,4 +1,4 @@
-"""A model and a selection of its channels, made into a smaller model."""
+"""Construction of a smaller model from a model and a selection of its channels."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -26,23 +26,25 @@ def shrink(
     renew: bool = False,
     into: Mapping[str, Into] | None = None,
 ) -> M:
-    """A smaller model with the kept channels' weights, batch normalisation and its statistics included.
+    """A smaller model with the weights of the kept channels, including batch normalisation and its statistics.
 
-    It gives the scores of the whole model with the other channels' maps set to zero; where channels are merged, with
-    their maps set to those of their partners, times the ratio.  The exception are capsule layers whose children are no
-    longer the same capsules, since channels were cut one by one and the survivors grouped anew: nothing can be carried
-    over to them, and they keep the weights that ``make`` drew.
+    Its scores are those of the whole model with the maps of the other channels set to zero; with merging, the maps of
+    removed channels are those of their partners, times the ratio.  The exceptions are capsule layers whose children are
+    no longer the same capsules, since single channels were removed and the kept ones form new capsules.  Nothing can be
+    carried over to such a layer, and it keeps the initial weights from ``make``.
 
     Args:
-        model: is left as it is.
-        kept: for each layer that is cut, the indices of the channels that stay, in the order that they will have.
-        make: makes the architecture, given what ``sized`` returns; its other arguments must be those of ``model``.
-        renew: let all capsule layers keep the weights that ``make`` drew, also those that could carry theirs over.
-        into: for some of the layers that are cut, channels that go and the channels that stand in for them: what the
-            readers took from the one is added, times the ratio, to what they take from the other.  See ``merging``.
+        model: the whole model; it is not changed.
+        kept: for each pruned layer, the indices of the kept channels, in their new order.
+        make: constructor of the architecture from the result of ``sized``; its other arguments must be those of
+            ``model``.
+        renew: True lets all capsule layers keep the initial weights from ``make``, even those that could carry theirs
+            over.
+        into: for some of the pruned layers, the removed channels and their partners: the weights with which the readers
+            take a removed channel are added, times the ratio, to those for its partner.  See ``merging``.
 
     Raises:
-        ConfigError: a layer cannot be cut, or its channels not be merged, in this way.
+        ConfigError: a layer cannot be pruned, or its channels cannot be merged, in this way.
     """
     layers = model.channel_layers()
     kept = {name: index.cpu() for name, index in kept.items()}
@@ -60,11 +62,11 @@ def shrink(
 
 
 def transplant(model: Prunable, other: nn.Module) -> None:
-    """Give another model this one's convolutions, with their batch normalisation; all else there stays as it is.
+    """Copy the convolutions of a model, with their batch normalisation, to another model; nothing else there changes.
 
     Args:
-        model: is left as it is.
-        other: one whose convolutions have the same sizes.
+        model: the source; it is not changed.
+        other: the target; its convolutions have the same sizes.
     """
     layers = model.channel_layers()
     state = model.state_dict()
@@ -99,7 +101,7 @@ def _check_into(name: str, folds: Into, model: Prunable, kept: Mapping[str, Tens
 def _carried(
     model: Prunable, smaller: nn.Module, kept: Mapping[str, Tensor], into: Mapping[str, Into], renew: bool
 ) -> dict[str, Tensor]:
-    """The state of the smaller model: the whole one's, merged, cut, and what cannot be carried over as it is there."""
+    """The state of the smaller model: the merged and pruned state of the whole one, else the initial weights."""
     layers, state, fresh = model.channel_layers(), _merged(model, into), smaller.state_dict()
     regrouped = {reader.name for name, index in kept.items() for reader in _lost(layers[name], index)}
     for name, index in kept.items():
@@ -115,7 +117,7 @@ def _carried(
 
 
 def _merged(model: Prunable, into: Mapping[str, Into]) -> dict[str, Tensor]:
-    """The whole model's state, its readers' weights as they are once channels stand in for others."""
+    """The state of the whole model, with the weights of its readers after merging."""
     state = dict(model.state_dict())
     for name, folds in into.items():
         for reader in model.channel_layers()[name].readers:
@@ -124,7 +126,7 @@ def _merged(model: Prunable, into: Mapping[str, Into]) -> dict[str, Tensor]:
 
 
 def _folded(weight: Tensor, places: int, folds: Into) -> Tensor:
-    """A reader's weight, inputs along the second dimension; summed in float64, so that it is rounded once."""
+    """The merged weight of a reader, inputs along the second dimension; the float64 sum is rounded only once."""
     whole = weight.to("cpu", torch.float64, copy=True)
     for gone, (partner, ratio) in folds.items():
         whole.narrow(1, partner * places, places).add_(ratio * whole.narrow(1, gone * places, places))
@@ -132,17 +134,17 @@ def _folded(weight: Tensor, places: int, folds: Into) -> Tensor:
 
 
 def _other_sizes(layer: str, state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> bool:
-    """Whether a layer of the smaller model has weights of other sizes than those that could be carried over."""
+    """True if weights of a layer of the smaller model differ in size from those that would be carried over."""
     return any(state[name].shape != value.shape for name, value in fresh.items() if name.startswith(f"{layer}."))
 
 
 def _lost(layer: ChannelLayer, index: Tensor) -> tuple[Reader, ...]:
-    """Who of a layer's readers finds other capsules than before."""
+    """The readers of a layer whose input capsules are no longer the same."""
     return () if _units(layer, index) is not None else layer.readers
 
 
 def _units(layer: ChannelLayer, index: Tensor) -> Tensor | None:
-    """The kept units (capsule types, or single channels), or None where they are not whole and in order."""
+    """The kept units (capsule types, or single channels), or None if they are not whole and in order."""
     groups = index.view(-1, layer.dim)
     units = groups[:, 0] // layer.dim
     whole = torch.equal(groups, units[:, None] * layer.dim + torch.arange(layer.dim))
@@ -150,7 +152,7 @@ def _units(layer: ChannelLayer, index: Tensor) -> Tensor | None:
 
 
 def _entries(model: nn.Module, layer: ChannelLayer, index: Tensor) -> Iterator[tuple[str, int, Tensor]]:
-    """Which entries of which parameter stay, along which dimension."""
+    """Parameters with the dimension and the indices of their kept entries."""
     for name in ("weight", "bias"):
         yield f"{layer.conv}.{name}", 0, index
     if layer.norm is not None:

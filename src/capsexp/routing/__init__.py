@@ -1,1 +1,1 @@
-"""Routing algorithms, one a file: from votes to the parents' poses."""
+"""Routing algorithms, one per file: from votes to the poses of the parents."""

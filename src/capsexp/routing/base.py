@@ -1,4 +1,4 @@
-"""What every routing algorithm is, and the loop that those by agreement share."""
+"""The base class of all routing algorithms, and the loop of routing by agreement."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -14,9 +14,9 @@ from capsexp.types import RoutingOutput
 
 
 class Routing(nn.Module, ABC):
-    """Turns the votes for one layer's capsules into their poses.
+    """A routing algorithm: a function from the votes for the capsules of a layer to their poses.
 
-    Configured by ``_partial_``: the layer calls it with its own four sizes and holds the instance, which may have
+    Its config has ``_partial_``: the layer calls it with its four sizes and holds the instance, which may have
     parameters or buffers.
 
     Args:
@@ -24,13 +24,13 @@ class Routing(nn.Module, ABC):
         parents: J.
         dim_in: D, components of a child's pose.
         dim_out: E, components of a parent's pose.
-        squash: how a parent's sum is shortened, one of :data:`~capsexp.nn.functional.SQUASHES`.
+        squash: squashing function of the parents' sums, one of :data:`~capsexp.nn.functional.SQUASHES`.
     """
 
     coupling_range: tuple[float, float] = (0.0, 1.0)
-    """Between which numbers every coupling lies."""
+    """Lower and upper bound of every coupling."""
     coupling_sum: float | None = None
-    """What a child's couplings add up to over its parents, or None where that is free."""
+    """Sum of the couplings of a child over its parents, or None if it is not fixed."""
 
     def __init__(self, *, children: int, parents: int, dim_in: int, dim_out: int, squash: str = "classic") -> None:
         super().__init__()
@@ -42,28 +42,28 @@ class Routing(nn.Module, ABC):
         """Poses, activations and the coupling that weighted the poses.
 
         Args:
-            votes: of I children for J parents.
-            activations_BI: how present each child is, for the algorithms that ask; the poses' lengths say it otherwise.
+            votes: votes of I children for J parents.
+            activations_BI: activation of each child, for algorithms that use it; None stands for the lengths of poses.
         """
 
     @property
     def weight_std(self) -> float:
-        """Standard deviation of the transformation matrices with which this algorithm begins to learn."""
+        """Standard deviation of the initial transformation matrices for this algorithm."""
         return 0.1
 
     def normalise(self, coupling_BJI: Tensor) -> Tensor:
-        """Couplings that have been averaged over images, made what this algorithm's own couplings are like.
+        """The mean of couplings over images, normalised as the couplings of this algorithm are.
 
-        Zhao et al. (2019), section 5: a mean of couplings is normalised as the network was trained, child by child over
-        the parents.  Here it stays as it is, which suits algorithms without a normalisation.
+        Zhao et al. (2019), section 5: a mean of couplings is normalised as in the training of the network, child by
+        child over the parents.  This default returns it unchanged, which suits algorithms without a normalisation.
         """
         return coupling_BJI
 
     def weigh(self, votes: Votes, coupling: Tensor | float) -> RoutingOutput:
-        """Poses for a coupling that is known: the squashed weighted sum, and its lengths.
+        """Poses for a given coupling: the squashed weighted sum, and its lengths.
 
         Args:
-            votes: of I children for J parents.
+            votes: votes of I children for J parents.
             coupling: (B, J, I), or (J, I) if all images share it, or one number for all.
         """
         batch, parents, _, children = votes.shape
@@ -74,14 +74,14 @@ class Routing(nn.Module, ABC):
 
 
 class AgreementRouting(Routing):
-    """Routing by agreement: sums, squashes, compares, couples anew, ``iterations`` times.
+    """Routing by agreement: ``iterations`` times weighted sum, squashing, agreement and update of the coupling.
 
-    The update behind the last poses is not computed, so the coupling that comes back is the one that weighted them.
+    The update after the last poses is not computed, so the returned coupling is the one that weighted them.
 
     Args:
-        iterations: weighted sums, at least 1; the first uses the same coupling everywhere.
-        gradient: ``full`` follows every iteration backwards; ``last`` takes the coupling for a constant, so gradients
-            flow through the last weighted sum alone.
+        iterations: number of weighted sums, at least 1; the first uses the same coupling everywhere.
+        gradient: ``full`` differentiates every iteration; ``last`` treats the coupling as a constant, so gradients flow
+            through the last weighted sum only.
         **sizes: children, parents, dim_in, dim_out, and squash.
     """
 
@@ -93,14 +93,14 @@ class AgreementRouting(Routing):
     @property
     @abstractmethod
     def first_coupling(self) -> float:
-        """The coupling before anything is known."""
+        """The coupling of the first iteration."""
 
     @abstractmethod
     def couple(self, logits_BJI: Tensor) -> Tensor:
-        """The coupling (B, J, I) that follows from the logits, child by child, over the parents."""
+        """The coupling (B, J, I) for these logits, child by child, over the parents."""
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
-        """Sabour et al. (2017), procedure 1, with ``couple`` for its softmax."""
+        """Sabour et al. (2017), procedure 1, with ``couple`` in place of its softmax."""
         if self.gradient == "full" and self.iterations > 1:
             return RoutingOutput(*in_pieces(self._route, votes, self.parameters()))
         with torch.no_grad():  # without a loop the coupling is a number
@@ -108,7 +108,7 @@ class AgreementRouting(Routing):
         return self.weigh(votes, coupling)
 
     def normalise(self, coupling_BJI: Tensor) -> Tensor:
-        """The mean couplings, taken for logits: max-min again for max-min, a softmax again for softmax."""
+        """The mean couplings, treated as logits: ``couple`` applies max-min or softmax to them once more."""
         return self.couple(coupling_BJI)
 
     def _route(self, votes: Votes) -> RoutingOutput:

@@ -1,4 +1,4 @@
-"""Dynamic routing: every child shares itself out among the parents."""
+"""Dynamic routing: the couplings of every child add up to 1 over the parents."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""A coupling that is given: no loop."""
+"""Routing with a given coupling, without iterations."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from capsexp.types import RoutingOutput
 class Fixed(Routing):
     """One coupling matrix for all images: Zhao et al. (2019), Fast Routing Procedure.
 
-    The matrix is a buffer, so it travels with the checkpoint.  In evaluation the layer folds it into its
-    transformation matrices, and its forward pass is one matrix product.
+    The matrix is a buffer, so it is part of the checkpoint.  In evaluation the layer folds it into its transformation
+    matrices, and its forward pass is one matrix product.
 
     Args:
-        coupling: the matrix (J, I), or the path of a ``.npy`` file that holds it; None begins with 1 / J everywhere.
+        coupling: the matrix (J, I), or the path of a ``.npy`` file that holds it; None starts with 1 / J everywhere.
         **sizes: children, parents, dim_in, dim_out, and squash.
     """
 
@@ -36,16 +36,17 @@ class Fixed(Routing):
             self.set_coupling(_read(coupling) if isinstance(coupling, str) else coupling)
 
     def set_coupling(self, coupling_JI: Tensor) -> None:
-        """Use this matrix (J, I) from now on.
+        """Set the matrix (J, I).
 
         Raises:
-            ConfigError: it has another shape, or holds numbers that are not finite.
+            ConfigError: its shape is wrong, or it holds NaN or infinite values.
         """
         shape = tuple(coupling_JI.shape)
         rule = f"have the shape (parents, children) = {tuple(self.coupling_JI.shape)}"
         require(shape == tuple(self.coupling_JI.shape), "coupling", rule, shape)
         require(bool(coupling_JI.isfinite().all()), "coupling", "hold finite numbers", "NaN or infinity")
-        self.coupling_JI = coupling_JI.detach().to(self.coupling_JI, copy=True)  # the caller keeps its own
+        # A copy, so that later changes by the caller have no effect.
+        self.coupling_JI = coupling_JI.detach().to(self.coupling_JI, copy=True)
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """The squashed sum of the votes, weighted by the matrix."""

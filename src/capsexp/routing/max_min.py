@@ -1,4 +1,4 @@
-"""Max-min routing: a child's couplings are scaled, not shared out."""
+"""Max-min routing: the couplings of a child are scaled to a range and need not add up to 1."""
 
 from typing import Any, cast
 
@@ -13,12 +13,12 @@ from capsexp.routing.base import AgreementRouting
 class MaxMin(AgreementRouting):
     """Zhao et al. (2019), *Fast Inference in Capsule Networks Using Accumulated Routing Coefficients*, equation (2).
 
-    A child's logits are mapped onto [lower, upper] over its parents, so that it may belong to several at once.  Where
-    they are all equal (a child that is zero) the coupling is ``upper``.
+    The logits of a child are mapped onto [lower, upper] over its parents, so that it may belong to several at once.
+    If they are all equal (a child that is zero), the coupling is ``upper``.
 
     Args:
-        lower: p, the coupling with the parent that agrees least.
-        upper: q, the coupling with the one that agrees most.
+        lower: p, the coupling with the parent of least agreement.
+        upper: q, the coupling with the parent of largest agreement.
         **options: iterations, gradient, the four sizes and squash.
     """
 
@@ -30,7 +30,7 @@ class MaxMin(AgreementRouting):
 
     @property
     def first_coupling(self) -> float:
-        """1 whatever the range."""
+        """1, for any range."""
         return 1.0
 
     @property
@@ -39,20 +39,20 @@ class MaxMin(AgreementRouting):
         return 0.1 / self.parent_count
 
     def couple(self, logits_BJI: Tensor) -> Tensor:
-        """Over the parents, c = p + (b - min) / (max - min) * (q - p)."""
+        """The coupling c = p + (b - min) / (max - min) * (q - p), with min and max over the parents."""
         return cast("Tensor", _Scale.apply(logits_BJI, self.lower, self.upper))  # type: ignore[no-untyped-call]
 
 
 class _Scale(torch.autograd.Function):
-    """The formula as one operator: its backward needs little but the coupling, which the weighted sum keeps anyway."""
+    """The formula as one operator: its backward pass needs mainly the coupling, which the weighted sum keeps anyway."""
 
     @staticmethod
     def forward(ctx: Any, logits_BJI: Tensor, lower: float, upper: float) -> Tensor:
         least_B1I = logits_BJI.amin(1, keepdim=True)
         spread_B1I = logits_BJI.amax(1, keepdim=True) - least_B1I
         numbers = torch.finfo(spread_B1I.dtype)
-        equal_B1I = spread_B1I < numbers.tiny / numbers.eps  # below, one over it overflows
-        spread_B1I = spread_B1I.masked_fill_(equal_B1I, torch.inf)  # so that no gradient comes back there
+        equal_B1I = spread_B1I < numbers.tiny / numbers.eps  # below this, its reciprocal overflows
+        spread_B1I = spread_B1I.masked_fill_(equal_B1I, torch.inf)  # so that the gradient is zero there
         coupling_BJI = (logits_BJI - least_B1I).div_(spread_B1I).mul_(upper - lower).add_(lower)
         coupling_BJI.masked_fill_(equal_B1I, upper)
         ctx.save_for_backward(coupling_BJI, spread_B1I)
@@ -62,7 +62,7 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BJI: Tensor) -> tuple[Tensor | None, ...]:
-        """Own logit, less what the largest and the smallest take; equal ones share it, as torch's amax has it."""
+        """The gradient of each logit, minus the parts of the largest and the smallest; ties share these, as in amax."""
         coupling_BJI, spread_B1I = ctx.saved_tensors
         slope_BJI = grad_BJI * ((ctx.upper - ctx.lower) / spread_B1I)
         scaled_BJI = (coupling_BJI - ctx.lower) / (ctx.upper - ctx.lower)

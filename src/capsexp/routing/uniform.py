@@ -1,4 +1,4 @@
-"""Uniform coupling: what routing is compared with."""
+"""Uniform coupling: the baseline of routing."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from capsexp.types import RoutingOutput
 
 
 class Uniform(Routing):
-    """Every child gives each parent 1 / J of its vote, whatever the votes are.
+    """Every child has the coupling 1 / J with each parent, for any votes.
 
     Args:
-        iterations: has no effect; it is there so that one grid can sweep over algorithms.
-        gradient: the same.
+        iterations: has no effect; it exists so that one grid can sweep over algorithms.
+        gradient: as ``iterations``.
         **sizes: children, parents, dim_in, dim_out, and squash.
     """
 
@@ -24,5 +24,5 @@ class Uniform(Routing):
         super().__init__(**sizes)
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
-        """The squashed mean over what the parents may have."""
+        """The squashed sum of the votes, times 1 / J."""
         return self.weigh(votes, 1 / self.parent_count)
