@@ -1,10 +1,10 @@
 """Seconds per epoch of an autoencoder's training in a cell, as a ratio to a bare PyTorch loop that does the same work.
 
-Both train Wang's autoencoders (16/16), normal and with shared weights, to draw images of DHCD's number and size: the
-same number of batches of 256, a crop of its own for each image, normalisation, forward, backward, Adam (fused),
+Both train Wang's autoencoders (16/16), normal and with shared weights, to reconstruct images in the number and size of
+DHCD: the same number of batches of 256, a separate crop for each image, normalisation, forward, backward, Adam (fused),
 channels last in memory, running loss, and an evaluation of the validation split after each epoch.  The loop shares
-nothing with the package: its network is written as the paper has it, with torch's ``ConvTranspose2d``, ``max_pool2d``
-and ``max_unpool2d``, and it does not ask for deterministic algorithms, as cells do.
+nothing with the package: its network follows the paper, with torch's ``ConvTranspose2d``, ``max_pool2d``
+and ``max_unpool2d``, and unlike cells it does not use deterministic algorithms.
 Rounds alternate, so that a busy machine slows both; the ratio is that of the medians.
 
     python benchmarks/autoencoder.py [--epochs 1] [--rounds 3] [--images 78200]
@@ -49,7 +49,7 @@ class Plain(nn.Module):
         self.dropout = nn.Dropout(0.25)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """The images drawn again."""
+        """The reconstructed images."""
         maps, first = F.max_pool2d(self.conv1(images_BCHW), 2, return_indices=True)
         maps, second = F.max_pool2d(self.conv2(self.dropout(F.relu(maps))), 2, return_indices=True)
         maps = F.relu(self.conv3(self.dropout(F.relu(maps))))
@@ -83,7 +83,7 @@ def compare_epochs(options: argparse.Namespace) -> None:
             for kind in MODELS:
                 config = compose(path, kind, Path(folder) / f"{kind}{number}", options)
                 ours = cell_epochs(config, Path(config["paths"]["sweep"]) / "cell")
-                # The classification follows in the same cell; only the epochs of drawing are compared.
+                # The classification follows in the same cell; only the epochs of reconstruction are compared.
                 seconds.setdefault((kind, "capsexp"), []).extend(ours[: options.epochs])
                 seconds.setdefault((kind, "bare loop"), []).extend(bare_epochs(path, kind, options.epochs))
     for kind in MODELS:
@@ -99,7 +99,7 @@ def report(kind: str, ours: list[float], bare: list[float], unit: str) -> None:
 
 
 def compose(path: Path, kind: str, output: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The resolved config of one cell, as the command composes it; ``output`` is its own, so that no stage is taken."""
+    """The resolved config of one cell, as the command composes it; its own ``output`` prevents the reuse of stages."""
     from hydra import compose, initialize_config_dir
 
     resolvers.register()
@@ -112,7 +112,7 @@ def compose(path: Path, kind: str, output: Path, options: argparse.Namespace) ->
 
 def bare_epochs(path: Path, kind: str, epochs: int) -> list[float]:
     """Seconds of each epoch of a plain loop."""
-    torch.use_deterministic_algorithms(False)  # a cell in this process has asked for them
+    torch.use_deterministic_algorithms(False)  # a cell in this process has switched them on
     with np.load(path) as arrays:
         images_NCHW = torch.from_numpy(arrays["x_train"])[:, None]
     held_out = len(images_NCHW) // 10
@@ -157,7 +157,7 @@ def compare_steps() -> None:
         images_BCHW = torch.randn(batch, 1, CROP, CROP)
         for kind in MODELS:
             model = Autoencoder(image_shape=(1, CROP, CROP), classes=CLASSES, decoder=kind)
-            for layer in (model.encoder.conv1, model.encoder.conv2, model.encoder.conv3):  # as a cell's module does
+            for layer in (model.encoder.conv1, model.encoder.conv2, model.encoder.conv3):  # as in the module of a cell
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             plain = Plain(shared=kind == "shared").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             bare, ours = take_turns(step(plain, plain, images_BCHW), step(model, model.reconstruct, images_BCHW), 8)

@@ -2,13 +2,13 @@
 
 Class layer: 1152 children of 8 for 10 parents of 16, batch 128, 3 iterations, float32.  Its references keep the votes
 as one tensor under autograd: ``einsum`` is the best plain form, ``broadcast`` the multiply-and-sum of most public code.
-The folded fixed coupling has no loop; its reference is the dynamic one by einsum.  Windows: 16 types of 16 for 16 types
-of 16 on 8x8 places, kernel 3, padding 1, batch 8; the reference is F.unfold and broadcast matrix products.  CapsNet:
+The folded fixed coupling has no loop; its reference is dynamic routing by einsum.  Windows: 16 types of 16 for 16 types
+of 16 on 8x8 positions, kernel 3, padding 1, batch 8; the reference is F.unfold and broadcast matrix products.  CapsNet:
 28x28 images, 256/256 channels, no decoder, batch 128; the reference is the same network with the einsum layer.
 
-Reference and layer take turns, so that a busy machine slows both; times are minima, and the last column is the ratio
-of the medians.  A training step is forward, sum of squares, backward.  Saved is what autograd holds between the two
-passes, each piece of memory once, parameters left out on both sides.
+Reference and layer alternate, so that a busy machine slows both; times are minima, and the last column is the ratio of
+the medians.  A training step is forward, sum of squares, backward.  Saved is the memory that autograd holds between the
+two passes, each piece counted once, without parameters on both sides.
 
     python benchmarks/capsule_layer.py [--threads 2] [--seconds 5]
 """
@@ -69,7 +69,7 @@ def max_min(logits_BIJ: Tensor) -> Tensor:
 
 
 def route_einsum(votes_BIJE: Tensor, couple: Callable[[Tensor], Tensor] = softmax, iterations: int = 3) -> Tensor:
-    """Routing by agreement on votes that are there."""
+    """Routing by agreement on votes that are built."""
     logits_BIJ = votes_BIJE.new_zeros(votes_BIJE.shape[:3])
     for left in reversed(range(iterations)):
         parents_BJE = squash(torch.einsum("bij,bije->bje", couple(logits_BIJ), votes_BIJE))
@@ -79,7 +79,7 @@ def route_einsum(votes_BIJE: Tensor, couple: Callable[[Tensor], Tensor] = softma
 
 
 def route_broadcast(votes_BIJE: Tensor, iterations: int = 3) -> Tensor:
-    """The same by products that broadcast, and sums."""
+    """The same by broadcast products and sums."""
     logits_BIJ = votes_BIJE.new_zeros(votes_BIJE.shape[:3])
     for left in reversed(range(iterations)):
         parents_BJE = squash((softmax(logits_BIJ)[..., None] * votes_BIJE).sum(1))
@@ -89,17 +89,17 @@ def route_broadcast(votes_BIJE: Tensor, iterations: int = 3) -> Tensor:
 
 
 def einsum_layer(poses_BID: Tensor, weight_IJDE: Tensor, **options: Any) -> Tensor:
-    """Votes by einsum, routed."""
+    """The output of routing for votes by einsum."""
     return route_einsum(torch.einsum("bid,ijde->bije", poses_BID, weight_IJDE), **options)
 
 
 def broadcast_layer(poses_BID: Tensor, weight_IJDE: Tensor) -> Tensor:
-    """Votes by multiply and sum, routed."""
+    """The output of routing for votes by multiplication and sum."""
     return route_broadcast((weight_IJDE[None] * poses_BID[:, :, None, :, None]).sum(3))
 
 
 def unfold_layer(poses_BTDHW: Tensor, weight_IJED: Tensor) -> Tensor:
-    """Windows by F.unfold, votes by broadcast matrix products, routed."""
+    """The output of routing for windows by F.unfold and votes by broadcast matrix products."""
     batch, types, dim = poses_BTDHW.shape[:3]
     columns = F.unfold(poses_BTDHW.flatten(1, 2), 3, padding=1).view(batch, types, dim, 9, -1)
     windows_BID = columns.permute(0, 4, 1, 3, 2).reshape(-1, types * 9, dim)
@@ -107,14 +107,14 @@ def unfold_layer(poses_BTDHW: Tensor, weight_IJED: Tensor) -> Tensor:
 
 
 class EinsumCapsules(nn.Module):
-    """The class layer by einsum, in the place of ClassCapsules."""
+    """The class layer by einsum, a replacement of ClassCapsules."""
 
     def __init__(self, layer: CapsuleLayer) -> None:
         super().__init__()
         self.weight = nn.Parameter(layer.weight.detach().permute(3, 0, 2, 1).contiguous())
 
     def forward(self, poses_BID: Tensor) -> RoutingOutput:
-        """Poses and lengths; couplings are not asked for."""
+        """Poses and lengths; couplings are not needed."""
         poses_BJE = einsum_layer(poses_BID, self.weight)
         return RoutingOutput(poses_BJE, lengths(poses_BJE), poses_BJE)
 
@@ -126,7 +126,7 @@ def class_rows(seconds: float) -> None:
     """The class layer with each routing."""
     layer = ClassCapsules(*SIZES, Dynamic)
     poses = squash(torch.randn(BATCH, DIM_IN, CHILDREN), 1).transpose(1, 2).requires_grad_()
-    plain = poses.detach().contiguous().requires_grad_()  # each side has the layout that it is fastest with
+    plain = poses.detach().contiguous().requires_grad_()  # each side has its fastest layout
     weight = nn.Parameter(layer.weight.detach().permute(3, 0, 2, 1).contiguous())
     dynamic = partial(einsum_layer, plain, weight)
     compare("class, dynamic, factored", "einsum", dynamic, partial(routed, layer, poses, "factored"), seconds)
@@ -157,7 +157,7 @@ def window_rows(seconds: float) -> None:
 
 
 def network_rows(seconds: float) -> None:
-    """A whole network, and what the capsule layer takes of its time."""
+    """A whole network, and the share of the capsule layer in its time."""
     ours = CapsNet(image_shape=(1, 28, 28), classes=PARENTS, routing=Dynamic, decoder=None)
     plain = copy.deepcopy(ours)
     plain.class_capsules = EinsumCapsules(ours.class_capsules)  # type: ignore[assignment]
@@ -171,12 +171,12 @@ def network_rows(seconds: float) -> None:
 
 
 def routed(layer: CapsuleLayer, poses_BID: Tensor, form: Any) -> Tensor:
-    """The layer's poses by one of the two forms."""
+    """The poses of the layer in one of the two forms."""
     return output(layer.routing, LinearVotes(poses_BID, layer.weight, form=form))
 
 
 def output(layer: nn.Module, poses: Any) -> Tensor:
-    """The poses that come out."""
+    """The poses."""
     poses_BJE: Tensor = layer(poses).poses_BJE
     return poses_BJE
 
@@ -193,7 +193,7 @@ def compare(layer: str, name: str, reference: Forward, ours: Forward, seconds: f
 
 
 def row(layer: str, name: str, what: str, reference: Work, ours: Work, seconds: float) -> tuple[float, float]:
-    """One row of times; gives the two minima."""
+    """Print one row of times, and return the two minima."""
     references, layers = take_turns(reference, ours, seconds)
     first, second = min(references), min(layers)
     medians = statistics.median(references) / statistics.median(layers)
@@ -212,12 +212,12 @@ def inference(forward: Forward) -> Work:
 
 
 def training(forward: Forward) -> Work:
-    """Forward and backward; gradients are added up, by both sides."""
+    """Forward and backward; both sides accumulate gradients."""
     return lambda: forward().square().sum().backward()
 
 
 def saved(forward: Forward) -> float:
-    """MB (10^6 bytes) that autograd holds after the forward pass, parameters left out."""
+    """MB (10^6 bytes) that autograd holds after the forward pass, without parameters."""
     held: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def saved(forward: Forward) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        alive = forward()  # as long as it lives, no memory is used twice
+        alive = forward()  # kept alive, so that no memory is reused
     del alive
     return sum(held.values()) / 1e6
 

@@ -1,10 +1,10 @@
-"""What a sweep costs besides training: when its first cell starts, and seconds a cell over the training itself.
+"""The overhead of a sweep: the time before its first cell, and seconds per cell besides the training itself.
 
 225 cells of one step run through the command, with the plan, statuses, locks, logging, Weights & Biases (offline),
-early stopping, similarity, results and checkpoints, several at once.  A worker's time on a cell is what lies between
-two results of its process; the cell's own fitting time is taken away from it.  What comes before the first cell
-(Python, the plan, the workers' imports) is given apart, since it does not grow with the number of cells.  The plain
-reference, in the same run, is an empty Hydra application swept as often.
+early stopping, similarity, results and checkpoints, several at once.  The time of a worker on a cell is that between
+two results of its process, minus the fitting time of the cell.  The time before the first cell (Python, the plan, the
+imports of the workers) is given separately, since it does not grow with the number of cells.  The plain reference, in
+the same run, is an empty Hydra application with as many jobs.
 
     python benchmarks/cell_overhead.py [--cells 225]
 """
@@ -69,7 +69,7 @@ def between_cells(statuses: list[dict[str, float]], training: dict[str, float]) 
 
 
 def read(folder: Path, name: str) -> list[dict]:  # type: ignore[type-arg]
-    """The cells' files of that name."""
+    """The files of this name of all cells."""
     return [json.loads(path.read_text()) for path in folder.rglob(name)]
 
 

@@ -1,14 +1,14 @@
-"""CHIP's channel independence: one eigendecomposition an image against C + 1 nuclear norms, milliseconds an image.
+"""CHIP's channel independence: one eigendecomposition against C + 1 nuclear norms, milliseconds per image.
 
 The reference is a loop of ``torch.linalg.matrix_norm(F, "nuc")``, once for the maps F (C, H x W) and once for each
-channel set to zero.  Both get float32 maps, as after a ReLU, every eighth channel dead; the loop computes in float32,
-ours in float64.  They take turns, so that a busy machine slows both; times are medians, and ours scores a batch at
-once.  The two last columns are the largest differences from the same loop in float64, in parts of the largest score,
+channel set to zero.  Both get float32 maps, as after a ReLU, with every eighth channel dead; the loop computes in
+float32, ours in float64.  They alternate, so that a busy machine slows both; times are medians, and ours scores a batch
+at once.  The last two columns are the largest differences from the same loop in float64, relative to the largest score,
 of ours and of the loop in float32; ours must be at most 1e-5.
 
 With --network the four layers of the CIFAR10 capsule network with 20 capsules of 8 (Sahu & Altahhan 2024) are scored
-on so many images, and the time of the 50,000 training images is told by proportion.  The layers' own passes are not in
-it.
+on the given number of images, and the time for the 50,000 training images is extrapolated.  It does not include the
+forward passes of the layers.
 
     python benchmarks/chip_scores.py [--threads 2] [--seconds 5] [--images 8] [--device cuda] [--network 64]
 """
@@ -66,14 +66,16 @@ def maps(images: int, shape: Shape) -> Tensor:
 
 
 def row(shape: Shape, goal: int | None, maps_BCHW: Tensor, seconds: float) -> None:
-    """One line; ends the script where the scores are not the loop's."""
+    """Print one line; exit the script if the scores differ from those of the loop."""
     image_CL = maps_BCHW[0].flatten(1)
     slow, ours = take_turns(lambda: loop(image_CL), lambda: scores(maps_BCHW), seconds)
     ours /= len(maps_BCHW)
     exact_C = loop(image_CL.double()).cpu()
     errors = [off(found_C, exact_C) for found_C in (scores(maps_BCHW[:1]), loop(image_CL).cpu())]
-    name, told = "{}, {}x{}".format(*shape), f">= {goal}" if goal else ""
-    print(f"{name:16}{slow:10.2f}{ours:10.3f}{slow / ours:8.0f}{told:>8}{errors[0]:10.1e}{errors[1]:10.1e}", flush=True)
+    name, target = "{}, {}x{}".format(*shape), f">= {goal}" if goal else ""
+    print(
+        f"{name:16}{slow:10.2f}{ours:10.3f}{slow / ours:8.0f}{target:>8}{errors[0]:10.1e}{errors[1]:10.1e}", flush=True
+    )
     if not errors[0] <= CLOSE:
         raise SystemExit(f"error: scores must be the loop's to {CLOSE:g} of the largest")
 
@@ -97,12 +99,12 @@ def nuclear_norm(maps_CL: Tensor) -> Tensor:
 
 
 def scores(maps_BCHW: Tensor) -> Tensor:
-    """The criterion's."""
+    """The scores of the criterion."""
     return Chip().scores(Layer("conv", torch.ones(maps_BCHW.shape[1], 1, 1, 1), maps_BCHW))
 
 
 def off(found_C: Tensor, exact_C: Tensor) -> float:
-    """The largest difference, in parts of the largest score."""
+    """The largest difference, relative to the largest score."""
     return ((found_C - exact_C).abs().max() / exact_C.max()).item()
 
 
@@ -110,7 +112,7 @@ def off(found_C: Tensor, exact_C: Tensor) -> float:
 
 
 def network(images: int, device: str) -> None:
-    """A line a layer, and the sum."""
+    """Print a line per layer, and the sum."""
     print(f"\n{'layer':16}{'ms / image':>12}{f'{TRAINING_IMAGES:,} images':>18}")
     times = {name: layer_seconds(images, shape, device) / images for name, shape in NETWORK.items()}
     for name, each in (times | {"together": sum(times.values())}).items():
@@ -118,10 +120,10 @@ def network(images: int, device: str) -> None:
 
 
 def layer_seconds(images: int, shape: Shape, device: str) -> float:
-    """How long the layer's scores take on so many images, batch by batch."""
+    """The time of the scores of a layer, batch by batch."""
     maps_BCHW = maps(images, shape).to(device)
     batches = [maps_BCHW[first : first + BATCH] for first in range(0, images, BATCH)]
-    scores(batches[0][:1])  # what is made once is made now
+    scores(batches[0][:1])  # a warm-up for one-time work
     return clock(lambda: [scores(batch_BCHW) for batch_BCHW in batches])
 
 
@@ -129,16 +131,16 @@ def layer_seconds(images: int, shape: Shape, device: str) -> float:
 
 
 def settle_allocator() -> None:
-    """Free a block of 24 MB, as whatever makes maps has: until then glibc gives each freed block back to the system."""
+    """Free a block of 24 MB, as any producer of maps does: before, glibc returns each freed block to the system."""
     torch.zeros(24 * 2**20, dtype=torch.uint8)
 
 
 def take_turns(first: Callable[[], object], second: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Median milliseconds of each, of at least three runs."""
+    """Median milliseconds of each, over at least three runs."""
     times, until = [(clock(first), clock(second))], time.perf_counter() + seconds
     while len(times) < 4 or time.perf_counter() < until:
         times.append((clock(first), clock(second)))
-    medians = [1000 * statistics.median(found) for found in zip(*times[1:], strict=True)]  # the first of each warms up
+    medians = [1000 * statistics.median(found) for found in zip(*times[1:], strict=True)]  # the first run is a warm-up
     return medians[0], medians[1]
 
 

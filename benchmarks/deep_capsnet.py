@@ -1,15 +1,16 @@
 """Time and memory of deep capsule networks: one intermediate layer against plain PyTorch, and whole networks by depth.
 
-The layer: 20 types of 8 for 20 types of 8 on 7x7 places, kernel 3, padding 1, 3 iterations of dynamic routing, batch
+The layer: 20 types of 8 for 20 types of 8 on 7x7 positions, kernel 3, padding 1, 3 iterations of dynamic routing, batch
 32.  Its reference cuts the windows with F.unfold, keeps their votes as one tensor by ``einsum`` and leaves the rest to
-autograd.  Both take turns, so that a busy machine slows both; times are medians of forward, sum of squares, backward.
-Saved is what autograd holds between the two passes, each piece of memory once, parameters left out on both sides; peak
-is the most that lives during such a pass, as capsexp.memory_estimate counts it, parameters and gradients included.
+autograd.  Both alternate, so that a busy machine slows both; times are medians of forward, sum of squares, backward.
+Saved is the memory that autograd holds between the two passes, each piece counted once, without parameters on both
+sides; peak is the largest memory during such a pass, as capsexp.memory_estimate counts it, with parameters and
+gradients.
 
 The networks: C20D8 by Sahu and Altahhan (2024) with I intermediate layers, 32x32x3 images, ten classes, batch 32,
-margin loss, Adam, weights that preserve lengths at the start; without and with ``recompute``.  Each runs in a process
-of its own.  Measured is the growth of its resident memory (VmHWM, Linux only) over the steps, parameters and batch
-included, beside capsexp.memory_estimate's number; a step's time is the median.
+margin loss, Adam, initial weights that preserve lengths; without and with ``recompute``.  Each runs in a separate
+process.  Measured is the growth of its resident memory (VmHWM, Linux only) over the steps, parameters and batch
+included, next to the number of capsexp.memory_estimate; the time of a step is the median.
 
     python benchmarks/deep_capsnet.py [--threads 1] [--depths 0 5 10 20 30] [--seconds 10]
 """
@@ -44,7 +45,7 @@ from capsexp.types import Batch, StepOutput
 BATCH, TYPES, DIM, SIDE = 32, 20, 8, 7
 DEPTHS = (0, 5, 10, 20, 30)
 LIMIT = 8e9
-"""Bytes that the deepest network may take."""
+"""Limit of the memory of the deepest network, in bytes."""
 
 Forward = Callable[[], Tensor]
 
@@ -95,17 +96,17 @@ def routed(votes_BIJE: Tensor) -> Tensor:
 
 
 class OneLayer(BaseModule):
-    """A training step through one layer alone, as capsexp.memory_estimate asks for it."""
+    """A training step through one layer alone, in the form for capsexp.memory_estimate."""
 
     def shared_step(self, batch: Batch) -> StepOutput:
-        """The sum of squares; images are the poses that come in, and want a gradient."""
+        """The sum of squares; the images are the input poses, and need a gradient."""
         poses = self.model(batch.images_BCHW.requires_grad_())
         poses = poses if isinstance(poses, Tensor) else poses.poses_BJE
         return StepOutput(poses.square().sum(), poses)
 
 
 def layer_rows(seconds: float) -> None:
-    """Times and memory of both, and ours over the reference's."""
+    """Times and memory of both, and the ratio of ours to the reference."""
     ours = ConvCapsules(TYPES, TYPES, DIM, DIM, Dynamic)
     plain = PlainCapsules(ours)
     poses = squash(torch.randn(BATCH, TYPES, DIM, SIDE, SIDE), 2).requires_grad_()
@@ -123,12 +124,12 @@ def row(what: str, reference: float, ours: float, goal: str) -> None:
 
 
 def train(forward: Forward) -> None:
-    """Forward and backward; gradients are added up, by both sides."""
+    """Forward and backward; both sides accumulate gradients."""
     forward().square().sum().backward()
 
 
 def saved(forward: Forward) -> int:
-    """Bytes that autograd holds after the forward pass, parameters left out."""
+    """Bytes that autograd holds after the forward pass, without parameters."""
     held: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -137,13 +138,13 @@ def saved(forward: Forward) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        alive = forward()  # as long as it lives, no memory is used twice
+        alive = forward()  # kept alive, so that no memory is reused
     del alive
     return sum(held.values())
 
 
 def peak(layer: nn.Module, poses: Tensor) -> int:
-    """Bytes that are alive at the worst moment."""
+    """Peak of the allocated bytes."""
     module = OneLayer(model=layer, make_optimizer=partial(torch.optim.SGD, lr=0.0), sizes={})  # SGD keeps nothing
     return trace(module, Batch(poses.detach(), torch.zeros(BATCH), torch.zeros(1))).live
 
@@ -152,25 +153,25 @@ def peak(layer: nn.Module, poses: Tensor) -> int:
 
 
 def network_rows(depths: list[int], threads: int, seconds: float) -> None:
-    """A line for every depth, without and with recomputation."""
+    """Print a line per depth, without and with recomputation."""
     print(f"\n{'C20D8, batch 32':16}{'recompute':>10}{'step ms':>9}{'estimate MB':>13}{'measured MB':>13}{'goal':>9}")
     for depth in depths:
         for recompute in (0, 1) if depth else (0,):
             line = [sys.executable, __file__, "--case", str(depth), str(recompute)]
             line += ["--threads", str(threads), "--seconds", str(seconds)]
-            step, told, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
-            sizes = f"{told / 1e6:13.0f}{took / 1e6:13.0f}"
+            step, estimate, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+            sizes = f"{estimate / 1e6:13.0f}{took / 1e6:13.0f}"
             goal = f"{'< ' + format(LIMIT / 1e6, '.0f'):>9}" if depth == max(DEPTHS) else ""
             name, again = f"I = {depth}", "yes" if recompute else "no"
             print(f"{name:16}{again:>10}{step:9.0f}{sizes}{goal}", flush=True)
 
 
 def measured(depth: int, recompute: bool, seconds: float) -> tuple[float, int, int]:
-    """Milliseconds of a step, the estimate of its bytes, and how far they raised this process' resident memory."""
-    Steps(0, False, 2)()  # what the libraries load and keep at their first use is no step's
+    """Milliseconds of a step, the estimate of its bytes, and the measured growth of the resident memory."""
+    Steps(0, False, 2)()  # a warm-up: memory that the libraries load at their first use does not count
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present resident memory
     before = resident("VmRSS")
     step = Steps(depth, recompute, BATCH)
     step()
@@ -192,7 +193,7 @@ class Steps:
             capsules=TYPES,
             dim=DIM,
             depth=depth,
-            intermediate_std="preserving",  # or poses fade to zeros, and processors are slow in what lies close to them
+            intermediate_std="preserving",  # else poses fade, and processors are slow with numbers close to zero
             recompute=recompute,
         )
         adam = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -210,7 +211,7 @@ class Steps:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process' memory, as Linux tells them."""
+    """Memory of this process in bytes, as reported by Linux."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return next(int(words[1]) * 1024 for words in lines if words[0] == f"{field}:")
 

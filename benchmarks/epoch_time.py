@@ -1,9 +1,9 @@
 """Seconds per epoch of a cell, as a ratio to a bare PyTorch loop that does the same work.
 
-Both train Wang's CNN (6/16/16) on images of DHCD's number, size and classes: the same number of batches of 256, a crop
-of its own for each image, normalisation, forward, backward, Adam (fused), channels last in memory, running loss and
-accuracy, and an evaluation of the validation split after each epoch.  The loop is plain code and shares nothing with
-the package but the architecture.
+Both train Wang's CNN (6/16/16) on images in the number, size and classes of DHCD: the same number of batches of 256, a
+separate crop for each image, normalisation, forward, backward, Adam (fused), channels last in memory, running loss and
+accuracy, and an evaluation of the validation split after each epoch.  The loop is plain code and shares only the
+architecture with the package.
 Rounds alternate, so that a busy machine slows both; the ratio is that of the medians.
 
     python benchmarks/epoch_time.py [--epochs 2] [--rounds 3] [--images 78200]

@@ -1,17 +1,17 @@
-"""Dynamic routing against fast inference (Zhao et al. 2019): milliseconds a batch, of 1 image and of 128.
+"""Dynamic routing against fast inference (Zhao et al. 2019): milliseconds per batch of 1 image and of 128.
 
 Four ways through the class layer, 1152 children of 8 for 10 parents of 16, and through the whole network, 28x28 images
 and 256/256 channels without a decoder:
 
-    plain dynamic   votes built by einsum, three iterations on them: what the paper compares with
-    our dynamic     the layer's routing
+    plain dynamic   votes built by einsum, three iterations on them: the reference of the paper
+    our dynamic     the routing of the layer
     plain fast      votes built by einsum, one weighted sum with the master coefficients: the paper's fast inference
     folded          the master multiplied into the weight beforehand: one matrix product
 
-The first table's ratio is the time of plain dynamic over that of the row: on ``plain fast`` it is the paper's own
-comparison, loop against weighted sum on the same votes.  Ways take turns, so that a busy machine slows all; times are
-medians.  The folded layer must give the poses of the paper's form, and our dynamic those of the plain one, to 1e-5.
-Where the extra onnx is installed, the network's files are timed in onnxruntime too, with the same threads.
+The first table's ratio is the time of plain dynamic over that of the row: for ``plain fast`` it is the comparison of
+the paper, loop against weighted sum on the same votes.  Ways alternate, so that a busy machine slows all; times are
+medians.  The folded layer must give the poses of the paper's form, and our dynamic those of the plain one, to 1e-5.  If
+the extra onnx is installed, the files of the network are timed in onnxruntime too, with the same threads.
 
     python benchmarks/fast_inference.py [--threads 2] [--seconds 5]
 """
@@ -77,7 +77,7 @@ class Plain(nn.Module):
         self.master_IJ, self.loop = layer.master_JI.T.contiguous(), loop
 
     def forward(self, poses_BID: Tensor) -> RoutingOutput:
-        """Poses and lengths; couplings are not asked for."""
+        """Poses and lengths; couplings are not needed."""
         votes_BIJE = torch.einsum("bid,ijde->bije", poses_BID, self.weight_IJDE)
         poses_BJE = loop(votes_BIJE) if self.loop else weighted_sum(votes_BIJE, self.master_IJ)
         return RoutingOutput(poses_BJE, lengths(poses_BJE), poses_BJE)
@@ -118,14 +118,14 @@ def with_plain(network: CapsNet, *, loop: bool) -> CapsNet:
 
 
 def with_inference(network: CapsNet, inference: Inference) -> CapsNet:
-    """The network with a way of inference of the layer's own."""
+    """The network with one of the layer's ways of inference."""
     network = copy.deepcopy(network)
     set_inference(network, inference)
     return network
 
 
 def check(poses: Mapping[str, Tensor]) -> None:
-    """Tell the largest differences between the pairs that must be equal; ends the script where they are not."""
+    """Print the largest differences between the pairs that must be equal; exit the script if they are not."""
     for ours, plain in (("our dynamic", "plain dynamic"), ("folded", "plain fast")):
         difference = (poses[ours] - poses[plain]).abs().max().item()
         print(f"{ours} and {plain}: poses differ by at most {difference:.1e}")
@@ -143,7 +143,7 @@ def table(what: str, batch: int, modules: Mapping[str, nn.Module], inputs: Tenso
 
 
 def show(title: str, times: Mapping[str, float]) -> None:
-    """A line a way."""
+    """Print a line per way."""
     first = next(iter(times))
     print(f"\n{title:32}{'ms':>10}{'ratio':>8}   ({first} / this)")
     for way, milliseconds in times.items():
@@ -154,7 +154,7 @@ def take_turns(works: Mapping[str, Work], seconds: float) -> dict[str, float]:
     """Median milliseconds of each."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
-        work()  # what is made once is made now
+        work()  # a warm-up for one-time work
     until = time.perf_counter() + seconds * len(works)
     while time.perf_counter() < until or len(times[next(iter(works))]) < 3:
         for name, work in works.items():
@@ -165,7 +165,7 @@ def take_turns(works: Mapping[str, Work], seconds: float) -> dict[str, float]:
 
 
 def onnx_table(networks: Mapping[str, nn.Module], seconds: float) -> None:
-    """The networks' files in onnxruntime, beside torch."""
+    """The times of the networks' files in onnxruntime, next to those of torch."""
     import onnxruntime
 
     from capsexp.export.file import export

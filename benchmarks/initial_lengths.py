@@ -1,6 +1,6 @@
-"""How long capsules are before anything is learnt, layer by layer: what table 5 of Sahu and Altahhan (2024) looks like.
+"""Lengths of the capsules of untrained networks, layer by layer, for comparison with table 5 of Sahu, Altahhan (2024).
 
-For each network of that table: the mean length of the capsules behind each intermediate layer, for noise images and
+For each network of that table: the mean length of the capsules after each intermediate layer, for noise images and
 untrained weights with a given standard deviation.  Nothing is timed.
 
     python benchmarks/initial_lengths.py [--std 0.5] [--layers 9] [--images 8]
@@ -15,7 +15,7 @@ from capsexp.models.deep_capsnet import DeepCapsNet
 from capsexp.routing.dynamic import Dynamic
 
 LARGEST = {(20, 6): "4", (16, 6): "5", (20, 8): "6", (10, 6): "7", (20, 10): "8", (10, 8): "> 30"}
-"""C and D of table 5's networks, and the largest depth that it gives them."""
+"""C and D of the networks of table 5, and their largest depth there."""
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     std = options.std if options.std == "preserving" else float(options.std)
-    print(f"mean length behind each of {options.layers} intermediate layers, standard deviation {std}")
+    print(f"mean length after each of {options.layers} intermediate layers, standard deviation {std}")
     print(f"{'network':8} {'table 5':>7}  " + " ".join(f"{number:7d}" for number in range(1, options.layers + 1)))
     for (capsules, dim), largest in LARGEST.items():
         torch.manual_seed(options.seed)
@@ -46,7 +46,7 @@ def main() -> None:
 
 @torch.no_grad()
 def mean_lengths(network: DeepCapsNet, images_BCHW: torch.Tensor) -> list[float]:
-    """The mean length of the capsules behind each intermediate layer, batch normalisation as in training."""
+    """The mean length of the capsules after each intermediate layer, with batch normalisation as in training."""
     poses_BTDHW, found = network.primary(network.backbone(images_BCHW)), []
     for layer in network.intermediate.values():
         poses_BTDHW = layer(poses_BTDHW).poses_BJE

@@ -1,11 +1,10 @@
-"""What a training step takes of the main memory, as it is told beforehand and as it is measured.
+"""The main memory of a training step: the estimate and the measurement.
 
-Each case runs in a process of its own, on a CPU: the growth of its resident memory (VmHWM, Linux only) over three
+Each case runs in a separate process, on a CPU: the growth of its resident memory (VmHWM, Linux only) over three
 steps, parameters and batch included, against the number of capsexp.memory_estimate.  The cases are Wang's CNN, our
 capsule network with its decoder, and a plain one that keeps all votes (two convolutions, 1152 capsules, ten classes,
-three rounds of routing), in both precisions that are of use on a CPU.  Steps of less than 300 MB are shown, but not
-counted: what the
-libraries keep for themselves weighs too much.
+three rounds of routing), in both precisions that are useful on a CPU.  Steps of less than 300 MB are printed, but
+not counted: the memory of the libraries themselves has too large a share.
 
     python benchmarks/memory_estimate.py [--threads 1] [--only capsules]
 """
@@ -48,7 +47,7 @@ CASES = [
 """Net, filters of its first convolution, images in a batch, precision."""
 
 COUNTED = 300e6
-"""Bytes from which on a step counts."""
+"""Smallest number of bytes of a step that counts."""
 
 
 def main() -> None:
@@ -69,25 +68,25 @@ def main() -> None:
 
 
 def show(number: int, threads: int) -> float:
-    """Run a case and print its line; its ratio, or 0 for a step that is too small to count."""
+    """Run a case and print its line; return its ratio, or 0 for a step that is too small to count."""
     line = [sys.executable, __file__, "--case", str(number), "--threads", str(threads)]
-    told, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    estimate, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
     net, width, batch, precision = CASES[number]
-    sizes = f"{told / 1e6:6.0f} MB {took / 1e6:6.0f} MB {told / took:6.3f}"
+    sizes = f"{estimate / 1e6:6.0f} MB {took / 1e6:6.0f} MB {estimate / took:6.3f}"
     print(f"{net:9} {width:5} {batch:5} {precision:10} {sizes}", flush=True)
-    return told / took if took >= COUNTED else 0.0
+    return estimate / took if took >= COUNTED else 0.0
 
 
 def measured(net: str, width: int, size: int, precision: str) -> tuple[int, int]:
-    """Bytes by the estimate, and by the process' resident memory."""
-    train(made(net, 8), images(2), precision)  # what the libraries load and keep at their first use is no step's
-    told = training_step_bytes(made(net, width), images(size), autocast(precision))
+    """Bytes by the estimate, and by the resident memory of the process."""
+    train(made(net, 8), images(2), precision)  # a warm-up: memory of the libraries does not count
+    estimate = training_step_bytes(made(net, width), images(size), autocast(precision))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present resident memory
     before = resident("VmRSS")
     train(made(net, width), images(size), precision)
-    return told, resident("VmHWM") - before
+    return estimate, resident("VmHWM") - before
 
 
 def train(module: BaseModule, batch: Batch, precision: str) -> None:
@@ -102,7 +101,7 @@ def train(module: BaseModule, batch: Batch, precision: str) -> None:
 
 
 def made(net: str, width: int) -> BaseModule:
-    """A module around a net with so many filters in its first convolution."""
+    """A module around a net with this number of filters in its first convolution."""
     adam = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
     if net == "capsnet":
         model = CapsNet(image_shape=(1, 28, 28), classes=10, routing=Dynamic, c1=width)
@@ -118,19 +117,19 @@ def images(size: int) -> Batch:
 
 
 def autocast(precision: str) -> Any:
-    """What Lightning runs the forward pass in."""
+    """The context in which Lightning runs the forward pass."""
     mixed = precision == "bf16-mixed"
     return torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
 
 
 def resident(field: str) -> int:
-    """Bytes of this process' memory, as Linux tells them."""
+    """Memory of this process in bytes, as reported by Linux."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return next(int(words[1]) * 1024 for words in lines if words[0] == f"{field}:")
 
 
 class Capsules(nn.Module):
-    """32 x 6 x 6 capsules of 8 values, ten of 16, written as plainly as can be: no function of its own saves memory."""
+    """32 x 6 x 6 capsules of 8 values, ten of 16, in plain code without any functions that save memory."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Whether cells that were trained in stacks differ from the same cells trained alone by more than a seed does.
+"""A test whether cells that were trained in stacks differ from the same cells trained alone more than two seeds do.
 
     python benchmarks/paired_accuracy.py multirun/stacked multirun/cnn_prune multirun/other_seed
 
-All three are sweeps of one grid: in stacks, alone, and alone with another seed; of each the folder, or a
-``results.csv`` of its report.  Cells are paired by their swept values.  In float32 a stack rounds otherwise than a cell
-alone, and training makes of a last digit what it likes; so what counts is whether the differences have a mean, and how
-they compare with those between two seeds.
+All three are sweeps of one grid: in stacks, alone, and alone with another seed; each is given by its
+folder, or by a ``results.csv`` of its report.  Cells are paired by their swept values.  In float32 the rounding of a
+stack differs from that of a cell alone, and training amplifies differences of the last digit.  So the test is whether
+the mean difference is zero, and how the differences compare with those between two seeds.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _sizes(values: Mapping[str, object]) -> str:
 
 
 def row(name: str, one: Mapping[str, float], other: Mapping[str, float]) -> str:
-    """The differences of the cells that both have, in a line of a table."""
+    """The differences of the cells that both have, as a line of a table."""
     differences = [one[key] - other[key] for key in one if key in other]
     mean, half = interval(differences)
     cells = [len(differences), f"{mean:+.4f}", f"{mean - half:+.4f} to {mean + half:+.4f}"]

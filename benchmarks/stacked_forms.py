@@ -1,12 +1,12 @@
 """One training step of many CNNs in a stack, as a ratio to the same networks one after the other.
 
-The networks are the first N of the grid c2 x c3 in 16..2 of Wang's CNN, or N from all over it.  Each trains alone, as
+The networks are the first N of the grid c2 x c3 in 16..2 of Wang's CNN, or N spread over it.  Each trains alone, as
 cells do (torch's fused Adam, channels last in memory), or all of them in one stack, for each impl of the convolution
-and number of width buckets: networks of like widths go into a part of their own, so that less padding is computed.
+and number of width buckets: networks of similar widths share a part, so that less padding is computed.
 A step is forward (with each member's own dropout noise), loss, backward and optimizer, on one batch of random 28x28
-images that all share: 32 of 10 classes as of digits, or 128 of 46 as of DHCD.  Sides take turns, and on a CPU the
-process's own time counts, so that others on the machine disturb little; the ratio is that of the medians.  Below 1 the
-stack is faster.
+images that all share: 32 of 10 classes as for digits, or 128 of 46 as for DHCD.  Sides alternate, and on a CPU the
+time of the process counts, so that other processes disturb little; the ratio is that of the medians.  Below 1 the stack
+is faster.
 
     python benchmarks/stacked_forms.py [--members 8 32] [--buckets 1 2 4] [--impls grouped loop] [--spread] [--rounds 5]
 """
@@ -81,7 +81,7 @@ def medians(sides: Mapping[str, Sequence[Work]], options: argparse.Namespace) ->
 
 
 def clocked(works: Sequence[Work], device: str) -> float:
-    """Milliseconds of all of them: the process's own on a CPU, or until a GPU is done."""
+    """Milliseconds of all of them: time of the process on a CPU, or until a GPU is done."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     started = clock()
     for work in works:
@@ -122,7 +122,7 @@ def alone(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Work:
 
 
 def stacked(models: Sequence[nn.Module], impl: Impl, images_BCHW: Tensor, labels_B: Tensor) -> Work:
-    """A step of networks that are trained as one."""
+    """A step of networks that are trained as a stack."""
     folded, shared = fold(models, impl)
     tensors = [tensors_of(model) for model in models]
     shapes = [{name: tensor.shape for name, tensor in own.items()} for own in tensors]

@@ -1,7 +1,7 @@
-"""How much faster a sweep is with cells beside each other than with one cell at a time that has all cores.
+"""The speed of a sweep with concurrent cells, relative to one cell at a time that has all cores.
 
-Both ways train the same cells of the CNN study on digits; the order is turned round in every second round, since a
-machine may get slower or faster meanwhile.  The start of Python, torch and the workers counts for both.
+Both ways train the same cells of the CNN study on digits; the order is reversed in every second round, since the
+speed of a machine may change meanwhile.  The start of Python, torch and the workers counts for both.
 
     python benchmarks/sweep_speed.py [--widths 16,9,2] [--epochs 30] [--rounds 2]
 """
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def timed(words: list[str]) -> float:
-    """Seconds that a sweep of these cells takes."""
+    """Seconds of a sweep of these cells."""
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "capsexp", "+experiment=cnn_prune", *words, "logger.wandb.mode=disabled", "-m"]
         started = time.perf_counter()

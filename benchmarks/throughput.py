@@ -1,18 +1,18 @@
-"""Cells an hour of a sweep, for each way of running it, through the command itself.
+"""Cells per hour of a sweep, for each way of running it, through the command itself.
 
 A spread of the CNN study's grid (c2 and c3 in 16, 11, 6, 2: 16 cells) is trained for a few epochs on digits and, with
-``--dhcd``, on a part of DHCD: 4,000 training and 1,000 test images in which each class has its share.  The ways:
+``--dhcd``, on a part of DHCD: 4,000 training and 1,000 test images with the same share of each class.  The ways:
 
     basic        one cell after the other in one process (hydra/launcher=basic)
-    capsexp      in worker processes, one a core; with --gpu capsexp-4 is four on each GPU
+    capsexp      in worker processes, one per core; with --gpu capsexp-4 is four on each GPU
     grouped-2    in stacks (hydra/launcher=stacked), with that impl of the convolutions and number of width buckets
 
-They take turns, in every second round from the last to the first; a number is the median of the rounds, and a ratio is
-to the first way in the same round.  Others on a machine slow the clock more than the work: so beside the rate by the
-clock stands the one that the CPU seconds of the command and all its processes leave, for as many cores as had a worker
-(``basic`` has one).  Both count the start.  ``without start`` is what a long sweep comes to: taken off are the same
-command once all is done, and for each worker the import of torch and Lightning, both measured beside the way (on a GPU
-with the first touch of it, and by the clock, since cores wait there).  It needs epochs enough to be more than noise.
+They alternate, in every second round from the last to the first; a number is the median of the rounds, and a ratio is
+to the first way in the same round.  Other processes slow the clock more than the work.  So there is a rate by the
+clock, and one by the CPU seconds of the command and all its processes, for as many cores as had a worker (``basic`` has
+one).  Both include the start.  ``without start`` is the rate of a long sweep: it subtracts the time of the same command
+once all is done and, for each worker, the import of torch and Lightning, both measured in the same round (on a GPU with
+its first use, and by the clock, since cores wait there).  It needs enough epochs to exceed the noise.
 
     python benchmarks/throughput.py [--dhcd dhcd.npz] [--ways basic capsexp grouped-auto] [--epochs 3] [--rounds 3]
 """
@@ -35,17 +35,17 @@ from numpy.typing import NDArray
 
 STACKED, IMPLS, BUCKETS = "hydra/launcher=stacked", ("grouped", "vmap", "loop", "unfold"), ("1", "2", "4", "auto")
 Ways = Mapping[str, Sequence[str]]
-"""What each says on the command line."""
+"""The overrides of each way on the command line."""
 
 PROCESSES = (1, 2, 4, 8)
-"""Cells at once on a GPU."""
+"""Cells at once per GPU."""
 
 IMAGES = {"train": 4_000, "test": 1_000}
-"""Of DHCD's part."""
+"""Numbers of training and test images of the part of DHCD."""
 
 
 class Cost(NamedTuple):
-    """What a command took, with all processes that it started.
+    """The cost of a command, with all processes that it started.
 
     Attributes:
         wall_s: seconds on the clock.
@@ -59,16 +59,16 @@ class Cost(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A sweep that was run.
+    """A completed sweep.
 
     Attributes:
-        cells: how many.
-        cost: of the whole command.
-        done: of the same command when nothing is left to do.
-        imports: of what a worker imports before its first cell.
-        workers: processes that trained.
-        members: of the largest stack; 1 = there was none.
-        gpu_bytes: memory that a process took on a GPU at its peak; 0 = it was on none.
+        cells: number of cells.
+        cost: cost of the whole command.
+        done: cost of the same command when nothing is left to do.
+        imports: cost of the imports of a worker before its first cell.
+        workers: number of processes that trained.
+        members: number of members of the largest stack; 1 = there was none.
+        gpu_bytes: peak memory of a process on a GPU; 0 = no GPU was used.
     """
 
     cells: int
@@ -80,7 +80,7 @@ class Run(NamedTuple):
     gpu_bytes: int
 
     def rates(self, *, gpu: bool) -> dict[str, float]:
-        """Cells an hour, by what is counted."""
+        """Cells per hour, by kind of time."""
         start_s = self.done.wall_s + self.imports.wall_s  # workers start at the same time
         start_cpu_s = self.done.cpu_s + self.workers * self.imports.cpu_s
         if gpu:
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def ways(*, gpu: bool) -> Ways:
-    """All ways that there are."""
+    """All available ways."""
     processes = {f"capsexp-{count}": [f"hydra.launcher.cells_per_gpu={count}"] for count in PROCESSES}
     stacks = {
         f"{impl}-{buckets}": [STACKED, f"hydra.launcher.form={impl}", f"hydra.launcher.buckets={buckets}"]
@@ -123,7 +123,7 @@ def ways(*, gpu: bool) -> Ways:
 
 
 def data_sets(given: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    """What each data set says on the command line."""
+    """The overrides of each data set on the command line."""
     if given.dhcd is None:
         return {"digits": ["data=digits"]}
     path = write_part(given.dhcd, folder / "dhcd.npz")
@@ -131,14 +131,14 @@ def data_sets(given: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
 
 
 def grid(given: argparse.Namespace) -> list[str]:
-    """What the cells have in common."""
+    """The common overrides of the cells."""
     words = [f"model.c2={given.widths}", f"model.c3={given.widths}", f"trainer.max_epochs={given.epochs}"]
     device = f"trainer.accelerator={'gpu' if given.gpu else 'cpu'}"
     return [*words, "callbacks.peak.patience=100000", "threads=1", device, "logger.wandb.mode=disabled"]
 
 
 def write_part(whole: Path, path: Path) -> Path:
-    """A part of a data set, as a file of its own."""
+    """A part of a data set, as a separate file."""
     with np.load(whole, allow_pickle=False) as arrays:
         parts: dict[str, Any] = {}
         for part, count in IMAGES.items():
@@ -150,7 +150,7 @@ def write_part(whole: Path, path: Path) -> Path:
 
 
 def stratified(labels_N: NDArray[Any], count: int) -> NDArray[Any]:
-    """Places of ``count`` images, in order: of each class the first ones, as many as are its share."""
+    """Indices of ``count`` images, in order: the first ones of each class, by the share of the class."""
     shares_N = np.empty(len(labels_N))
     for label in np.unique(labels_N):
         places = np.flatnonzero(labels_N == label)
@@ -159,7 +159,7 @@ def stratified(labels_N: NDArray[Any], count: int) -> NDArray[Any]:
 
 
 def compare(name: str, resolve: Ways, words: Sequence[str], given: argparse.Namespace) -> dict[str, list[Run]]:
-    """Every way's run in every round."""
+    """The run of every way in every round."""
     runs: dict[str, list[Run]] = {way: [] for way in resolve}
     for number in range(given.rounds):
         for way in list(resolve)[:: -1 if number % 2 else 1]:
@@ -170,7 +170,7 @@ def compare(name: str, resolve: Ways, words: Sequence[str], given: argparse.Name
 
 
 def swept(words: Sequence[str], given: argparse.Namespace, folder: Path) -> Run:
-    """Run a sweep, look at what it left, give its command again, and import what a worker does."""
+    """Run a sweep, read its files, repeat its command, and run the imports of a worker."""
     touch = "; import torch; torch.zeros(1, device='cuda')" if given.gpu else ""
     line = ["-m", "capsexp", "+experiment=cnn_prune", *words, "-m"]
     cost = cost_of(line, folder)
@@ -187,16 +187,16 @@ def swept(words: Sequence[str], given: argparse.Namespace, folder: Path) -> Run:
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The cells' files of that name."""
+    """The files of this name of all cells."""
     return [json.loads(path.read_text()) for path in folder.rglob(name)]
 
 
 def cost_of(arguments: Sequence[str], folder: Path) -> Cost:
-    """What a Python command costs; the end of what it says is shown if it fails."""
+    """The cost of a Python command; if it fails, the end of its output is printed."""
     with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
         process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=said, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)  # with the processes that it has waited for itself
+        _, status, used = os.wait4(process.pid, 0)  # includes the processes for which it has waited
         wall_s = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -205,7 +205,7 @@ def cost_of(arguments: Sequence[str], folder: Path) -> Cost:
 
 
 def title(name: str, given: argparse.Namespace, runs: Mapping[str, Sequence[Run]]) -> str:
-    """What was run, and what the start costs."""
+    """The settings of the run, and the cost of the start."""
     every = [run for each in runs.values() for run in each]
     done_s = statistics.median(run.done.cpu_s for run in every)
     imports_s = statistics.median(run.imports.cpu_s for run in every)
@@ -215,11 +215,11 @@ def title(name: str, given: argparse.Namespace, runs: Mapping[str, Sequence[Run]
 
 
 def table(runs: Mapping[str, Sequence[Run]], *, gpu: bool) -> Iterator[str]:
-    """Lines of Markdown: a row for each way, and behind each rate its ratio to that of the first way.
+    """Lines of Markdown: a row for each way, and after each rate its ratio to that of the first way.
 
     Args:
-        runs: of every way, one a round.
-        gpu: whether they were on a GPU.
+        runs: the runs of every way, one per round.
+        gpu: True if they were on a GPU.
     """
     rates = {way: [run.rates(gpu=gpu) for run in each] for way, each in runs.items()}
     first = next(iter(runs))
@@ -240,7 +240,7 @@ def rate_words(name: str, rates: Sequence[Mapping[str, float]], first: Sequence[
 
 
 def facts(runs: Sequence[Run]) -> list[str]:
-    """What else is told of a way."""
+    """Further facts about a way."""
     each_s = statistics.median(run.cost.cpu_s / run.cells for run in runs)
     peaks = zip(*((run.members, run.cost.peak_bytes / 1e6, run.gpu_bytes / 1e6) for run in runs), strict=True)
     return [f"{each_s:.2f}", *(f"{max(values):,.0f}" for values in peaks)]

@@ -1,4 +1,4 @@
-"""Two sides of a benchmark that take turns, so that a busy machine slows both."""
+"""Alternating runs of the two sides of a benchmark, so that a busy machine slows both."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ def take_turns(reference: Work, ours: Work, seconds: float) -> tuple[list[float]
     times, until = [(clock(reference), clock(ours))], time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < until:
         times.append((clock(reference), clock(ours)))
-    return [first for first, _ in times[1:]], [second for _, second in times[1:]]  # the first of each warms up
+    return [first for first, _ in times[1:]], [second for _, second in times[1:]]  # the first run of each is a warm-up
 
 
 def clock(work: Work) -> float:

@@ -27,7 +27,7 @@ def predict_test(run: LoadedRun) -> tuple[Tensor, Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status, 2 for a directory without a finished cell."""
+    """Run the command, and return its exit status, 2 for a directory without a finished cell."""
     parser = argparse.ArgumentParser(description="Load a finished cell and predict on its test images.")
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of a finished cell")
     directory: Path = parser.parse_args(arguments).run_dir

@@ -1,16 +1,17 @@
-"""Write a pruning criterion of your own, and cut a trained network by it.
+"""Write your own pruning criterion, and prune a trained network with it.
 
 From any folder::
 
     python examples/own_criterion.py
 
-A criterion is a class that says what a layer's channels are worth; the lowest go.  It declares whether it looks at the
-weights or at the feature maps of a batch.  How many channels go is a ``Selection``, and ``shrink`` makes the smaller
-network.  All three know of no training and no command: the network is a plain ``nn.Module``, trained here in a loop.
+A criterion is a class that scores the channels of a layer; those with the lowest scores are removed.  It declares
+whether it uses the weights or the feature maps of a batch.  A ``Selection`` determines the number of channels, and
+``shrink`` constructs the smaller network.  All three are independent of training and command: the network is a plain
+``nn.Module``, trained here in a loop.
 
 In the command (``recipe=prune_and_retrain``), ``pruning._target_=own_criterion.MeanActivation`` names the class, and
-``~pruning.norm`` takes off an option that only the default one has.  To keep it, put the class into
-``src/capsexp/pruning/`` and its options into ``conf/pruning/<name>.yaml``; the tests for all criteria then run on it.
+``~pruning.norm`` removes an option that only the default class has.  To keep your class, put it into
+``src/capsexp/pruning/`` and its options into ``conf/pruning/<name>.yaml``; the tests for all criteria then include it.
 """
 
 import functools
@@ -31,13 +32,13 @@ from capsexp.pruning.surgery import shrink
 
 
 class MeanActivation(Criterion):
-    """Score = how strongly a channel answers on average: one that is hardly ever awake can go."""
+    """Score = mean activation of a channel: a channel that is almost never active can be removed."""
 
     needs: ClassVar[Literal["weights", "maps"]] = "maps"
 
     def scores(self, layer: Layer) -> Tensor:
-        """The mean of each channel's map over images and places: (O,), float64, on the CPU."""
-        assert layer.maps_BCHW is not None  # whoever calls sees to it, since the class says that it needs maps
+        """The mean of the map of each channel over images and positions: (O,), float64, on the CPU."""
+        assert layer.maps_BCHW is not None  # the caller provides them, since the class needs maps
         return layer.maps_BCHW.detach().double().mean((0, 2, 3)).cpu()
 
 
@@ -48,7 +49,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def train(model: CNN, images_BCHW: Tensor, labels_B: Tensor, epochs: int) -> CNN:
-    """Fit a network by Adam, in batches of 50; it is in evaluation mode then."""
+    """Train a network with Adam, in batches of 50; then switch it to evaluation mode."""
     optimizer = torch.optim.Adam(model.train().parameters(), lr=5e-3)
     for _ in range(epochs):
         for chosen in torch.randperm(len(labels_B)).split(50):
@@ -74,12 +75,12 @@ def masked(model: CNN, kept: dict[str, Tensor], images_BCHW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: CNN, images_BCHW: Tensor, labels_B: Tensor) -> float:
-    """The share of images that a network names right."""
+    """The share of correctly classified images."""
     return (model(images_BCHW).argmax(1) == labels_B).double().mean().item()
 
 
 def main() -> int:
-    """Train, score, select, shrink, compare, train again; returns the exit status."""
+    """Train, score, select, shrink, compare, train again; return the exit status."""
     torch.manual_seed(0)
     images_BCHW, labels_B = digits()
     learnt, test = (images_BCHW[:1400], labels_B[:1400]), (images_BCHW[1400:], labels_B[1400:])
@@ -99,7 +100,7 @@ def main() -> int:
     print(f"channels             {model.widths()} -> {smaller.widths()}")
     print(f"cut against masked   scores differ by at most {difference:.1e}")
     print(f"accuracy before      {accuracy(model, *test):.4f}")
-    print(f"accuracy behind      {accuracy(smaller, *test):.4f}")
+    print(f"accuracy after       {accuracy(smaller, *test):.4f}")
     print(f"trained again        {accuracy(train(smaller, *learnt, epochs=4), *test):.4f}")
     return 0
 

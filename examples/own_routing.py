@@ -1,16 +1,16 @@
-"""Write a routing algorithm of your own, and train a capsule network with it.
+"""Write your own routing algorithm, and train a capsule network with it.
 
 From any folder::
 
     python examples/own_routing.py model.c1=32 model.c2=32 trainer.max_epochs=2
 
-A routing algorithm is a class that gets votes and gives poses.  One that iterates until votes and parents agree
-inherits its loop from ``AgreementRouting`` and says two things: the coupling at the start, and how logits become one.
-(Anything else inherits from ``Routing`` and writes ``forward`` itself.)  In the command, ``routing._target_`` names the
-class, and ``+routing.<option>`` its further options.
+A routing algorithm is a class that computes poses from votes.  An algorithm that iterates by agreement of votes and
+parents inherits its loop from ``AgreementRouting`` and defines two things: the initial coupling, and the function from
+logits to coupling.  (Any other algorithm inherits from ``Routing`` and defines ``forward`` itself.)  In the command,
+``routing._target_`` names the class, and ``+routing.<option>`` its further options.
 
 To keep it, put the class into ``src/capsexp/routing/``, its options into ``conf/routing/<name>.yaml``, and its slow
-reference into ``tests/references/``; the tests for all routings then run on it.
+reference into ``tests/references/``; the tests for all routings then include it.
 """
 
 import sys
@@ -28,7 +28,7 @@ class Tempered(AgreementRouting):
     """Dynamic routing whose softmax has a temperature: below 1 children choose more sharply, above 1 less.
 
     Args:
-        temperature: what logits are divided by, above 0.
+        temperature: divisor of the logits, above 0.
         **options: iterations, gradient and squash; the layer adds its sizes.
     """
 
