@@ -27,7 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     grid = [f"model.c2={given.widths}", f"model.c3={given.widths}", f"trainer.max_epochs={given.epochs}"]
     ways = {
-        "beside each other": [],
+        "concurrent": [],
         "one at a time": ["hydra.launcher.max_cells=1", f"hydra.launcher.cpus_per_cell={CORES}"],
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -36,7 +36,7 @@ def main() -> None:
             seconds[way].append(timed([*grid, *ways[way]]))
             print(f"  {way:18} {seconds[way][-1]:7.1f} s", flush=True)
     fast, slow = (statistics.median(seconds[way]) for way in ways)
-    print(f"{CORES} cores: {fast:.1f} s beside each other, {slow:.1f} s one at a time; ratio {slow / fast:.2f}")
+    print(f"{CORES} cores: {fast:.1f} s concurrent, {slow:.1f} s one at a time; ratio {slow / fast:.2f}")
 
 
 def timed(words: list[str]) -> float:

@@ -94,7 +94,7 @@ def _check_into(name: str, folds: Into, model: Prunable, kept: Mapping[str, Tens
     stay = set(kept[name].tolist())
     go = set(range(model.widths()[name])) - stay
     for gone, (partner, ratio) in folds.items():
-        require(gone in go and partner in stay, key, "fold channels that go into channels that stay", [gone, partner])
+        require(gone in go and partner in stay, key, "merge removed channels into kept channels", [gone, partner])
         require_number(key, ratio, 0, open_ends=">")
 
 
