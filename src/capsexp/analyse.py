@@ -1,8 +1,9 @@
-"""Pictures and tables of one trained capsule network: ``python -m capsexp.analyse RUN_DIR``.
+"""Figures and tables of one trained capsule network: ``python -m capsexp.analyse RUN_DIR``.
 
-The figures of Zhao et al. (2019) on couplings and class lengths, and one of reconstructions for each class where the
-network has a decoder (Ou's slides).  Written into ``RUN_DIR/analysis/``: every figure as PNG and PDF, every matrix as
-CSV, all arrays in one ``arrays.npz``.  The pictures also go into the cell's Weights & Biases run.
+The figures are those of Zhao et al. (2019) on couplings and class lengths.  For a network with a decoder there is also
+one figure of reconstructions per class (Ou's slides).  ``RUN_DIR/analysis/`` receives every figure as PNG and PDF,
+every matrix as CSV, and all arrays in one ``arrays.npz``.  The figures are also logged to the cell's Weights & Biases
+run.
 """
 
 import argparse
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from capsexp.report.canvas import Drawn
 
 SCALE = {"range": [-1, 1], "value_label": "Pearson correlation"}
-"""One for all matrices, so that they can be compared."""
+"""One scale for all matrices, so that they can be compared."""
 
 BLOCK: list[dict[str, Any]] = [
     {
@@ -69,7 +70,7 @@ BLOCK: list[dict[str, Any]] = [
         "arrays": {"dynamic": "tuning/dynamic", "fast": "tuning/fast"},
     },
 ]
-"""The paper's figures, by its numbers, as an experiment's ``report:`` block would ask for them."""
+"""The paper's figures by number, in the format of an experiment's ``report:`` block."""
 
 OURS = ("correlation/", "probabilities/", "tuning/", "decoded/")
 DECODED = "decoded/class"
@@ -106,7 +107,7 @@ def _analyse(given: argparse.Namespace) -> None:
 
 
 def _arrays(directory: Path, run: "LoadedRun") -> tuple[dict[str, "Array"], list[str]]:
-    """What the cell has kept; where that is not all, what its network says now, or a line on why it cannot be asked."""
+    """The cell's arrays, computed by its network where some are missing, and a message where that is impossible."""
     from capsexp.errors import ConfigError
     from capsexp.report.arrays import ArrayError, read_all
 
@@ -127,18 +128,18 @@ def _arrays(directory: Path, run: "LoadedRun") -> tuple[dict[str, "Array"], list
 
 
 def needed() -> set[str]:
-    """The arrays that the paper's figures draw."""
+    """The names of the arrays that the paper's figures need."""
     names = {item[key] for item in BLOCK for key in ("array", "labels", "images") if key in item}
     return names | {name for item in BLOCK for name in item.get("arrays", {}).values()}
 
 
 def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]) -> tuple[list["Drawn"], list[str]]:
-    """Every figure, and one line for each that cannot be drawn.
+    """The figures, and one message for each figure that cannot be drawn.
 
     Args:
-        arrays: by name, as a cell keeps them.
-        name: of the cell.
-        result: the body of its ``result.json``.
+        arrays: the cell's arrays by name.
+        name: the cell's name.
+        result: the body of the cell's ``result.json``.
     """
     from capsexp.report import figure_schema, onecell
     from capsexp.report.arrays import ArrayError
@@ -156,7 +157,7 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
 
 
 def _decoded(arrays: Mapping[str, "Array"]) -> list[dict[str, Any]]:
-    """One figure for each class of which there are reconstructions."""
+    """One figure for each class that has reconstructions."""
     figures = []
     for name in (name for name in arrays if name.startswith(DECODED) and name.count("/") == 1):
         label, known = name.removeprefix(DECODED), bool(arrays[f"{name}/recognised"])
@@ -168,7 +169,7 @@ def _decoded(arrays: Mapping[str, "Array"]) -> list[dict[str, Any]]:
 
 
 def write(out: Path, pictures: Sequence["Drawn"], arrays: Mapping[str, "Array"]) -> dict[str, Path]:
-    """Write pictures, tables and arrays; returns each picture's PNG by its name."""
+    """Write figures, tables and arrays; returns the PNG paths by figure name."""
     import numpy as np
 
     from capsexp import records
@@ -188,7 +189,7 @@ def write(out: Path, pictures: Sequence["Drawn"], arrays: Mapping[str, "Array"])
 
 
 def _csv(values: "Array") -> str:
-    """A matrix with its columns' numbers as a head and its rows' in front; nothing where there is no number."""
+    """A matrix as CSV with row and column numbers; NaN and infinite values give empty fields."""
     lines = [["", *(str(column) for column in range(values.shape[1]))]]
     for row, numbers in enumerate(values.tolist()):
         lines.append([str(row), *(repr(number) if math.isfinite(number) else "" for number in numbers)])
@@ -196,7 +197,7 @@ def _csv(values: "Array") -> str:
 
 
 def _means(arrays: Mapping[str, "Array"]) -> list[str]:
-    """The means of the correlations within a class and between two, in words."""
+    """Lines with the mean correlations within a class and between two classes."""
     import numpy as np
 
     lines = []
@@ -209,7 +210,7 @@ def _means(arrays: Mapping[str, "Array"]) -> list[str]:
 
 
 def _show(directory: Path, run: "LoadedRun", mode: str | None, pictures: Mapping[str, Path]) -> bool:
-    """Put the pictures into the cell's run, unless it is to have none."""
+    """Log the figures to the cell's Weights & Biases run; returns False if there is no run."""
     from capsexp import tracking
 
     config = run.config

@@ -1,7 +1,7 @@
-"""One cell's life: lock, status, resume, atomic result.
+"""One cell from start to end: lock, status, resume, atomic result.
 
-It holds under any launcher: whoever runs a cell calls :func:`run`, and the cell's own directory decides what is left
-to do.  Nothing but a KeyboardInterrupt leaves it; a failure is written down and returned.
+This holds under any launcher.  Every launcher calls :func:`run`, and the cell's own directory decides what is left to
+do.  Only a KeyboardInterrupt is raised; any other failure is recorded and returned.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ class Cell:
     """One point of a sweep.
 
     Attributes:
-        directory: where everything about it lies.
+        directory: the folder that holds all its files.
         id: its identity.
         axes: the swept values.
         config: its resolved config.
-        in_sweep: whether it runs as one of many.
-        failed_at: when the failure was recorded that this run is to try again (``Status.updated``; 0 for none): a cell
-            that another launch has tried since is left alone.  None tries again whatever failed.
+        in_sweep: whether it is part of a sweep.
+        failed_at: ``Status.updated`` of the failure that this run retries; 0 for none.  A cell that another launch has
+            retried since is skipped.  None retries any failure.
     """
 
     directory: Path
@@ -60,14 +60,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """How a try at a cell ended.
+    """The outcome of one attempt to run a cell.
 
     Attributes:
-        status: its status afterwards.
-        words: the same for people, in one line.
+        status: the cell's status after the attempt.
+        words: the status as one line of text.
         score: the selection split's accuracy.
-        busy: it waits for what another process computes, itself or a stage: try again later.
-        ran: whether this try did any work.
+        busy: whether another process computes this cell or a stage that it needs, so that it must be retried later.
+        ran: whether this attempt did any work.
         gpu: ``peak_bytes`` and ``total_bytes`` of the device's memory, where there is one.
     """
 
@@ -98,7 +98,7 @@ def run(cell: Cell) -> CellOutcome:
 
 
 def finished(cell: Cell) -> CellOutcome | None:
-    """How a cell ended that needs no more work, else None."""
+    """The outcome of a finished cell; None if the cell still needs work."""
     result = records.read_result(cell.directory)
     if result is None:
         return None
@@ -112,9 +112,9 @@ def finished(cell: Cell) -> CellOutcome | None:
 
 
 def settle(cell: Cell, state: records.State, cause: str, kind: records.Kind | None = None) -> records.Status:
-    """Write down what became of a cell whose process cannot do so any more; a result that it left makes it done.
+    """Record the outcome of a cell whose process has died; if that process left a result, the cell is done.
 
-    ``pending`` counts as one more try that is to be repeated.
+    The state ``pending`` counts as one more attempt that is to be repeated.
     """
     status = records.read_status(cell.directory) or records.Status(state, cell.id)
     try:
@@ -163,7 +163,7 @@ def _run_locked(cell: Cell) -> CellOutcome:
 
 
 def _clear_unless_resumable(directory: Path) -> None:
-    """Remove what an earlier try left, unless there is a checkpoint to go on from."""
+    """Remove the files of an earlier attempt, unless there is a checkpoint to resume from."""
     for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
         leftover.unlink(missing_ok=True)
     if (directory / records.RESUME_CHECKPOINT).exists():
@@ -175,7 +175,7 @@ def _clear_unless_resumable(directory: Path) -> None:
 
 
 def _work(cell: Cell, status: records.Status) -> records.Status:
-    """Do the work and write the result; every way in which that can end has its status."""
+    """Compute and write the result; return the status for each possible outcome."""
     try:
         from capsexp import build  # imports torch, which a finished cell does not need
 
@@ -191,7 +191,7 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
     except StageBusy as error:
         return status.now("pending", f"waits for a stage: {error}")
     except Exception as error:
-        if not isinstance(error, ConfigError | Diverged):  # these say it all in their line
+        if not isinstance(error, ConfigError | Diverged):  # their message needs no traceback
             logging.getLogger("capsexp.trace").exception("the cell failed")
         return _failure(status, error)
 
@@ -207,7 +207,7 @@ def _failure(status: records.Status, error: Exception) -> records.Status:
 
 
 def _kind(error: BaseException) -> records.Kind:
-    """Which sort of cause an exception is; what it was raised from counts too."""
+    """The kind of failure of an exception; its causes are examined too."""
     seen: BaseException | None = error
     while seen is not None:
         text = str(seen)
@@ -220,7 +220,7 @@ def _kind(error: BaseException) -> records.Kind:
 
 
 def closing_words(status: records.Status, result: dict[str, Any] | None) -> str:
-    """How a cell ended, in one line."""
+    """The outcome of a cell as one line of text."""
     if status.state != "done" or result is None:
         kind = f" ({status.kind})" if status.kind not in (None, "exception", "config", "diverged") else ""
         return f"{status.state}{kind}: {status.cause}"
@@ -235,26 +235,26 @@ def score(result: dict[str, Any] | None) -> float | None:
 
 
 _logging_to: ContextVar[Path | None] = ContextVar("logging_to", default=None)
-"""The log of the cell that runs now; several cells may be open in one process, of which one at a time runs."""
+"""The log file of the running cell; a process may have several cells open, but runs one at a time."""
 
 _open_logs = 0
-"""Logs that are open in this process: warnings are captured while there is one."""
+"""Number of open log files in this process; warnings are captured while it is not zero."""
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that a full disk does not turn into tracebacks on the terminal, and that other cells' lines leave."""
+    """A log file without the lines of other cells; a full disk causes no traceback on the terminal."""
 
     def filter(self, record: logging.LogRecord) -> Any:
-        """What is logged while this cell runs, or while none does."""
+        """Keep the records that are logged while this cell runs, or while no cell runs."""
         return _logging_to.get() in (None, Path(self.baseFilename)) and super().filter(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Lose the line."""
+        """Drop the record."""
 
 
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    """Everything that is logged while the cell runs also goes into its own file; tracebacks go only there."""
+    """Copy all log records of the running cell into its own file; tracebacks go only there."""
     global _open_logs
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -279,7 +279,7 @@ def _log_file(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _heartbeat(lock: Path) -> Iterator[None]:
-    """Touch the lock file now and then, which is how other machines see that the cell is alive."""
+    """Touch the lock file regularly, so that other machines see that the cell is alive."""
     ended = threading.Event()
 
     def beat() -> None:

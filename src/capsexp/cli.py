@@ -1,4 +1,4 @@
-"""The command: arguments in, one line and exit code 2 for what the user got wrong.
+"""The command ``python -m capsexp``; a user error gives one line and exit code 2.
 
 Exit codes: 0 all cells are done, 1 a cell failed, 2 the command or a config is wrong, 130 interrupted.
 """
@@ -25,12 +25,12 @@ resolvers.register()  # here, because a cluster's job imports this module and ne
 
 
 class Command:
-    """What Hydra calls for each job that is run in this process, and what is known of them when it is done.
+    """The callable that Hydra runs for each job of this process; it collects their outcomes.
 
     Attributes:
-        ended: how the jobs ended.
-        refused: the errors of those that could not begin.
-        exit_code: what the sweeper says of the whole sweep; None where there was none of ours.
+        ended: the statuses of the jobs that ran.
+        refused: the errors of the jobs that could not start.
+        exit_code: the exit code of the whole sweep, set by capsexp's sweeper; None under another sweeper.
     """
 
     def __init__(self) -> None:
@@ -39,14 +39,14 @@ class Command:
         self.exit_code: int | None = None
 
     def __call__(self, config: DictConfig) -> float | None:
-        """Run one cell; its score lets optimising sweepers work."""
+        """Run one cell and return its score, which optimising sweepers need."""
         try:
             from capsexp.sweep import job  # torch and Lightning are imported by the first cell, not by --help
 
             ended = job.run(config)
-        except Exception as error:  # Hydra would print the overrides, and end the sweep with the first one
+        except Exception as error:  # Hydra would print the overrides and stop the sweep at the first error
             self.refused.append(error)
-            log.debug("refused", exc_info=True)  # for a job of a cluster, whose list nobody reads
+            log.debug("refused", exc_info=True)  # for a cluster's job, where nothing reads ``refused``
             return None
         self.ended.append(ended.status)
         return ended.score
@@ -59,7 +59,7 @@ def entry() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     command = Command()
     try:
         with _hydra_environment(normalise(arguments)):
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         if command.refused:
             raise command.refused[0]
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        # OSError: a folder that cannot be written, a full disk.  ValueError: ours, or a word that Hydra refuses.
+        # OSError: a folder that cannot be written, a full disk.  ValueError: ours, or an argument that Hydra refuses.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return _complain(str(config_error(error) or one_line(error)))
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra wants them: ``-m`` first wherever it was written, ``experiment=`` with its plus."""
+    """The arguments in Hydra's form: ``-m`` first, and a plus sign before ``experiment=``."""
     flags = [word for word in arguments if word in ("-m", "--multirun")]
     rest = [word for word in arguments if word not in flags]
     for position, word in enumerate(rest):
@@ -100,7 +100,7 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _hydra_environment(arguments: Sequence[str]) -> Iterator[None]:
-    """Let Hydra see ``arguments`` and raise its errors to us; give back what was there before."""
+    """Set ``sys.argv`` for Hydra and make it raise its errors; restore both at the end."""
     before, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     sys.argv = ["capsexp", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -1,6 +1,6 @@
-"""What the commands beside ``python -m capsexp`` share: their arguments, errors in one line, and exit codes.
+"""The shared part of the other commands: argument parsing, one-line errors, and exit codes.
 
-Exit codes: 0 done, 1 something that was asked for is missing, 2 what the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 a requested item is missing, 2 a user error, 130 interrupted.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from capsexp.text import plain
 
 
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser of a command's arguments, with its help.
+    """The argument parser of a command, with its help text.
 
     Args:
         name: of the command, the module after ``capsexp.``.
@@ -30,20 +30,20 @@ def run(
     *,
     name: str | None = None,
 ) -> int:
-    """Run a command and give its exit code.
+    """Run a command and return its exit code.
 
     Args:
-        arguments: parses its words.
-        work: does it; gives the exit code, None for 0.
-        words: what the user typed; None for those of this process.
-        name: what stands before an error; None for the command's module.
+        arguments: the command's argument parser.
+        work: the function that does the work; it returns the exit code, None for 0.
+        words: the command line; None for that of this process.
+        name: the prefix of error messages; None for the command's module.
     """
     given = arguments.parse_intermixed_args(list(sys.argv[1:] if words is None else words))
     try:
         return work(given) or 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (CommandError, ConfigError, OSError) as error:

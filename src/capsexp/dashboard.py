@@ -21,7 +21,7 @@ from capsexp.tracking import login, names
 INSTALL = "needs wandb-workspaces: pip install 'capsexp[dashboard]' (in a checkout: pip install -e '.[dashboard]')"
 TARGET = "test/acc"
 MOST_RUNS = 1000
-"""Weights & Biases draws no more runs in one panel."""
+"""The largest number of runs that Weights & Biases draws in one panel."""
 
 GRADIENT = (("#440154", 0), ("#21918c", 50), ("#fde725", 100))
 CURVES = {"training loss": ["train/loss"], "validation loss": ["val/loss"], "accuracy": ["train/acc", "val/acc"]}
@@ -32,12 +32,12 @@ PATTERNS = {
     },
     "Capsules": {"share of dead capsules, each layer": r"capsules/(.*/)?dead_share$"},
 }
-"""Panels whose metrics are found by name, so that they hold whatever layers a network has."""
+"""Panels whose metrics are matched by name, so that they work for any layers of a network."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a workspace is made from: a sweep, its report block, and the config of one of its cells."""
+    """The input of a workspace: a sweep, its report block, and the config of one of its cells."""
 
     sweep: records.Sweep
     spec: Spec
@@ -49,7 +49,7 @@ class Plan:
         return otherwise if value is None else value
 
     def is_value(self, axis: str) -> bool:
-        """Whether an axis is one value in the config; a choice of a group (``data=digits,mnist``) is many."""
+        """True if an axis is a single value in the config; the choice of a group (``data=digits,mnist``) is not."""
         node: Any = self.config
         for part in axis.split("."):
             if not isinstance(node, Mapping) or part not in node:
@@ -59,7 +59,7 @@ class Plan:
 
 
 def read_plan(directory: Path) -> Plan:
-    """What is on disk about a sweep.
+    """Read the plan of a sweep from its folder.
 
     Raises:
         ConfigError: the folder holds no plan, or its report block is wrong.
@@ -73,7 +73,7 @@ def read_plan(directory: Path) -> Plan:
 
 
 def workspace(plan: Plan, project: str, entity: str) -> Any:
-    """The workspace, not saved yet (a ``wandb_workspaces.workspaces.Workspace``).
+    """The unsaved workspace (a ``wandb_workspaces.workspaces.Workspace``).
 
     Raises:
         ModuleNotFoundError: wandb-workspaces is not installed.
@@ -98,7 +98,7 @@ def workspace(plan: Plan, project: str, entity: str) -> Any:
 
 
 def as_json(made: Any) -> str:
-    """A workspace as Weights & Biases keeps it."""
+    """A workspace as JSON in the format of Weights & Biases."""
     kept = made._to_model().model_dump(by_alias=True, exclude_none=True)
     return json.dumps(kept, indent=1)
 
@@ -142,12 +142,12 @@ def _curves(panels: Any, shown: int) -> Iterator[Any]:
 
 
 def _axis(plan: Plan, axis: str, panels: Any) -> Any:
-    """Where Weights & Biases finds an axis: in the run's config, or in its summary, where every swept value stands."""
+    """The panel axis of a swept key: from the run's config, or from its summary, which holds every swept value."""
     return panels.Config(axis) if plan.is_value(axis) else panels.SummaryMetric(axis)
 
 
 def _summary_key(metric: str) -> str | None:
-    """The key that a report's metric has in a run's summary; None for those that are not sent."""
+    """The key of a report's metric in a run's summary; None for metrics that are not sent."""
     if "/" in metric or metric in ("params", "params_paper"):
         return metric
     head, _, rest = metric.partition(".")
@@ -155,7 +155,7 @@ def _summary_key(metric: str) -> str | None:
 
 
 def _filter(group: str) -> str:
-    """An expression for one group's runs; escaped, since wandb-workspaces rewrites ``=`` and ``<`` inside texts too."""
+    """A filter for one group's runs; escaped, since wandb-workspaces rewrites ``=`` and ``<`` in strings too."""
     plain = (char if char.isascii() and (char.isalnum() or char in "_-. ") else f"\\U{ord(char):08x}" for char in group)
     return f'Metric("Group") == "{"".join(plain)}"'
 

@@ -1,7 +1,7 @@
-"""What a user can get wrong, said in one line: the key, the rule, and the value received.
+"""User errors in one line: the key, the rule, and the value received.
 
-Every argument that comes from a configuration is checked by one of the functions below, where it is used.  A checker
-knows only its argument's own name (``c2``); whoever hands configurations out (``build``) puts the group before it
+Every argument that comes from a configuration is checked by one of the functions below, where it is used.  A check
+knows only the name of its argument (``c2``).  ``build``, which instantiates the configuration, adds the group
 (``model.c2``).
 """
 
@@ -29,11 +29,11 @@ class ConfigError(ValueError):
         return f"{self.key} must {self.rule}, got {self.value!r}"
 
     def within(self, group: str, *, outermost: bool = False) -> Self:
-        """The same error with ``group`` put before the key: ``c2`` becomes ``model.c2``.
+        """The same error with ``group`` as prefix of the key: ``c2`` becomes ``model.c2``.
 
         Args:
-            group: what the key stands in.
-            outermost: whether ``group`` stands in no other, so that nothing more is put before it.
+            group: the config group that contains the key.
+            outermost: whether ``group`` is a top-level group, so that no further prefix is added.
         """
         if self._whole:
             return self
@@ -43,17 +43,17 @@ class ConfigError(ValueError):
 
 
 class CommandError(Exception):
-    """What a command cannot do, in one line for the user.
+    """An error of a command, as one line for the user.
 
     Attributes:
-        exit_code: of the command; 2 is for what the user can mend.
+        exit_code: the command's exit code; 2 for a user error.
     """
 
     exit_code = 2
 
 
 def config_error(error: BaseException) -> ConfigError | None:
-    """The :class:`ConfigError` that an error was raised from, such as one of Hydra's; None where there is none."""
+    """The :class:`ConfigError` among an error's causes, such as those of a Hydra error; None if there is none."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, ConfigError):
         seen = seen.__cause__ or seen.__context__
@@ -61,29 +61,29 @@ def config_error(error: BaseException) -> ConfigError | None:
 
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-"""What torch says, in a RuntimeError, of memory that ran out."""
+"""Parts of the messages of torch's RuntimeErrors for a lack of memory."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or not."""
+    """True if an error reports a lack of memory, on a GPU or on the CPU."""
     said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     by_name = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
     return isinstance(error, MemoryError) or said or by_name
 
 
 class StageBusy(Exception):  # noqa: N818 - no error, a reason to wait
-    """Another cell is computing a stage that this one needs: try again later, nothing is lost."""
+    """Another cell computes a stage that this cell needs; the cell must be retried later."""
 
 
 class LaunchError(RuntimeError):
-    """A job of a sweep failed or was lost, where its launcher or its sweeper is not ours."""
+    """A job of a sweep failed or was lost under another launcher or sweeper than capsexp's."""
 
 
 class Diverged(Exception):  # noqa: N818 - the word that statuses use
-    """The training loss is not a finite number: going on would train nothing.
+    """The training loss is NaN or infinite, so that further training is useless.
 
     Attributes:
-        step: the optimizer step whose loss it is, counted from 1 over all epochs.
+        step: the optimizer step of that loss, counted from 1 over all epochs.
     """
 
     def __init__(self, step: int) -> None:
@@ -118,7 +118,7 @@ def require_number(
         value: what the user gave.
         minimum: the lower bound.
         maximum: the upper bound.
-        open_ends: which bounds are themselves refused: "" (none), "<" (lower), ">" (upper), "<>" (both).
+        open_ends: the bounds that are excluded: "" (none), "<" (lower), ">" (upper), "<>" (both).
     """
     lower, upper = "(" if "<" in open_ends else "[", ")" if ">" in open_ends else "]"
     rule = f"be a number in {lower}{minimum:g}, {maximum:g}{upper}"

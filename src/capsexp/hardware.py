@@ -1,4 +1,4 @@
-"""What this machine has to give: cores, memory, GPUs.  Nothing is imported that would touch a GPU."""
+"""The resources of this machine: cores, memory, GPUs.  Nothing is imported that would touch a GPU."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ MEMORY_PARTS = Path("/sys/fs/cgroup/memory.stat")
 
 
 def cores() -> int:
-    """CPU cores that this process may use: by its affinity and by its container's quota, at least one."""
+    """CPU cores that this process may use, by its affinity and its container's quota; at least one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read(QUOTA).partition(" ")
     if quota.isdigit() and period.strip().isdigit():
@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes of main memory that are free for new processes, or None where the system does not say."""
+    """Bytes of main memory that are free for new processes; None if the system does not report it."""
     lines = [line.split() for line in _read(Path("/proc/meminfo")).splitlines()]
     free = [int(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]]
     limit, used = _read(MEMORY_LIMIT).strip(), _read(MEMORY_USED).strip()
@@ -30,7 +30,7 @@ def available_memory() -> int | None:
 
 
 def _cached_files() -> int:
-    """Bytes of a container's used memory that hold files which nobody has read lately; they give way when asked to."""
+    """Bytes of a container's used memory that hold cached, inactive files; the system frees them on demand."""
     lines = [line.split() for line in _read(MEMORY_PARTS).splitlines()]
     return sum(int(words[1]) for words in lines if words[:1] == ["inactive_file"])
 
@@ -40,13 +40,13 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip()]
-        return names[: names.index("-1")] if "-1" in names else names  # what follows -1 is hidden, says CUDA
+        return names[: names.index("-1")] if "-1" in names else names  # CUDA hides what follows -1
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return []  # no driver, no GPU
-    return [line.strip() for line in told.stdout.splitlines() if line.strip().isdigit()]
+    return [line.strip() for line in listing.stdout.splitlines() if line.strip().isdigit()]
 
 
 def _read(path: Path) -> str:

@@ -1,9 +1,9 @@
-"""How much memory a training step takes, told without taking it.
+"""The memory of a training step, estimated without allocating it.
 
-A copy of the module whose parameters have sizes but no content goes through one step: its own ``step``, backward and
-its own optimizer.  Every storage that is made and freed on the way is followed, so custom autograd functions, views,
-operations in place and autocast count as what they are.  The copy's tensors are torch's fake ones, on the ``meta``
-device but with the real device's name, since autocast and fused optimizers ask for that.
+A copy of the module runs one step: its own ``step``, backward and its own optimizer.  The copy's parameters have sizes
+but no content.  Every storage that is allocated and freed during the step is tracked, so custom autograd functions,
+views, in-place operations and autocast are counted correctly.  The copy's tensors are torch's fake tensors: they are on
+the ``meta`` device but report the real device, which autocast and fused optimizers need.
 """
 
 import copy
@@ -22,19 +22,19 @@ from capsexp.nn.vote_operators import first_piece_alone
 from capsexp.types import Batch
 
 HELD_BYTES = 2**25
-"""Freed memory of blocks up to this size stays with the process on a CPU: the largest that glibc's malloc keeps."""
+"""On a CPU, the process keeps freed blocks up to this size: the largest that glibc's malloc keeps, in bytes."""
 
 HEAP_SLACK = 4 / 3
-"""What such blocks take over their own bytes, by the gaps between them (benchmarks/memory_estimate.py measures it)."""
+"""Heap size of such blocks over their own size, due to fragmentation (see benchmarks/memory_estimate.py)."""
 
 
 class Footprint(NamedTuple):
-    """Peaks of what is alive during a training step, in bytes; each has its own moment.
+    """Peaks of the live memory during a training step, in bytes; they may occur at different times.
 
     Attributes:
-        live: everything.
-        large: in storages of more than :data:`HELD_BYTES`.
-        small: in all others.
+        live: all storages.
+        large: storages of more than :data:`HELD_BYTES`.
+        small: all other storages.
     """
 
     live: int
@@ -43,17 +43,17 @@ class Footprint(NamedTuple):
 
 
 def training_step_bytes(module: nn.Module, batch: Batch, context: AbstractContextManager[Any] | None = None) -> int:
-    """Bytes that a training step holds at its peak on the device where the module lies.
+    """Peak bytes of a training step on the module's device.
 
-    They are those of parameters, buffers, gradients, the optimizer's state, what is saved for backward, what lives for
-    a moment, and the batch.  On a CPU small blocks are counted as the C library keeps them.  Not known here, and not
-    counted: what a kernel takes for itself (cuDNN's workspaces; oneDNN's copies of a layer's weights), the rounding of
+    They include parameters, buffers, gradients, the optimizer's state, tensors saved for backward, temporary tensors,
+    and the batch.  On a CPU small blocks are counted as the C library keeps them.  Some memory is unknown here and not
+    counted: the workspaces of kernels (cuDNN's workspaces; oneDNN's copies of a layer's weights), the rounding of
     CUDA's caching allocator, and the CUDA context.
 
     Args:
-        module: one with ``step`` and ``configure_optimizers``; it is left as it is.
-        batch: only its shapes and types count, so it may lie on ``meta``.
-        context: what the forward pass runs in (autocast), to be entered once.
+        module: one with ``step`` and ``configure_optimizers``; it is not changed.
+        batch: only its shapes and types count, so it may be on ``meta``.
+        context: the context of the forward pass (autocast); it is entered once.
     """
     found = trace(module, batch, context)
     if next(module.parameters()).device.type != "cpu":
@@ -63,7 +63,7 @@ def training_step_bytes(module: nn.Module, batch: Batch, context: AbstractContex
 
 
 def trace(module: nn.Module, batch: Batch, context: AbstractContextManager[Any] | None = None) -> Footprint:
-    """What is alive during a training step in its steady state, where gradients and optimizer state exist already.
+    """The live memory during a training step in its steady state: gradients and optimizer state exist already.
 
     Args:
         module: as for :func:`training_step_bytes`.
@@ -75,14 +75,14 @@ def trace(module: nn.Module, batch: Batch, context: AbstractContextManager[Any] 
     with fake, ledger:
         twins = {id(tensor): _twin(tensor) for tensor in (*module.parameters(), *module.buffers())}
         batch = Batch(*(_empty(tensor, device) for tensor in batch))
-    module = copy.deepcopy(module, cast("dict[int, Any]", twins))  # outside: what else it holds is real
+    module = copy.deepcopy(module, cast("dict[int, Any]", twins))  # outside, since its other tensors are real
     with fake, ledger, first_piece_alone():
         _step(module, batch, context or nullcontext())
     return Footprint(ledger.peaks["live"], ledger.peaks["large"], ledger.peaks["small"])
 
 
 def _step(module: Any, batch: Batch, context: AbstractContextManager[Any]) -> None:
-    """A step in Lightning's order: the last step's gradients are there until backward begins."""
+    """Run a step in Lightning's order: the last step's gradients exist until backward begins."""
     optimizer = module.configure_optimizers()
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -104,7 +104,7 @@ def _empty(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operations return, and takes them off when they are freed."""
+    """Adds the sizes of the storages that operations return, and subtracts them when they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -115,7 +115,7 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # no operation, but asked more often than all of them together
+        if func is torch.ops.prim.device.default:  # no operation, but called more often than all operations together
             return args[0].fake_device
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):

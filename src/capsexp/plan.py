@@ -1,4 +1,4 @@
-"""``python -m capsexp.plan``: what ``python -m capsexp`` with the same arguments would run, without running it."""
+"""``python -m capsexp.plan``: show what ``python -m capsexp`` would run with the same arguments."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 FORMER = {"register_resolvers": "register", "resolved": "resolved", "cell_id": "cell_id"}
-"""What scripts found in this module before planning moved to ``capsexp.sweep``, and its present name."""
+"""Former names in this module, from before planning moved to ``capsexp.sweep``, and their present names."""
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ def network_size(name: object, size: str) -> int:
         size: ``capsules`` or ``dim``.
 
     Raises:
-        ConfigError: it is no such name.
+        ConfigError: the name has another form.
     """
     found = NETWORK.fullmatch(str(name))
     if found is None:
@@ -33,7 +33,7 @@ def data_file(name: str) -> str | None:
     """Hydra resolver ``${data_file:mnist}``: the path of ``<name>.npz`` in the folder that ``CAPSEXP_DATA`` names.
 
     Returns:
-        None where there is no such file.
+        None if there is no such file.
     """
     folder = os.environ.get("CAPSEXP_DATA")
     path = Path(folder, f"{name}.npz") if folder else None
@@ -41,6 +41,6 @@ def data_file(name: str) -> str | None:
 
 
 def register() -> None:
-    """Make the resolvers known to OmegaConf, under their functions' names."""
+    """Register the resolvers with OmegaConf under the names of their functions."""
     for resolver in (cell_name, sweep_name, data_file, network_size):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -1,7 +1,7 @@
-"""The wish that running cells save and stop, asked for between epochs.
+"""The request that running cells save and stop, checked between epochs.
 
-Whoever runs cells in another process says there how the wish arrives (:func:`listen`); callbacks ask
-:func:`requested` where stopping loses nothing.
+A worker process registers the source of the request with :func:`listen`.  Callbacks call :func:`requested` at points
+where stopping loses nothing.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ _sources: list[Callable[[], bool]] = []
 
 
 def listen(source: Callable[[], bool]) -> None:
-    """Let ``source`` answer from now on whether this process is to save and stop; it takes the last one's place."""
+    """Register ``source`` as the function that returns whether to save and stop; it replaces the last one."""
     _sources[:] = [source]
 
 
 def requested() -> bool:
-    """Whether the cell that runs here should save itself and stop."""
+    """True if the running cell should save and stop."""
     return any(source() for source in _sources)
 
 
@@ -28,7 +28,7 @@ def saved_by_ctrl_c(say: Callable[[str], None]) -> Iterator[None]:
     """In this block the first Ctrl-C asks the cell to save and stop; a second one is a KeyboardInterrupt."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
-        yield  # it is ignored, or somebody else's
+        yield  # the signal is ignored, or other code handles it
         return
     pressed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""``python -m capsexp.sync [DIR ...]``: uploads the Weights & Biases runs that were kept on disk."""
+"""``python -m capsexp.sync [DIR ...]``: upload the Weights & Biases runs that were kept on disk."""
 
 import argparse
 import functools

@@ -1,8 +1,8 @@
-"""Small words that the commands share (standard library only)."""
+"""Text formatting that the commands share (standard library only)."""
 
 
 def plain(text: str) -> str:
-    """Text without control characters: a cause is another program's words, and must not steer the terminal."""
+    """Text without control characters: a cause comes from another program and must not control the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
@@ -25,7 +25,7 @@ def duration(seconds: float | None) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """Seconds to come, which nobody knows to the second: ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 2 h``."""
+    """An estimated duration, rounded: ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 2 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -38,5 +38,5 @@ def roughly(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 cell``, ``3 cells``."""
+    """A number with its noun: ``1 cell``, ``3 cells``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -115,9 +115,9 @@ def test_one_that_hangs_is_given_up_while_others_go_on(make: Make, root: Path, f
     hung = make("a", "it must hang")
     others = [make(cell) for cell in "bcde"]
     began = time.monotonic()
-    tally = sync([root], command=fake, timeout_s=2.5)
+    summary = sync([root], command=fake, timeout_s=2.5)
     assert time.monotonic() - began < 100
-    assert tally.failures == [(hung, "no end within 2.5 s")]
+    assert summary.failures == [(hung, "no end within 2.5 s")]
     assert all((path / "run-x.wandb.synced").exists() for path in others)
 
 

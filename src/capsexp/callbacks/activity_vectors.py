@@ -64,11 +64,11 @@ class ActivityVectors(ResultCallback):
         self._examples.add(batch.labels_B, own_BE, batch.pixels_BCHW, preferred_B=right_B)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._reader.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._reader.stop()
 
     @torch.no_grad()

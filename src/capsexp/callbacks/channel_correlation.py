@@ -23,7 +23,7 @@ class ChannelCorrelation(ResultCallback):
         self._maps: FeatureMaps | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen."""
+        """Register the hooks."""
         model = cast("Prunable", pl_module.model)
         self._means = {name: RunningMean().to(pl_module.device) for name in model.channel_layers()}
         self._maps = FeatureMaps(model)
@@ -38,12 +38,12 @@ class ChannelCorrelation(ResultCallback):
             self._means[name].update(channel_correlation(maps_BCHW) * len(batch.labels_B), len(batch.labels_B))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         if self._maps is not None:
             self._maps.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         self.on_test_end(trainer, pl_module)
 
     def result_metrics(self, module: L.LightningModule) -> dict[str, float]:

@@ -73,6 +73,6 @@ class ChannelScores(L.Callback):
         self.scores = {name: total / self._images for name, total in self._sums.items()}
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         if self._maps is not None:
             self._maps.stop()

@@ -14,7 +14,7 @@ ROUNDING = 1e-6
 def has_collapsed(
     accuracies: Sequence[float], chance: float, *, last: int, margin: float = 0.02, flat: float = 0.01
 ) -> bool:
-    """Whether a network only guesses, and no longer changes: near chance and flat over its last epochs.
+    """True if a network only guesses, and no longer changes: near chance and flat over its last epochs.
 
     Sahu and Altahhan (2024), section 3.5: "a very low non-recovering validation accuracy", about 10 % of ten classes
     "over multiple epochs".  The numbers are ours.  Earlier epochs do not count: a network may have learnt before.

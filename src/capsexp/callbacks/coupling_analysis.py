@@ -60,11 +60,11 @@ class CouplingAnalysis(ResultCallback):
             self._first.update(columns_BI, batch.labels_B)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._reader.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._reader.stop()
 
     # -- test images --------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class CouplingAnalysis(ResultCallback):
             self._lengths[self.source] = _joined(self._lengths.get(self.source), lengths_BK[:wanted])
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._reader.stop()
 
     # -- results ------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class DeadCapsuleLogger(ResultCallback):
     # -- the selection split ------------------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen."""
+        """Register the hooks."""
         if not trainer.sanity_checking:
             self._listen(pl_module)
 
@@ -55,11 +55,11 @@ class DeadCapsuleLogger(ResultCallback):
             pl_module.log(name, value)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._stop()
 
     # -- the test part ------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class DeadCapsuleLogger(ResultCallback):
         return {name: metric.compute() for name, metric in self._metrics.items()}
 
     def _stop(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._metrics = [], {}

@@ -97,5 +97,5 @@ def _peaks(trainer: L.Trainer) -> list[Peak]:
 
 
 def _reading_waits(device: torch.device) -> bool:
-    """Whether reading a number from the device waits for all that it has been given to do."""
+    """True if reading a number from the device waits for all that it has been given to do."""
     return device.type != "cpu"

@@ -80,7 +80,7 @@ class MasterCoefficients(ResultCallback):
             mean.update(self._reader[name].output.coupling_BJI, self._reader[name].mask_BI)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         self._reader.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

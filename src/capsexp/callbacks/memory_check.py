@@ -1,4 +1,4 @@
-"""Whether a training step fits into memory, told before the first one."""
+"""True if a training step fits into memory, told before the first one."""
 
 import logging
 

@@ -37,7 +37,7 @@ class RoutingReader:
         self._hooks = [layer.routing.register_forward_hook(self._keeper(name)) for name, layer in layers.items()]
 
     def stop(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._last = [], {}
@@ -65,7 +65,7 @@ class ClassReader:
         self._hook = class_layer(model)[1].register_forward_hook(self._keep)
 
     def stop(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         if self._hook is not None:
             self._hook.remove()
         self._hook = self._last = None

@@ -176,7 +176,7 @@ class Backend(Protocol):
         """
 
     def is_lost(self, cell: Cell, since: float) -> bool:
-        """Whether the process that last wrote a cell's status, since the cell was given out, is gone.
+        """True if the process that last wrote a cell's status, since the cell was given out, is gone.
 
         Args:
             cell: one that a worker should be doing.

@@ -28,7 +28,7 @@ class Slot:
 
     @property
     def where(self) -> str:
-        """The device, for people; empty where there is only one."""
+        """The device, for display; empty where there is only one."""
         return f"GPU {self.device}" if self.device else ""
 
 

@@ -173,7 +173,7 @@ class LocalBackend:
         return cause_of(error, timeout)
 
     def is_lost(self, cell: Cell, since: float) -> bool:
-        """Whether the process that last wrote of this cell, since it was given out, is gone."""
+        """True if the process that last wrote of this cell, since it was given out, is gone."""
         status = records.read_status(cell.directory)
         return status is not None and status.updated >= since and records.is_gone(status)
 

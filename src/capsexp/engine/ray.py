@@ -48,7 +48,7 @@ class NodeSlot(Slot):
 
     @property
     def where(self) -> str:
-        """The slot, for people."""
+        """The slot, for display."""
         return f"node {self.name}"
 
 
@@ -127,7 +127,7 @@ class ClusterDevices(Devices):
         self.follow(now=True)
 
     def has(self, node_id: str) -> bool:
-        """Whether a node is there and can be reached, as far as is known."""
+        """True if a node is there and can be reached, as far as is known."""
         self.follow(now=True)
         return node_id in {slot.device for slot in self.slots}
 

@@ -47,7 +47,7 @@ class StopFile:
 
     @property
     def value(self) -> bool:
-        """Whether it is raised."""
+        """True if it is raised."""
         try:
             return self.path.read_bytes() != b""
         except OSError:  # the file system is away for a moment
@@ -174,7 +174,7 @@ class _Job:
 
     @property
     def overdue(self) -> bool:
-        """Whether it has had more time than it may have."""
+        """True if it has had more time than it may have."""
         return bool(self._timeout and self.begun and time.monotonic() - self.begun > self._timeout)
 
     def lose(self, error: BaseException) -> None:
@@ -193,7 +193,7 @@ class RayPool:
 
     Args:
         size: how many at most.
-        name: the node's address, for people.
+        name: the node's address, for display.
         start_worker: makes an actor there.
         groups: groups after which a worker is replaced, or None.
         there: whether the node is; asked with True if it could not be reached a moment ago.

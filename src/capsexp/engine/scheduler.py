@@ -106,7 +106,7 @@ class Scheduler:
         self._lost = silent - self._lost
 
     def _is_lost(self, running: Running) -> bool:
-        """Whether all that is written of the group since it was given out was written by processes that are gone."""
+        """True if all that is written of the group since it was given out was written by processes that are gone."""
         found = [(cell, records.read_status(cell.directory)) for cell in running.entry.group]
         written = [cell for cell, status in found if status is not None and status.updated >= running.since]
         return bool(written) and all(self._backend.is_lost(cell, running.since) for cell in written)

@@ -40,5 +40,5 @@ def set_aside(directory: Path) -> None:
 
 
 def is_stale(result: Mapping[str, Any]) -> bool:
-    """Whether a finished cell's numbers come from code that has since changed what it computes."""
+    """True if a finished cell's numbers come from code that has since changed what it computes."""
     return bool(result.get("numerics") != NUMERICS_VERSION)

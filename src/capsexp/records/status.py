@@ -102,12 +102,12 @@ def read_status(directory: Path) -> Status | None:
 
 
 def is_gone(status: Status) -> bool:
-    """Whether the process that wrote this status ran on this machine and has ended."""
+    """True if the process that wrote this status ran on this machine and has ended."""
     return status.host == socket.gethostname() and not _alive(status)
 
 
 def is_user_error(status: Status) -> bool:
-    """Whether the cell failed because a value in its config breaks a rule."""
+    """True if the cell failed because a value in its config breaks a rule."""
     return status.state == "failed" and status.kind == "config"
 
 

@@ -133,7 +133,7 @@ State = Mapping[str, dict[str, Tensor]]
 
 
 def accepts(optimizer: Optimizer) -> bool:
-    """Whether :class:`StackedAdam` can take such optimizers over: plain Adam or AdamW with one group of parameters.
+    """True if :class:`StackedAdam` can take such optimizers over: plain Adam or AdamW with one group of parameters.
 
     Where padding has no gradient, its step is zero divided by epsilon, which therefore must not be zero.
     """
@@ -148,7 +148,7 @@ def accepts(optimizer: Optimizer) -> bool:
 
 
 def decoupled(optimizer: Optimizer) -> bool:
-    """Whether weight decay stays out of the moments, as in AdamW; the members of a stack agree in that."""
+    """True if weight decay stays out of the moments, as in AdamW; the members of a stack agree in that."""
     return bool(optimizer.param_groups[0]["decoupled_weight_decay"])
 
 

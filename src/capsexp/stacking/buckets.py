@@ -17,7 +17,7 @@ class Buckets:
         self._bounds: dict[Hashable, list[Size]] = {}
 
     def knows(self, group: Hashable) -> bool:
-        """Whether a group has been cut."""
+        """True if a group has been cut."""
         return group in self._bounds
 
     def cut(self, group: Hashable, sizes: Sequence[Size], number: int) -> None:

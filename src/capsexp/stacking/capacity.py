@@ -60,7 +60,7 @@ def _largest_map(member: MemberEpochs) -> int:
 
 
 def too_large(members: Sequence[MemberEpochs]) -> bool:
-    """Whether a step of a stack of these would not fit into memory, as far as their own steps tell."""
+    """True if a step of a stack of these would not fit into memory, as far as their own steps tell."""
     needed, free = bytes_of(members), free_memory(members[0].module.device)
     return len(members) > 1 and needed is not None and free is not None and needed > ROOM * free
 

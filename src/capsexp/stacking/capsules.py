@@ -33,7 +33,7 @@ ROUTINGS = (Dynamic, MaxMin, Uniform)
 
 
 def routes_alone(layer: ClassCapsules) -> bool:
-    """Whether a layer's coupling follows from an image's votes and nothing else, so that members can share routing."""
+    """True if a layer's coupling follows from an image's votes and nothing else, so that members can share routing."""
     return type(layer.routing) in ROUTINGS and layer.inference == "dynamic" and layer.master_JI is None
 
 

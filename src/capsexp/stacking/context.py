@@ -89,7 +89,7 @@ class CellContext:
             self._greenlet.throw()
 
     def stacks(self, member: MemberEpochs) -> bool:
-        """Whether the member's fit can be trained with others; where it cannot, its log says why."""
+        """True if the member's fit can be trained with others; where it cannot, its log says why."""
         if not member.asked:
             member.asked, member.refusal = True, refusal(member)
             if member.refusal is not None:

@@ -72,7 +72,7 @@ CHANNEL_WISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn
 
 
 def foldable(model: nn.Module) -> bool:
-    """Whether :func:`fold` can compute models like this one.
+    """True if :func:`fold` can compute models like this one.
 
     Every layer must be known, and each parameter belong to one layer.  What a model does between its layers cannot be
     seen from outside: it must treat the channels of a map alike (flattening, activations that are zero at zero).
@@ -101,7 +101,7 @@ def _known(module: nn.Module) -> bool:
 
 
 def _plain(leaf: nn.Module) -> bool:
-    """Whether a layer of a known type has no setting that its folded one lacks."""
+    """True if a layer of a known type has no setting that its folded one lacks."""
     if isinstance(leaf, nn.Conv2d | nn.ConvTranspose2d):
         return leaf.groups == 1 and leaf.padding_mode == "zeros" and not isinstance(leaf.padding, str)
     if isinstance(leaf, nn.BatchNorm2d):

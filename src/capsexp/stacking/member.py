@@ -31,7 +31,7 @@ class CellContext(Protocol):
     """A cell's place among those that are trained together."""
 
     def stacks(self, member: "MemberEpochs") -> bool:
-        """Whether the present fit can be trained with others; asked before every epoch."""
+        """True if the present fit can be trained with others; asked before every epoch."""
 
     def wait(self, member: "MemberEpochs") -> EpochResult | None:
         """Hand over until the next epoch is trained; None if the fit is to go on alone.
@@ -86,7 +86,7 @@ class MemberEpochs(_TrainingEpochLoop):
 
     @property
     def validates(self) -> bool:
-        """Whether the selection split is looked at behind the coming epoch."""
+        """True if the selection split is looked at behind the coming epoch."""
         whole = self.steps == self.trainer.num_training_batches
         return whole and bool(self._should_check_val_epoch())
 

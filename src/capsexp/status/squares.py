@@ -62,7 +62,7 @@ class Scale:
 
     @property
     def is_share(self) -> bool:
-        """Whether the digits are those behind the point."""
+        """True if the digits are those behind the point."""
         return self.low >= 0 and self.high <= 1 and not 0 < self.high - self.low < NARROW
 
     def digits(self, value: float) -> str:

@@ -157,7 +157,7 @@ def _key(override: Override) -> str:
 
 
 def _is_replaced(override: Override, later: Sequence[Override]) -> bool:
-    """Whether a later override of the same key leaves nothing of this one: a mapping is merged, a new key must be."""
+    """True if a later override of the same key leaves nothing of this one: a mapping is merged, a new key must be."""
     same = [each for each in later if _key(each) == _key(override)]
     return any(not _may_merge(each) and each.is_add() == override.is_add() for each in same)
 
@@ -234,7 +234,7 @@ def _composed(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]
 
 
 def _is_set_directly(word: Word, words: Sequence[Word], loader: ConfigLoader) -> bool:
-    """Whether setting the word's values on a composed config gives what composing with them gives."""
+    """True if setting the word's values on a composed config gives what composing with them gives."""
     override, key = word.override, word.key
     if not word.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
         return False

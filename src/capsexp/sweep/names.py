@@ -95,7 +95,7 @@ def _cut(name: str) -> str:
 
 
 def _sweeps(earlier: records.Sweep, overrides: Mapping[str, Override]) -> bool:
-    """Whether a folder with a short name, as older versions gave it, holds a sweep of these keys."""
+    """True if a folder with a short name, as older versions gave it, holds a sweep of these keys."""
     words = OverridesParser.create().parse_overrides([str(word) for word in earlier.overrides])
     return {word.key_or_group for word in words if _matters(word.key_or_group)} == set(overrides)
 

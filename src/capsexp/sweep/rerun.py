@@ -49,7 +49,7 @@ def _set_back(directory: Path) -> None:
 
 
 def tries_failed(rerun: Any, identifier: str) -> bool:
-    """Whether a cell that has failed is to be tried again."""
+    """True if a cell that has failed is to be tried again."""
     return any(word in ("failed", "all", identifier) for word in _words(rerun))
 
 
@@ -63,7 +63,7 @@ def _is_finished(directory: Path) -> bool:
 
 
 def runs_again(directory: Path, identifier: str, rerun: Collection[str]) -> bool:
-    """Whether a command with these words in ``sweep.rerun`` would run the cell."""
+    """True if a command with these words in ``sweep.rerun`` would run the cell."""
     result, status = records.read_result(directory), records.read_status(directory)
     if "all" in rerun or identifier in rerun:
         return True

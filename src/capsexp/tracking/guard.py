@@ -78,7 +78,7 @@ process = Process()
 
 
 def importable() -> bool:
-    """Whether wandb is there and whole; it is imported here, since a thread left behind might hold an import's lock.
+    """True if wandb is there and whole; it is imported here, since a thread left behind might hold an import's lock.
 
     Its messages about itself are switched off, and its reports to its makers: their sending holds up the exit of the
     process for ten seconds where the server is silent, even after an offline run.

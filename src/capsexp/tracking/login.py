@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def has_login() -> bool:
-    """Whether a key is at hand: in the environment, or where ``wandb login`` writes it."""
+    """True if a key is at hand: in the environment, or where ``wandb login`` writes it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     import wandb

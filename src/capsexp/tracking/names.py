@@ -85,7 +85,7 @@ def display_name(directory: str, cell_id: str, axes: Mapping[str, Any]) -> str:
 
 
 def _is_told_apart(value: object) -> bool:
-    """Whether a directory's name holds this value so that no other one looks like it."""
+    """True if a directory's name holds this value so that no other one looks like it."""
     if isinstance(value, str):
         return bool(_WORD.fullmatch(value)) and value.lower() not in _LIKE_OTHER_TYPES
     return value is None or isinstance(value, bool | int | float)

@@ -1,4 +1,4 @@
-"""Uploads the Weights & Biases runs that were kept on disk, with wandb's own ``sync``."""
+"""Upload of the Weights & Biases runs that were kept on disk, with wandb's own ``sync``."""
 
 import os
 import subprocess
@@ -14,20 +14,20 @@ from capsexp import records
 from capsexp.tracking.guard import UNSENT
 
 TIMEOUT_S = 120.0
-"""Seconds after which one run's upload is given up; wandb itself would try for days."""
+"""Seconds after which the upload of one run is aborted; wandb itself would try for days."""
 
 AT_ONCE = 4
 
 COMMAND = (sys.executable, "-m", "wandb", "sync", "--include-online")
-"""wandb's command; the runs' paths are added.  Without the flag it leaves out runs that began online."""
+"""wandb's command; the paths of the runs are appended.  Without the flag it skips runs that began online."""
 
 HEADER_BYTES = 7
-"""A run's file holds no more than this where its process was killed before wandb wrote anything into it."""
+"""Size of a run's file whose process was killed before wandb wrote any data."""
 
 
 @dataclass
-class Tally:
-    """What became of the runs: how many were uploaded, already there, empty or left for later, and what went wrong."""
+class UploadSummary:
+    """Counts of the runs that were uploaded, already uploaded, empty or postponed, and the failures."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[Path, str]] = field(default_factory=list)
@@ -61,33 +61,34 @@ def sync(
     command: Sequence[str] = COMMAND,
     timeout_s: float = TIMEOUT_S,
     at_once: int = AT_ONCE,
-    tell: Callable[[str], object] = lambda line: None,
-) -> Tally:
-    """Upload what is below these directories and not uploaded yet.
+    report: Callable[[str], object] = lambda line: None,
+) -> UploadSummary:
+    """Upload the runs below these directories that are not uploaded yet.
 
-    Cells are done several at once, the runs of one cell one after the other: they have one id, and the last one counts.
+    Several cells are uploaded in parallel.  The runs of one cell are uploaded in sequence, since they share one id and
+    the last run counts.
 
     Args:
         directories: where to look.
-        command: what uploads one run; its directory is added.
-        timeout_s: seconds that one run may take.
-        at_once: how many uploads run beside each other.
-        tell: gets a line for every run that failed.
+        command: the command that uploads one run; the run's directory is appended.
+        timeout_s: time limit per run in seconds.
+        at_once: number of parallel uploads.
+        report: receives one line per failed run.
     """
-    tally = Tally()
+    summary = UploadSummary()
     upload = partial(_upload, command=command, timeout_s=timeout_s)
     with ThreadPoolExecutor(at_once) as pool:
         try:
             for outcomes in pool.map(partial(_sync_cell, upload=upload), *_columns(find_runs(directories))):
                 for path, outcome, reason in outcomes:
                     if outcome == "failed":
-                        tally.failures.append((path, reason))
-                        tell(f"failed: {path}: {reason}")
-                    tally.counts[outcome] += 1
+                        summary.failures.append((path, reason))
+                        report(f"failed: {path}: {reason}")
+                    summary.counts[outcome] += 1
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return tally
+    return summary
 
 
 def _columns(runs: dict[Path, list[Path]]) -> tuple[list[Path], list[list[Path]]]:
@@ -95,7 +96,7 @@ def _columns(runs: dict[Path, list[Path]]) -> tuple[list[Path], list[list[Path]]
 
 
 def _sync_cell(cell: Path, runs: Sequence[Path], upload: Callable[[Path], str | None]) -> list[tuple[Path, str, str]]:
-    """What became of each run of one cell, and why."""
+    """The path, outcome and reason of each run of one cell."""
     status = records.read_status(cell)
     if status is not None and status.state == "running":
         return [(path, "there" if _is_synced(path) else "running", "") for path in runs]
@@ -119,19 +120,19 @@ def _is_synced(path: Path) -> bool:
 
 
 def _upload(path: Path, command: Sequence[str], timeout_s: float) -> str | None:
-    """Upload one run; None, or why it is not there.
+    """Upload one run; returns None, or the reason of the failure.
 
-    wandb's exit code says little (it is 0 for a damaged file), so the mark that it leaves beside the file decides.
+    wandb's exit code is not reliable (it is 0 for a damaged file), so the marker file that wandb writes decides.
     """
     # WANDB_SILENT would hide the reason; wandb-core ends by itself when the process that started it is killed.
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SILENT", "WANDB_MODE")}
     environment["WANDB_DIR"] = str(
         path.parent.parent.resolve()
-    )  # its own logs; else a wandb/ folder appears right here
+    )  # for wandb's own logs; otherwise it creates a wandb/ folder in the working directory
     try:
         done = subprocess.run(
             [*command, str(path)],
-            stdin=subprocess.DEVNULL,  # nobody is asked for a login
+            stdin=subprocess.DEVNULL,  # no prompt for a login
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -150,7 +151,7 @@ def _upload(path: Path, command: Sequence[str], timeout_s: float) -> str | None:
 
 
 def _reason(output: str, code: int) -> str:
-    """What wandb's output says about a failure, in one line."""
+    """The reason of a failure from wandb's output, in one line."""
     lines = [" ".join(line.split()).removeprefix("wandb: ") for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error") and "debug-cli" not in line]
     if errors:

@@ -1,1 +1,1 @@
-"""Hydra's way into capsexp's engines: a launcher, and the sweeper that goes with it."""
+"""Hydra plugins for capsexp's engines: a launcher and two sweepers."""

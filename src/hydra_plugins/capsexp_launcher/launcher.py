@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 
 
 class CapsexpLauncher(Launcher):
-    """Runs the cells of a sweep several at once; a failure of one costs only that one.
+    """Runs several cells of a sweep in parallel; the failure of one cell does not affect the others.
 
-    The sweeper ``capsexp`` hands the whole plan to the engine and never calls :meth:`launch`.  Every other sweeper
-    does, batch after batch, and the plan grows by each.
+    The sweeper ``capsexp`` passes the whole plan to the engine and never calls :meth:`launch`.  Every other sweeper
+    calls it once per batch, and each batch extends the plan.
 
     Its settings are those of :class:`capsexp.engine.options.Options`; the plan checks and keeps them.
     """
@@ -26,11 +26,11 @@ class CapsexpLauncher(Launcher):
         self._plan: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what it takes to compose the jobs of another sweeper."""
+        """Store the config and its loader, which compose the jobs of another sweeper."""
         self._config, self._loader = config, hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; a job returns its cell's score, and one whose cell is not done its cause."""
+        """Run the jobs; a job returns its cell's score, or an error if the cell is not done."""
         from capsexp.errors import LaunchError
         from capsexp.sweep.run import run_batch
 

@@ -1,4 +1,4 @@
-"""The sweeper ``optuna``: a search by Optuna, whose cells are made as it goes (extra ``optuna``)."""
+"""The sweeper ``optuna``: a search by Optuna, which creates its cells during the search (extra ``optuna``)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,25 @@ class OptunaSweeper(Sweeper):
 
     Args:
         params: the experiment's axes, which the search reads from the config.
-        **options: those of :class:`capsexp.sweep.search.Search`.
+        **options: the arguments of :class:`capsexp.sweep.search.Search`.
     """
 
     def __init__(self, params: Any = None, **options: Any) -> None:
         self._options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what it takes to search, and make the launcher."""
+        """Store the config and its loader, and create the launcher."""
         self._config, self._loader = config, hydra_context.config_loader
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: Sequence[str]) -> None:
-        """Search."""
+        """Run the search.
+
+        Raises:
+            ConfigError: Optuna is not installed.
+        """
         from capsexp.errors import ConfigError
 
         try:

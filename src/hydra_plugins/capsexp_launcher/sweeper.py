@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 
 class CapsexpSweeper(Sweeper):
-    """Plans a grid and lets a launcher run it; see :func:`capsexp.sweep.run.run_sweep`.
+    """Plans a grid and runs it with a launcher; see :func:`capsexp.sweep.run.run_sweep`.
 
     Args:
-        max_batch_size: cells that another launcher than ``capsexp`` gets at once; None for all.
+        max_batch_size: cells per batch for another launcher than ``capsexp``; None for all.
         params: the experiment's grid, which the plan reads from the config.
     """
 
@@ -21,14 +21,14 @@ class CapsexpSweeper(Sweeper):
         self._batch_size = max_batch_size
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what it takes to plan, and make the launcher."""
+        """Store the config and its loader, and create the launcher."""
         self._config, self._loader, self._task = config, hydra_context.config_loader, task_function
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: Sequence[str]) -> int:
-        """Run what the plan leaves to run; returns the exit code, and tells it to the command that Hydra runs for."""
+        """Run the cells of the plan that need it; returns the exit code and stores it in the command."""
         from capsexp.sweep.run import run_sweep
 
         code = run_sweep(self._config, self._loader, self._launcher, self._batch_size)
