@@ -40,7 +40,7 @@ class Heard:
     ended_: dict[str, CellOutcome] = field(default_factory=dict)
     put_back_: list[tuple[str, str]] = field(default_factory=list)
     split_: list[tuple[list[str], str]] = field(default_factory=list)
-    said_: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     most: Counter[str] = field(default_factory=Counter)
     at_tick: Callable[[], None] = lambda: None
     _held: Counter[str] = field(default_factory=Counter)
@@ -74,8 +74,8 @@ class Heard:
             self._left(cell)
         self.split_.append(([cell.id for cell in cells], why))
 
-    def said(self, line: str) -> None:
-        self.said_.append(line)
+    def message(self, line: str) -> None:
+        self.messages.append(line)
 
     def tick(self) -> None:
         self.at_tick()

@@ -67,7 +67,7 @@ def test_what_goes_wrong_in_a_member_is_its_own(tmp_path: Path, capfd: pytest.Ca
     assert len({each.pid for each in executions(tmp_path)}) == 1, "nothing of that ends a worker"
     assert status_of(cells[2]).retried == ("RuntimeError: CUDA out of memory. Tried to allocate 2 GiB",)
     assert sorted(key for key, _ in heard.put_back_) == [cells[2].id, cells[3].id]
-    assert heard.said_ == ["the cache is\tslow"]
+    assert heard.messages == ["the cache is\tslow"]
     assert "said by print\n" in log_of(cells[0])
     assert "INFO capsexp.data: of no interest" in log_of(cells[4])
     assert capfd.readouterr() == ("", "")
@@ -78,7 +78,7 @@ def test_a_broken_stack_is_said_and_its_cells_run_in_smaller_ones(tmp_path: Path
     run_sweep(cells, ONE, heard, groups=[tuple(cells)])
     assert {status_of(cell).state for cell in cells} == {"done"}
     assert tries(tmp_path, cells) == [1, 1, 1]
-    assert [line.partition("; see")[0] for line in heard.said_] == ["a stack broke (MemoryError: too many"] * 2
+    assert [line.partition("; see")[0] for line in heard.messages] == ["a stack broke (MemoryError: too many"] * 2
     assert "Traceback" in log_of(cells[0])
 
 

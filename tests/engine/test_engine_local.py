@@ -188,7 +188,7 @@ def test_the_first_cell_says_how_many_fit_on_a_gpu(tmp_path: Path) -> None:
     first_end = min(each.end for each in found)
     early = [each.cuda for each in found if each.begin < first_end]
     assert len(early) == len(set(early)), "one alone on each until it is known"
-    assert heard.said_ == ["3 cells at once on each GPU: the first needed 1.40 of 7.0 GB"]
+    assert heard.messages == ["3 cells at once on each GPU: the first needed 1.40 of 7.0 GB"]
     assert {cell.id: status_of(cell).state for cell in cells} == {cell.id: "done" for cell in cells}
 
 
@@ -244,8 +244,8 @@ def test_after_a_failure_that_stops_the_sweep_running_cells_end_and_no_more_star
     assert [status_of(cell).state for cell in cells[:2]] == ["failed", "done"]
     assert summary.left == cells[2:]
     assert not summary.stopped
-    assert len(heard.said_) == 1
-    assert "no further cell is started" in heard.said_[0]
+    assert len(heard.messages) == 1
+    assert "no further cell is started" in heard.messages[0]
 
 
 @pytest.mark.parametrize("fault", ["memory", "stage_busy"])
@@ -287,14 +287,14 @@ def test_workers_that_die_between_cells_lose_none(tmp_path: Path, layout: Layout
     heard = Heard()
     run_sweep(cells, layout, heard, Options(retries=3))
     assert {status_of(cell).state for cell in cells} == {"done"}
-    assert not any("given up" in line for line in heard.said_)
+    assert not any("given up" in line for line in heard.messages)
 
 
 def test_workers_that_can_never_start_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.worker, "start", work.never_starts)
     cells, heard = cells_in(tmp_path, 12), Heard()
     summary = run_sweep(cells, TWO, heard, Options(retries=1))
-    assert set(heard.said_) == {"worker processes die before they can begin; the sweep is given up"}
+    assert set(heard.messages) == {"worker processes die before they can begin; the sweep is given up"}
     assert executions(tmp_path) == []
     assert len(summary.left) >= 6, "the sweep is given up long before every cell has been tried"
     assert "done" not in {ended.status.state for ended in summary.outcomes.values()}
@@ -325,7 +325,7 @@ def test_one_worker_that_dies_at_its_start_does_not_end_the_sweep(
     monkeypatch.setenv("FIRST_WORKER", str(tmp_path / "first"))
     cells, heard = cells_in(tmp_path, 8), Heard()
     summary = run_sweep(cells, Layout((None,), 1, 5, 5), heard)
-    assert heard.said_ == []
+    assert heard.messages == []
     assert summary.left == []
     assert {status_of(cell).state for cell in cells} == {"done"}
 

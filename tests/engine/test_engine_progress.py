@@ -31,14 +31,14 @@ def test_plain_lines(tmp_path: Path) -> None:
     cells, lines = cells_in(tmp_path, 3), io.StringIO()
     shown = Progress(12, 7, 2, lines)
     with shown.shown():
-        shown.said("running 5, 2 at once, 1 thread a cell")
+        shown.message("running 5, 2 at once, 1 thread a cell")
         for cell in cells:
             shown.started(cell, "GPU 0")
             shown.tick()
         shown.ended(cells[0], done(cells[0]))
         shown.put_back(cells[1], "signal: killed; it is tried again, alone on its device")
-        shown.said("the cache is slow")
-        shown.said("the cache is slow")
+        shown.message("the cache is slow")
+        shown.message("the cache is slow")
         shown.ended(cells[2], failed(cells[2]))
     assert lines.getvalue().splitlines() == [
         "running 5, 2 at once, 1 thread a cell",
@@ -108,7 +108,7 @@ def test_a_closed_pipe_does_not_end_the_sweep(tmp_path: Path) -> None:
         (cell,) = cells_in(tmp_path, 1)
         shown = Progress(1, 0, 1, stream)
         shown.started(cell, "")
-        shown.said("a line")
+        shown.message("a line")
         shown.ended(cell, done(cell))
         assert shown.done == 1
 
@@ -117,7 +117,7 @@ def run_through(shown: LiveProgress, cells: list[Cell]) -> None:
     """20 cells run, one ends well, one fails."""
     for cell in cells:
         shown.started(cell, "GPU 3")
-    shown.said("[bold] is no markup")
+    shown.message("[bold] is no markup")
     shown.ended(cells[0], done(cells[0]))
     shown.ended(cells[1], failed(cells[1]))
     shown.tick()

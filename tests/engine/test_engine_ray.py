@@ -184,7 +184,7 @@ def test_no_worker_outlives_a_command_that_is_killed(sweep: Callable[[str], Swee
     assert running.over(worker) == ["interrupted", None, None]
     (leftover,) = running.folder.glob(f"{ray_cluster.PREFIX}*")
     os.utime(leftover, (0, 0))  # a young one may belong to a command that is about to take the lock
-    ray_cluster.Shared(running.folder).close()
+    ray_cluster.SharedFolder(running.folder).close()
     assert not leftover.exists(), "the next sweep tidies up behind one that was killed"
 
 
@@ -269,7 +269,7 @@ def test_workers_that_can_never_start_end_the_sweep(
     summary = run_sweep(two, cells, heard, Layout(("",), 2, None, 1))
     (_, where), *_ = heard.started_
     given_up = "worker processes die before they can begin; the sweep is given up"
-    assert heard.said_ == [f"a worker on {where} died before it could begin", given_up]
+    assert heard.messages == [f"a worker on {where} died before it could begin", given_up]
     assert len(summary.left) == 5
 
 
@@ -305,14 +305,14 @@ def refused(nodes: Nodes, folder: Path) -> str:
 def test_a_node_that_does_not_share_the_folder_is_named(
     two: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = ray_cluster.Shared.ask
+    ask = ray_cluster.SharedFolder.ask
 
     def elsewhere(self: Any, node: Node) -> Any:
         if node.name == HEAD:
             return ask(self, node)
-        return ray.remote(ray_workers.look).options(num_cpus=0).remote(self.folder / "elsewhere", node.id)
+        return ray.remote(ray_workers.inspect_folder).options(num_cpus=0).remote(self.folder / "elsewhere", node.id)
 
-    monkeypatch.setattr(ray_cluster.Shared, "ask", elsewhere)
+    monkeypatch.setattr(ray_cluster.SharedFolder, "ask", elsewhere)
     folder = tmp_path / "sweep"
     rule = refused(two, folder)
     assert rule == f"be of a cluster whose nodes share the sweep's folder: node {two.second} does not see {folder}"
@@ -321,8 +321,8 @@ def test_a_node_that_does_not_share_the_folder_is_named(
 def test_what_a_node_must_have(head: Nodes, tmp_path: Path) -> None:
     """Each of it is named where it is missing."""
     node = Node("an id", "10.0.0.7", 1, 0, 0)
-    with contextlib.closing(ray_cluster.Shared(tmp_path)) as shared:
-        fine = ray_workers.look(shared.folder, node.id)
+    with contextlib.closing(ray_cluster.SharedFolder(tmp_path)) as shared:
+        fine = ray_workers.inspect_folder(shared.folder, node.id)
         assert shared.fault(node, ray.put(fine)) is None
 
         rule = shared.fault(node, ray.put(replace(fine, versions="capsexp 7")))
@@ -336,7 +336,7 @@ def test_what_a_node_must_have(head: Nodes, tmp_path: Path) -> None:
 
 
 def test_a_node_without_the_package_is_named(head: Nodes, tmp_path: Path) -> None:
-    with contextlib.closing(ray_cluster.Shared(tmp_path)) as shared:
+    with contextlib.closing(ray_cluster.SharedFolder(tmp_path)) as shared:
         rule = shared.fault(Node("an id", "10.0.0.7", 1, 0, 0), ray.remote(missing).options(num_cpus=0).remote())
     why = "ModuleNotFoundError: No module named 'capsexp'"
     assert rule == f"be of a cluster whose nodes can run capsexp: node 10.0.0.7 says {why}"

@@ -146,7 +146,7 @@ def test_workers_that_always_die_leave_all_cells(tmp_path: Path) -> None:
     heard.at_tick = worse
     summary = run_groups([tuple(cells[:3]), tuple(cells[3:])], backend, heard)
     assert [cell.id for cell in summary.left] == [cell.id for cell in cells]
-    assert heard.said_ == ["worker processes die before they can begin; the sweep is given up"]
+    assert heard.messages == ["worker processes die before they can begin; the sweep is given up"]
 
 
 # -- single cells of a stack -------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_after_giving_up_nothing_of_a_stack_is_put_back(tmp_path: Path) -> None:
     summary = run_groups([tuple(cells[:4]), tuple(cells[4:])], backend, heard, Options(fail_fast=True))
     assert len(backend.given) == 1
     assert summary.outcomes.keys() == {cells[0].id, cells[2].id}
-    assert "fail_fast: no further cell is started" in heard.said_
+    assert "fail_fast: no further cell is started" in heard.messages
 
 
 def test_a_stack_that_breaks_after_the_sweep_was_given_up_is_left(tmp_path: Path) -> None:
@@ -355,5 +355,5 @@ def test_cells_of_a_stack_save_themselves(tmp_path: Path, killed: bool) -> None:
     assert backend.events == ["stop", "close"]
     assert len(backend.given) == 1
     assert [ended.status.state for ended in summary.outcomes.values()] == ["done", "interrupted", "interrupted"]
-    assert heard.said_ == ["stopping: 2 running cells save themselves; Ctrl-C again ends them at once"]
+    assert heard.messages == ["stopping: 2 running cells save themselves; Ctrl-C again ends them at once"]
     assert heard.split_ == []

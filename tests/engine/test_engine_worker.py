@@ -38,7 +38,7 @@ def test_output_goes_into_the_log_and_warnings_come_out_once(tmp_path: Path, cap
     cells, lines = cells_in(tmp_path, 4, faults=["noisy"]), io.StringIO()
     progress = Progress(4, 0, 1, lines)
     heard = Heard()
-    heard.said = progress.said  # type: ignore[method-assign]
+    heard.message = progress.message  # type: ignore[method-assign]
     run_sweep(cells, ONE, heard)
     assert capfd.readouterr() == ("", "")
     assert lines.getvalue() == "the cache is\tslow\n"

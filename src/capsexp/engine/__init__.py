@@ -1,8 +1,9 @@
-"""Runs the cells of a sweep, several at once, and loses none.
+"""Engines, which run several cells of a sweep in parallel.
 
-An engine takes groups of cells and tells a :class:`~capsexp.engine.base.Listener` what becomes of them.  The rooms:
-``options`` is what a user may say and what follows from it, ``base`` the interfaces, ``devices`` which group may start
-where, ``queue`` what waits and what runs, ``loop`` the loop over it, ``policy`` what becomes of cells, ``signals`` how
-a user stops it, ``progress`` what people see.  The loop starts workers from a backend: ``local`` has the processes of
-this machine (``pool``), ``ray`` actors of a cluster; ``worker`` is what runs inside them.
+An engine takes groups of cells and reports their outcomes to a :class:`~capsexp.engine.base.Listener`.  The modules:
+``options`` has the launcher's settings and the layout that follows from them, ``base`` the interfaces, ``devices`` the
+assignment of groups to devices, ``queue`` the waiting and running groups, ``scheduler`` the main loop, ``retry_policy``
+the decision which cells are retried, ``signals`` the handling of Ctrl-C and SIGTERM, ``progress`` the output for the
+user.  The scheduler gets workers from a backend: ``local`` starts processes on this machine, ``ray`` starts actors in a
+cluster (``ray_cluster``, ``ray_workers``).  ``worker`` is the code that runs inside a worker.
 """

@@ -1,4 +1,4 @@
-"""The interfaces between cells and whatever runs them: a listener, an engine, a worker's task, and pools of workers."""
+"""The interfaces of an engine: listener, engine, a worker's task, worker pools and backends."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -10,17 +10,17 @@ from capsexp.cell import Cell, CellOutcome
 from capsexp.engine.devices import Slot
 
 Group = tuple[Cell, ...]
-"""Cells that one worker gets at once, at least one: a cell on its own, or several that are trained as one stack."""
+"""The cells of one task of a worker, at least one: a single cell, or several that are trained as one stack."""
 
 
 class Listener(Protocol):
-    """Receives what happens to the cells while an engine runs them."""
+    """Receives the events of the cells while an engine runs them."""
 
     def started(self, cell: Cell, where: str) -> None:
-        """A cell was given to a worker; ``where`` names the device (:attr:`~capsexp.engine.devices.Slot.where`)."""
+        """A cell was assigned to a worker; ``where`` names the device (:attr:`~capsexp.engine.devices.Slot.where`)."""
 
     def ended(self, cell: Cell, outcome: CellOutcome) -> None:
-        """A cell has come to its end in this sweep."""
+        """A cell has its final outcome in this sweep."""
 
     def put_back(self, cell: Cell, why: str) -> None:
         """A cell goes back into the queue."""
@@ -28,20 +28,20 @@ class Listener(Protocol):
     def split(self, cells: Sequence[Cell], why: str) -> None:
         """The cells of a stack go back into the queue, in smaller groups if the stack broke."""
 
-    def said(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """A message that concerns the whole sweep."""
 
     def tick(self) -> None:
-        """Called several times a second."""
+        """Called several times per second."""
 
 
 @dataclass
 class Summary:
-    """How a sweep ended.
+    """The outcome of a sweep.
 
     Attributes:
-        outcomes: of the cells that came to an end, by id.
-        left: cells that were not started, or did not come to an end.
+        outcomes: the outcomes of the cells that ended, by id.
+        left: cells that were not started or did not end.
         stopped: whether the user stopped the sweep.
     """
 
@@ -51,32 +51,32 @@ class Summary:
 
 
 class Engine(Protocol):
-    """Runs cells, each at most once at a time, and returns how each ended.
+    """Runs cells, each at most once at a time, and returns their outcomes.
 
-    There are two, made alike and each for one sweep: ``LocalEngine(options, layout, work)`` in ``local`` and
-    ``RayEngine(options, layout, work)`` in ``ray``.  The constructor of an engine beyond this machine looks for what it
-    needs there.
+    There are two engines with the same constructor: ``LocalEngine(options, layout, work)`` in ``local`` and
+    ``RayEngine(options, layout, work)`` in ``ray``.  One object runs one sweep.  The constructor of ``RayEngine``
+    connects to the cluster and checks its resources.
 
     Raises:
         ConfigError: by the constructor or by ``run``, before any cell starts: a setting of the launcher does not fit
-            what is there.
+            the available resources.
     """
 
     @property
     def at_once(self) -> int:
-        """How many groups run at the same time, as far as is known before the first one starts; at least one."""
+        """Number of groups that run at the same time, as known before the first one starts; at least one."""
 
     def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
-        """Run the groups in order; whatever happens to one cell costs only that one."""
+        """Run the groups in order; a failure of one cell does not affect the others."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker sends back when it is done with a group.
+    """The message that a worker returns after a group.
 
     Attributes:
-        outcomes: of its cells, by id; a cell that is not named came to no end, and is to be run again.
-        warnings: log lines that the user should see.
+        outcomes: the outcomes of the group's cells by id; a missing cell did not end and must run again.
+        warnings: log lines for the user.
     """
 
     outcomes: dict[str, CellOutcome]
@@ -84,21 +84,21 @@ class Report:
 
 
 class Work(Protocol):
-    """What a worker does with a group of cells; it is pickled and sent to the worker."""
+    """The task of a worker for a group of cells; it is pickled and sent to the worker."""
 
     def prepare(self) -> None:
-        """Import what is slow, once per worker and before its first group, so that no time limit pays for it."""
+        """Import slow modules, once per worker and before its first group, so that no time limit includes it."""
 
     def __call__(self, group: Group) -> Report:
-        """Do a group, and leave the process as it was."""
+        """Run a group, and restore the state of the process afterwards."""
 
 
 class WorkerDied(Exception):  # noqa: N818 - an event that the scheduler handles
-    """A worker died in the middle of its group, and could not say so itself.
+    """A worker died while it ran a group.
 
     Attributes:
-        kind: of the cause, as statuses name it.
-        cause: the same for people.
+        kind: the kind of failure, as in ``Status.kind``.
+        cause: the cause as one line of text.
     """
 
     def __init__(self, kind: records.Kind, cause: str) -> None:
@@ -107,13 +107,13 @@ class WorkerDied(Exception):  # noqa: N818 - an event that the scheduler handles
 
 
 class WorkerPool(Protocol):
-    """Some workers of one device, each with one group at a time.
+    """Workers of one device; each runs one group at a time.
 
     Attributes:
-        size: how many workers.
-        busy: how many of them have a group; the scheduler counts it.
-        failed_starts: how many workers in a row died while none had a cell.  The pool counts it up, and the scheduler
-            sets it to 0 when it sees a group begin.
+        size: number of workers.
+        busy: number of workers that have a group; the scheduler updates it.
+        failed_starts: number of consecutive workers that died before they had a cell.  The pool increments it, and the
+            scheduler resets it to 0 when a group starts.
     """
 
     size: int
@@ -121,64 +121,65 @@ class WorkerPool(Protocol):
     failed_starts: int
 
     def submit(self, group: Group, timeout: float | None) -> "Future[Report]":
-        """Let a worker do a group, and return at once.
+        """Run a group in a worker; return immediately.
 
-        The future ends with a report, or with an error that :meth:`Backend.cause_of` understands: ``BrokenProcessPool``
-        (of ``concurrent.futures.process``) says that the worker died before it began, which costs the group nothing.
+        The future ends with a report, or with an error for :meth:`Backend.cause_of`.  ``BrokenProcessPool`` (of
+        ``concurrent.futures.process``) means that the worker died before it started the group, which costs the group no
+        attempt.
 
         Args:
             group: one cell, or several that are trained as one stack.
-            timeout: seconds after which the worker is ended, counted from when it begins with the group; or None.
+            timeout: seconds after which the worker is killed, counted from the start of the group; or None.
         """
 
     def poll(self) -> None:
-        """Find workers that died unnoticed, and replace them; called several times a second."""
+        """Find and replace dead workers; called several times per second."""
 
     def close(self) -> None:
         """Stop replacing workers."""
 
     def stop(self) -> None:
-        """End the workers, and wait until they are gone."""
+        """Stop the workers, and wait until their processes have ended."""
 
 
 class Backend(Protocol):
-    """Where workers come from: processes of this machine, or actors of a cluster.
+    """The source of workers: processes of this machine, or actors of a cluster.
 
-    The scheduler asks for pools as devices come into use, never for more workers on a device than fit there.
+    The scheduler requests a pool when it first uses a device, and never more workers than the device has room for.
     """
 
     def pool(self, slot: Slot, size: int) -> WorkerPool:
-        """New workers.
+        """A pool of new workers.
 
         Args:
-            slot: one of the scheduler's devices; the workers are bound to it for life.
-            size: how many, at least one.
+            slot: one of the scheduler's devices; the workers stay bound to it.
+            size: number of workers, at least one.
         """
 
     def ask_to_stop(self) -> None:
-        """Let running cells save and stop, as soon as they see the request (``stop_request.requested``)."""
+        """Request that running cells save and stop (see ``stop_request.requested``)."""
 
     def end(self) -> None:
-        """End all workers at once, and wait until they are gone, so that their cells' locks are free."""
+        """Kill all workers, and wait until their processes have ended, so that their cells' locks are free."""
 
     def close(self) -> None:
-        """Release all that the backend holds: workers and whatever else it made."""
+        """Release all resources of the backend, its workers included."""
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
-        """Why a group ended without a report.
+        """The cause why a group ended without a report.
 
         Args:
-            error: what its future raised, or :class:`WorkerDied`.
-            timeout: the seconds that a cell has (``hydra.launcher.cell_timeout``), or None.
+            error: the error of its future, or :class:`WorkerDied`.
+            timeout: the time limit of a cell in seconds (``hydra.launcher.cell_timeout``), or None.
 
         Returns:
-            The kind (``signal`` where the worker died, ``timeout`` where it was ended for that), and a line for people.
+            The kind (``signal`` if the worker died, ``timeout`` if it exceeded the limit), and the cause as one line.
         """
 
     def is_lost(self, cell: Cell, since: float) -> bool:
-        """True if the process that last wrote a cell's status, since the cell was given out, is gone.
+        """True if the process that wrote a cell's status since the cell was assigned has ended.
 
         Args:
-            cell: one that a worker should be doing.
-            since: seconds since 1970 when it was given out.
+            cell: a cell that is assigned to a worker.
+            since: time of the assignment, in seconds since 1970.
         """

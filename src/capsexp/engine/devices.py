@@ -1,4 +1,4 @@
-"""The devices of a sweep: which group may start where, never more than fit, and alone where that is asked for."""
+"""The devices of a sweep and their assignment to groups, within each device's capacity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ DEVICE_MARGIN = 0.9
 """Share of a GPU's memory that cells may fill together."""
 
 CONTEXT_BYTES = 600_000_000
-"""What a process needs on a GPU besides its tensors: the driver's context and the libraries' kernels."""
+"""Bytes that a process needs on a GPU besides its tensors: the driver's context and the libraries' kernels."""
 
 
 @dataclass
 class Slot:
-    """A device and how much of it is in use.
+    """A device and its current load.
 
     Attributes:
         device: its name for CUDA_VISIBLE_DEVICES, or None.
-        capacity: workers at once.
-        held: workers that have a group now.
-        alone: whether the group that runs there has the device to itself.
+        capacity: maximum number of concurrent workers.
+        held: number of workers that have a group now.
+        alone: whether the running group has exclusive use of the device.
     """
 
     device: str | None
@@ -37,8 +37,8 @@ class Devices:
 
     Args:
         devices: their names.
-        per_device: cells at once on each; None = one, until :meth:`measured` says how much a cell needs.
-        most: cells at once altogether.
+        per_device: concurrent cells per device; None = one, until :meth:`measured` sets it from the memory of a cell.
+        most: concurrent cells on all devices.
     """
 
     def __init__(self, devices: Sequence[str | None], per_device: int | None, most: int) -> None:
@@ -48,11 +48,11 @@ class Devices:
 
     @property
     def held(self) -> int:
-        """Cells that run now."""
+        """Number of running cells."""
         return sum(slot.held for slot in self.slots)
 
     def take(self, *, alone: bool = False) -> Slot | None:
-        """The emptiest device that can take one more cell, now counted there; None where there is none."""
+        """Reserve a place for a cell on the least loaded device; None if no device has room."""
         if self.held >= self.most:
             return None
         free = [slot for slot in self.slots if _fits(slot, alone)]
@@ -64,12 +64,12 @@ class Devices:
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        """A cell has left a device."""
+        """Release the place of a cell that has ended."""
         slot.held -= 1
         slot.alone = False
 
     def measured(self, peak_bytes: int, total_bytes: int) -> int | None:
-        """Set the capacity from the first cell's peak of memory; None if it was set already."""
+        """Set and return the capacity from the first cell's peak memory in bytes; None if it is already set."""
         if not self.to_measure:
             return None
         self.to_measure = False

@@ -1,6 +1,6 @@
-"""The engine of one machine: worker processes, each bound to a device, fed from one queue.
+"""The engine of one machine: worker processes, each bound to a device, with one common queue.
 
-Pebble keeps the processes: one that dies or hangs costs its group and is replaced.
+Pebble manages the processes.  A process that dies or hangs is replaced, and only its group is affected.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ class LocalPool:
     """Worker processes of one device; see :class:`~capsexp.engine.base.WorkerPool`.
 
     Args:
-        device: for CUDA_VISIBLE_DEVICES, or None.
-        size: how many.
-        threads: CPU threads of each.
+        device: value of CUDA_VISIBLE_DEVICES, or None.
+        size: number of processes.
+        threads: CPU threads per process.
         stop: the shared flag that asks running cells to save and stop.
-        work: done with each group.
+        work: the task for each group.
         max_groups: groups after which a worker is replaced, or None.
     """
 
@@ -52,7 +52,7 @@ class LocalPool:
         self._pool = self._make()
 
     def submit(self, group: Group, timeout: float | None) -> "Future[Report]":
-        """Let a worker do a group; its time counts from when the worker begins with it."""
+        """Run a group in a worker; the time limit counts from the start of the group."""
         self.poll()
         with _ctrl_c_blocked():
             assert self._pool.active, "this starts a new pool's workers"
@@ -61,9 +61,9 @@ class LocalPool:
         return future
 
     def poll(self) -> None:
-        """Replace a pool that broke because a worker died while none had a cell.
+        """Replace a pool that broke because a worker died before it had a cell.
 
-        Pebble ends the futures of a broken pool, but may miss one whose group was just being handed over.
+        Pebble ends the futures of a broken pool, but may miss one whose group was just being submitted.
         """
         if not self._waiting or self._pool.active:
             return
@@ -79,18 +79,18 @@ class LocalPool:
         self._pool.stop()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self.close()
         self._pool.join()
 
 
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """Processes and threads that are started in this block never get SIGINT, not even in their first moments."""
+    """Block SIGINT for all processes and threads that are started in this block, from their first moment."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # whose own start unblocks it
+    resource_tracker.ensure_running()  # its own start would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -99,7 +99,7 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 
 def kill_all() -> None:
-    """End every child process of this one at once, and wait until they are gone."""
+    """Kill every child process of this process, and wait until they have ended."""
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
@@ -108,7 +108,7 @@ def kill_all() -> None:
 
 
 def cause_of(error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
-    """What ended a cell that could not say so itself."""
+    """The kind and cause of a failure that the worker itself could not report."""
     if isinstance(error, TimeoutError) and timeout and error.args[:1] == ("Task timeout",):
         return "timeout", f"ran longer than hydra.launcher.cell_timeout={timeout:g} s and was ended"
     if isinstance(error, ProcessExpired):
@@ -138,8 +138,8 @@ class LocalBackend:
 
     Args:
         options: the launcher's settings.
-        threads: CPU threads of a worker.
-        work: done with each group.
+        threads: CPU threads per worker.
+        work: the task for each group.
     """
 
     def __init__(self, options: Options, threads: int, work: Work) -> None:
@@ -153,7 +153,7 @@ class LocalBackend:
         return self._pools[-1]
 
     def ask_to_stop(self) -> None:
-        """Raise the flag that running cells look at."""
+        """Raise the flag that running cells check."""
         self._stop_flag.value = 1
 
     def end(self) -> None:
@@ -161,7 +161,7 @@ class LocalBackend:
         kill_all()
 
     def close(self) -> None:
-        """No process stays: what it has to say is on the disk, and pebble's own way takes seconds for each."""
+        """Kill all processes: their results are on disk, and pebble's own shutdown takes seconds per process."""
         for each in self._pools:
             each.close()
         kill_all()
@@ -169,11 +169,11 @@ class LocalBackend:
             each.stop()
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
-        """What ended a group that could not say so itself."""
+        """The kind and cause of a group's failure; see :func:`cause_of`."""
         return cause_of(error, timeout)
 
     def is_lost(self, cell: Cell, since: float) -> bool:
-        """True if the process that last wrote of this cell, since it was given out, is gone."""
+        """True if the process that wrote this cell's status since its assignment has ended."""
         status = records.read_status(cell.directory)
         return status is not None and status.updated >= since and records.is_gone(status)
 
@@ -183,8 +183,8 @@ class LocalEngine:
 
     Args:
         options: the launcher's settings.
-        layout: what follows from them here.
-        work: done with each group.
+        layout: the layout that follows from them on this machine.
+        work: the task for each group.
     """
 
     def __init__(self, options: Options, layout: Layout, work: Work) -> None:

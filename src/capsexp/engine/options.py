@@ -1,4 +1,4 @@
-"""What the launcher is told, and what follows from it on this machine."""
+"""The launcher's settings, and the layout that follows from them on this machine."""
 
 import math
 import os
@@ -15,32 +15,33 @@ AUTO = "auto"
 ENGINES = ("local", "ray")
 
 WORKER_BYTES = 1_000_000_000
-"""Main memory that a worker is assumed to need when ``max_cells`` is ``auto``: torch and a small network."""
+"""Assumed main memory of a worker in bytes when ``max_cells`` is ``auto``: torch and a small network."""
 
 
 @dataclass(frozen=True)
 class Options:
     """The launcher's settings (``hydra.launcher.*``).
 
-    What the user says as ``auto`` is None here.
+    The user's value ``auto`` is None here.
 
     Attributes:
         cpus_per_cell: CPU threads of a cell; None = ``threads`` if that is a number, else the cores divided by the
-            cells at once, one at least.
-        gpus: which GPUs, as CUDA_VISIBLE_DEVICES names them; None = all that are visible, [] = none.
-        cells_per_gpu: cells at once on a GPU; None = as many as the first cell's peak of memory lets fit.  Where cells
-            are stacked, a stack counts as one of these cells, and None is one; so for the next one, and for workers.
-        max_cells: cells at once altogether; None = as many as the GPUs or the cores and the memory take.
-        cell_timeout: seconds after which a cell is ended, or None; a stack has as many times that as it has members.
-        retries: how often a cell is tried again after its process died or memory ran out.
-        fail_fast: start no more cells once one has failed.
+            number of concurrent cells, at least one.
+        gpus: the GPUs, as CUDA_VISIBLE_DEVICES names them; None = all visible GPUs, [] = none.
+        cells_per_gpu: concurrent cells per GPU; None = as many as fit by the first cell's peak memory.  A stack counts
+            as one cell here, and None means one stack.  The same holds for ``max_cells`` and
+            ``max_cells_per_worker``.
+        max_cells: concurrent cells on all devices; None = as many as the GPUs, or the cores and the memory, allow.
+        cell_timeout: time limit per cell in seconds, or None; the limit of a stack is multiplied by its members.
+        retries: number of retries after a cell's process died or memory ran out.
+        fail_fast: start no more cells after one has failed.
         max_cells_per_worker: cells after which a worker process is replaced, or None.
-        stack: whether cells that are alike are trained as one stack: never, always or auto.
-        members: cells of a stack at most; None = no limit.
-        form: see :class:`~capsexp.stacking.grouping.Settings`.
-        buckets: likewise; None = what is fastest on the device.
-        engine: where cells run: local = processes of this machine, ray = a Ray cluster.
-        address: of the Ray cluster.
+        stack: whether similar cells are trained as one stack: never, always or auto.
+        members: maximum number of cells per stack; None = no limit.
+        form: ``impl`` of :class:`~capsexp.stacking.grouping.Settings`.
+        buckets: ``buckets`` of the same; None = the fastest on the device.
+        engine: local = processes of this machine, ray = a Ray cluster.
+        address: the address of the Ray cluster.
     """
 
     cpus_per_cell: int | None = None
@@ -60,12 +61,12 @@ class Options:
 
     @property
     def settings(self) -> Settings:
-        """How stacks are trained."""
+        """The settings of stacks."""
         return Settings(self.form, self.buckets or "auto")
 
 
 def checked(given: Mapping[str, Any]) -> Options:
-    """The options that were given, each checked.
+    """The given options, each checked.
 
     Raises:
         ConfigError: one is unknown or breaks its rule; the key is named as the user would override it.
@@ -137,20 +138,20 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "engine": _one_of(*ENGINES),
     "address": _address,
 }
-"""What each option must be."""
+"""The check of each option, by key."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a sweep lies on this machine.
+    """The assignment of a sweep to the devices and cores of this machine.
 
     Attributes:
-        devices: a name for CUDA_VISIBLE_DEVICES each; [None] = cells are not bound to a GPU, [""] = GPUs are hidden.
+        devices: values of CUDA_VISIBLE_DEVICES; [None] = cells are not bound to a GPU, [""] = GPUs are hidden.
         threads: CPU threads of a cell, the same for all cells of the sweep.
-        per_device: cells at once on each device; None = one, until the first cell's peak of memory is known.
-        most: cells at once altogether.
-        stacked: cells that are alike are trained as one stack, which has the slot and the threads of one cell.
-        why: what ``auto`` has chosen, in one line; empty where the user has.
+        per_device: concurrent cells per device; None = one, until the first cell's peak memory is known.
+        most: concurrent cells on all devices.
+        stacked: similar cells are trained as one stack, which has the slot and the threads of one cell.
+        why: the choice of ``auto`` as one line; empty if the user has chosen.
     """
 
     devices: tuple[str | None, ...]
@@ -164,9 +165,9 @@ class Layout:
 def layout(options: Options, cells: int, configs: Collection[Mapping[str, Any]]) -> Layout:
     """The layout for a plan of ``cells`` cells.
 
-    It depends on the plan and not on how much of it is done, so that a sweep that goes on uses the same number of
-    threads, and its results are equal to the last digit.  In a cluster it says what a cell needs and wants; how many
-    run at once depends on the nodes.
+    It depends on the plan and not on the number of finished cells, so that a resumed sweep uses the same number of
+    threads, and its results are equal to the last digit.  In a cluster it holds the requirements of a cell; the number
+    of concurrent cells depends on the nodes.
     """
     devices = _devices(options, configs)
     choice = choose(options.stack, options.engine, devices, configs)
@@ -194,7 +195,7 @@ def _devices(options: Options, configs: Collection[Mapping[str, Any]]) -> tuple[
 
 
 def check_gpus(options: Options, configs: Collection[Mapping[str, Any]]) -> None:
-    """Refuse GPUs that are not there, unless no cell wants one; a cluster's are not looked for.
+    """Refuse GPUs that do not exist, unless all cells run on the CPU; the GPUs of a cluster are not checked.
 
     Raises:
         ConfigError: for ``hydra.launcher.gpus``.

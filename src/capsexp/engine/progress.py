@@ -1,4 +1,4 @@
-"""What people see of a sweep that runs: a live table on a terminal, plain lines in a log."""
+"""The progress display of a running sweep: a live table on a terminal, plain lines in a log."""
 
 import contextlib
 import sys
@@ -17,13 +17,13 @@ SHOWN_RUNNING = 12
 
 
 class Progress:
-    """Counts cells and prints a line for each that ends.
+    """Counts cells and prints one line for each cell that ends.
 
     Args:
         total: cells of the plan.
-        done: those that need no more work.
-        at_once: cells that run together, for the time that is left.
-        stream: where lines go.
+        done: cells that need no more work.
+        at_once: concurrent cells, for the estimate of the remaining time.
+        stream: the output stream; None for stdout.
     """
 
     def __init__(self, total: int, done: int, at_once: int = 1, stream: TextIO | None = None) -> None:
@@ -36,14 +36,14 @@ class Progress:
         self._said: set[str] = set()
         self._stream = stream or sys.stdout
 
-    # -- what the engine tells ----------------------------------------------------------------------------------------
+    # -- events from the engine ---------------------------------------------------------------------------------------
 
     def started(self, cell: Cell, where: str) -> None:
-        """A cell was given to a worker."""
+        """Add a cell that a worker has started."""
         self.running[cell.id] = (cell, where, time.monotonic())
 
     def ended(self, cell: Cell, ended: CellOutcome) -> None:
-        """A cell has come to its end."""
+        """Count a cell that has ended, and print its outcome."""
         self.running.pop(cell.id, None)
         if ended.status.state == "done":
             self.done += 1
@@ -57,35 +57,35 @@ class Progress:
         self.line(f"{self._place()}  {self.last}{log}")
 
     def put_back(self, cell: Cell, why: str) -> None:
-        """A cell goes back into the queue."""
+        """Print that a cell goes back into the queue."""
         self.running.pop(cell.id, None)
         self.line(f"{self._place()}  {cell.name}  put back: {why}")
 
     def split(self, cells: Sequence[Cell], why: str) -> None:
-        """The cells of a stack go back into the queue."""
+        """Print that the cells of a stack go back into the queue."""
         for cell in cells:
             self.running.pop(cell.id, None)
         more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
         self.line(f"{self._place()}  {cells[0].name}{more}  put back: {why}")
 
-    def said(self, line: str) -> None:
-        """Something about the whole sweep, or a warning from a cell; each is shown once."""
+    def message(self, line: str) -> None:
+        """Print a message about the whole sweep, or a warning from a cell; each is shown once."""
         if line not in self._said:
             self._said.add(line)
             self.line(line)
 
     def tick(self) -> None:
-        """Nothing to do for plain lines."""
+        """Redraw the display; plain lines need none."""
 
-    # -- what people see ----------------------------------------------------------------------------------------------
+    # -- the display --------------------------------------------------------------------------------------------------
 
     @property
     def left(self) -> int:
-        """Cells that have not come to an end."""
+        """Number of cells that have neither ended nor started."""
         return max(0, self.total - self.done - self.failed - len(self.running))
 
     def eta_s(self) -> float | None:
-        """Seconds until all is done, from the cells that this command has finished; None while there is none."""
+        """Estimated seconds until the end, from the cells that this command has finished; None if there are none."""
         if not self._counted:
             return None
         each = self._seconds / self._counted
@@ -93,7 +93,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print one line."""
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe ends the reading, not the sweep
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe must not stop the sweep
             self._stream.write(f"{text}\n")
             self._stream.flush()
 
@@ -103,16 +103,16 @@ class Progress:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["Progress"]:
-        """While the sweep runs."""
+        """Show the display in this block."""
         yield self
 
 
 class LiveProgress(Progress):
-    """The same with a table below the lines, redrawn as the sweep goes on."""
+    """Prints the lines of :class:`Progress` above a table, which is redrawn while the sweep runs."""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["Progress"]:
-        """The table is there while the sweep runs."""
+        """Show the table in this block."""
         from rich.console import Console
         from rich.live import Live
 
@@ -134,7 +134,7 @@ class LiveProgress(Progress):
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
-        """Draw the table anew twice a second."""
+        """Redraw the table twice per second."""
         if time.monotonic() - self._drawn > 0.5:
             self._drawn = time.monotonic()
             with contextlib.suppress(OSError, ValueError):

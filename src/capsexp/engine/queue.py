@@ -1,4 +1,4 @@
-"""The groups that wait for a worker, and those that workers have."""
+"""The waiting and the running groups of a sweep."""
 
 import time
 from collections import deque
@@ -10,7 +10,7 @@ from capsexp.engine.base import Group, WorkerPool
 from capsexp.engine.devices import Slot
 
 BUSY_S = (0.25, 2.0)
-"""Seconds before a busy cell is looked at again: at first, and at most."""
+"""First and longest pause before a busy cell is retried (seconds)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +19,9 @@ class Entry:
 
     Attributes:
         group: its cells.
-        tries: how often they have been tried before.
-        alone: whether it is to have its device to itself.
-        not_before: when it may start (monotonic seconds).
+        tries: number of earlier attempts.
+        alone: whether it needs exclusive use of its device.
+        not_before: earliest start (monotonic seconds).
         pause_s: the last pause after its cells were busy (seconds).
     """
 
@@ -33,15 +33,15 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Running:
-    """A group that a worker has.
+class RunningGroup:
+    """A group that is assigned to a worker.
 
     Attributes:
-        entry: of the queue.
-        slot: the device.
-        pool: of the worker.
-        since: seconds since 1970 when it was given out.
-        known: ids of its cells whose outcome is known already.
+        entry: its entry of the queue.
+        slot: its device.
+        pool: the pool of its worker.
+        since: time of the assignment, in seconds since 1970.
+        known: ids of its cells whose outcome is known.
     """
 
     entry: Entry
@@ -57,10 +57,10 @@ class Running:
 
 
 class Queue:
-    """The groups that wait, in order.
+    """The waiting groups, in order.
 
     Args:
-        groups: those of the sweep.
+        groups: the groups of the sweep.
     """
 
     def __init__(self, groups: Iterable[Group] = ()) -> None:
@@ -75,16 +75,16 @@ class Queue:
         return [entry for entry in self._waiting if entry.not_before <= now]
 
     def take(self, entry: Entry) -> None:
-        """Take out an entry that starts."""
+        """Remove an entry that starts."""
         self._waiting.remove(entry)
 
     def first(self, entry: Entry, cells: Sequence[Cell]) -> None:
-        """Put some of an entry's cells before all others."""
+        """Put some cells of an entry at the front of the queue."""
         if cells:
             self._waiting.appendleft(replace(entry, group=tuple(cells)))
 
     def again(self, entry: Entry, cell: Cell) -> None:
-        """Put one of an entry's cells at the end, to run once more with its device to itself."""
+        """Put one cell of an entry at the end, to run again with exclusive use of its device."""
         self._waiting.append(replace(entry, group=(cell,), tries=entry.tries + 1, alone=True))
 
     def later(self, entry: Entry, cells: Sequence[Cell]) -> None:
@@ -94,13 +94,13 @@ class Queue:
         self._waiting.append(replace(entry, group=tuple(cells), not_before=until, pause_s=pause_s))
 
     def halves(self, entry: Entry, cells: Sequence[Cell]) -> None:
-        """Put some of an entry's cells at the end, in two groups."""
+        """Put some cells of an entry at the end, in two groups."""
         middle = (len(cells) + 1) // 2
         parts = [tuple(part) for part in (cells[:middle], cells[middle:]) if part]
         self._waiting.extend(replace(entry, group=part) for part in parts)
 
     def clear(self) -> list[Cell]:
-        """Empty the queue; returns the cells that waited."""
+        """Empty the queue; returns its cells."""
         left = [cell for entry in self._waiting for cell in entry.group]
         self._waiting.clear()
         return left

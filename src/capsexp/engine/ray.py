@@ -1,6 +1,6 @@
-"""The engine beyond one machine: workers are actors on the nodes of a Ray cluster that exists already.
+"""The engine for a Ray cluster: workers are actors on the nodes of an existing cluster.
 
-Each node is a device, and nodes come and go.  ``ray_cluster`` connects to the cluster and checks its nodes,
+Each node is a device; nodes may join and leave.  ``ray_cluster`` connects to the cluster and checks its nodes,
 ``ray_workers`` has the actors.
 """
 
@@ -19,28 +19,28 @@ from capsexp.engine import local, ray_cluster
 from capsexp.engine.base import Group, Listener, Summary, Work
 from capsexp.engine.devices import Devices, Slot
 from capsexp.engine.options import WORKER_BYTES, Layout, Options, environment
-from capsexp.engine.ray_cluster import Node, Shared
+from capsexp.engine.ray_cluster import Node, SharedFolder
 from capsexp.engine.ray_workers import RayPool, RayWorker, StopFile, wait_until_free
 from capsexp.engine.scheduler import Scheduler
 from capsexp.errors import ConfigError, require
 
 FOLLOW_S = 1.0
-"""Seconds between two looks at which nodes are there."""
+"""Seconds between two updates of the list of nodes."""
 
 SUSPECT_S = 30.0
-"""How long a node gets nothing after it could not be reached: by then Ray has found out whether it is dead."""
+"""Seconds without new work for a node that could not be reached: by then Ray knows whether it is dead."""
 
 GRAIN = 10_000
-"""Ray counts parts of a GPU in this many."""
+"""Number of parts of a GPU in Ray's accounting."""
 
 
 @dataclass
 class NodeSlot(Slot):
-    """A node and what it holds.
+    """A node and its current load.
 
     Attributes:
         name: its address.
-        suspect: it gets nothing until then (monotonic seconds).
+        suspect: the node gets no work until this time (monotonic seconds).
     """
 
     name: str = ""
@@ -48,18 +48,18 @@ class NodeSlot(Slot):
 
     @property
     def where(self) -> str:
-        """The slot, for display."""
+        """The node, for display."""
         return f"node {self.name}"
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a worker takes of a node.
+    """The resources of a worker on a node.
 
     Attributes:
-        cpus: as many as a cell has threads.
-        per_gpu: workers on a GPU; None = no GPU.
-        max_cells: the user has said how many cells run at once, so nobody guesses what memory lets fit.
+        cpus: the number of threads of a cell.
+        per_gpu: workers per GPU; None = no GPU.
+        max_cells: whether the user has set the number of concurrent cells, so that memory does not limit it.
     """
 
     cpus: int
@@ -67,20 +67,20 @@ class Need:
     max_cells: bool = False
 
     def capacity(self, node: Node) -> int:
-        """How many workers a node has room for."""
+        """The number of workers that fit on a node."""
         fit = node.cpus // self.cpus
         if self.per_gpu is not None:
             return min(fit, node.gpus * self.per_gpu)
         return fit if self.max_cells or not fit else min(fit, max(1, node.memory // WORKER_BYTES))
 
     def resources(self) -> dict[str, float]:
-        """The same for Ray: parts of a GPU are rounded down, so that as many fit as should."""
+        """The resources in Ray's format; parts of a GPU are rounded down, so that ``per_gpu`` workers fit."""
         gpus = {} if self.per_gpu is None else {"num_gpus": GRAIN // self.per_gpu / GRAIN if self.per_gpu > 1 else 1}
         return {"num_cpus": self.cpus, **gpus}
 
 
 def need_of(layout: Layout, nodes: list[Node], max_cells: int | None) -> Need:
-    """What a worker of this sweep takes, once it is known what the cluster has.
+    """The resources of a worker of this sweep, given the nodes of the cluster.
 
     Raises:
         ConfigError: no node has room for one.
@@ -95,44 +95,46 @@ def need_of(layout: Layout, nodes: list[Node], max_cells: int | None) -> Need:
 
 
 class ClusterDevices(Devices):
-    """The nodes of a cluster, as they are now.
+    """The present nodes of a cluster.
 
     Args:
-        need: what a worker takes.
-        most: cells at once altogether.
-        nodes: those that have been checked.
-        shared: what a node that joins later must see.
-        say: tells the user something.
+        need: the resources of a worker.
+        most: concurrent cells on all nodes.
+        nodes: the nodes that have been checked.
+        shared: the folder that a node which joins later must see.
+        notify: prints a message for the user.
     """
 
-    def __init__(self, need: Need, most: int, nodes: list[Node], shared: Shared, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, need: Need, most: int, nodes: list[Node], shared: SharedFolder, notify: Callable[[str], None]
+    ) -> None:
         super().__init__([], 1, most)
-        self._need, self._shared, self._say = need, shared, say
+        self._need, self._shared, self._notify = need, shared, notify
         self._known = {node.id: self._slot_of(node) for node in nodes}
         self._asked: dict[str, Any] = {}
         self._looked = 0.0
         self.follow(now=True)
 
     def take(self, *, alone: bool = False) -> Slot | None:
-        """The emptiest node that can take one more worker, now counted there; None where there is none."""
+        """Reserve a place for a worker on the least loaded node; None if no node has room."""
         self.follow()
         return super().take(alone=alone)
 
     def measured(self, peak_bytes: int, total_bytes: int) -> int | None:
-        """Change nothing: what a worker takes of a GPU is fixed when it is made."""
+        """Change nothing: a worker's share of a GPU is fixed when it is created."""
 
     def suspect(self, node_id: str) -> None:
-        """A node cannot be reached: it gets nothing for a while."""
+        """Give no work to a node that cannot be reached, for :data:`SUSPECT_S`."""
         self._known[node_id].suspect = time.monotonic() + SUSPECT_S
         self.follow(now=True)
 
     def has(self, node_id: str) -> bool:
-        """True if a node is there and can be reached, as far as is known."""
+        """True if a node is known to be alive and reachable."""
         self.follow(now=True)
         return node_id in {slot.device for slot in self.slots}
 
     def follow(self, *, now: bool = False) -> None:
-        """Look which nodes are there, unless that was a moment ago."""
+        """Update the list of nodes, at most once per :data:`FOLLOW_S` unless ``now``."""
         moment = time.monotonic()
         if not now and moment - self._looked < FOLLOW_S:
             return
@@ -144,10 +146,10 @@ class ClusterDevices(Devices):
         there = [slot for key, slot in self._known.items() if key in alive and slot.suspect < moment]
         self.slots = [slot for slot in there if slot.capacity]
         if not self.slots:
-            self._say("no node of the cluster is there for further cells: they wait for one (Ctrl-C stops)")
+            self._notify("no node of the cluster is there for further cells: they wait for one (Ctrl-C stops)")
 
     def _meet(self, node: Node) -> None:
-        """A node has joined: it works as soon as it has looked around, if all is as it should be."""
+        """Add a node that has joined, once it has inspected the shared folder without a fault."""
         import ray
 
         fault, slot = None, self._slot_of(node)
@@ -159,7 +161,7 @@ class ClusterDevices(Devices):
             fault = self._shared.fault(node, self._asked[node.id])
         if fault:
             slot.capacity = 0
-            self._say(f"a node that has joined gets no cells: hydra.launcher.address must {fault}")
+            self._notify(f"a node that has joined gets no cells: hydra.launcher.address must {fault}")
         self._known[node.id] = slot
 
     def _slot_of(self, node: Node) -> NodeSlot:
@@ -172,11 +174,11 @@ class RayBackend:
     They belong to this process: if it is killed, Ray ends them.  Each also ends with its node's own Ray process.
 
     Args:
-        devices: where they may be.
-        stop: the flag that running cells look at.
-        start_worker: makes an actor on a node, by the node's id.
+        devices: the nodes.
+        stop: the flag that running cells check.
+        start_worker: creates an actor on a node, by the node's id.
         groups: groups after which a worker is replaced, or None.
-        say: tells the user something.
+        notify: prints a message for the user.
     """
 
     def __init__(
@@ -185,10 +187,10 @@ class RayBackend:
         stop: StopFile,
         start_worker: Callable[[str], Any],
         groups: int | None,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self._devices, self._stop, self._start_worker = devices, stop, start_worker
-        self._groups, self._say = groups, say
+        self._groups, self._notify = groups, notify
         self._pools: list[RayPool] = []
 
     def pool(self, slot: Slot, size: int) -> RayPool:
@@ -197,7 +199,7 @@ class RayBackend:
         node = str(slot.device)
         start_worker = functools.partial(self._start_worker, node)
         there = functools.partial(self._is_there, node)
-        self._pools.append(RayPool(size, slot.name, start_worker, self._groups, there, self._say))
+        self._pools.append(RayPool(size, slot.name, start_worker, self._groups, there, self._notify))
         return self._pools[-1]
 
     def _is_there(self, node: str, reached: bool) -> bool:
@@ -206,26 +208,26 @@ class RayBackend:
         return self._devices.has(node)
 
     def ask_to_stop(self) -> None:
-        """Raise the flag that running cells look at; what has not begun never will."""
+        """Raise the flag that running cells check; groups that have not started are dropped."""
         self._stop.write("stop")
         for each in self._pools:
             each.drop_waiting()
 
     def end(self) -> None:
-        """Kill all workers, and wait until they are gone."""
+        """Kill all workers, and wait until their cells' locks are free."""
         groups = [group for each in self._pools for group in each.kill()]
         wait_until_free(groups)
 
     def close(self) -> None:
-        """No process stays."""
+        """Kill all workers."""
         self.end()
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
-        """What ended a group that could not say so itself."""
+        """The kind and cause of a group's failure; see :func:`capsexp.engine.local.cause_of`."""
         return local.cause_of(error, timeout)
 
     def is_lost(self, cell: Cell, since: float) -> bool:
-        """Never: Ray tells of every process that ends."""
+        """False: Ray reports every process that ends."""
         return False
 
 
@@ -234,8 +236,8 @@ class RayEngine:
 
     Args:
         options: the launcher's settings.
-        layout: what a cell needs and wants.
-        work: done with each group.
+        layout: the requirements of a cell.
+        work: the task for each group.
 
     Raises:
         ConfigError: there is no such cluster, or no node of it has room for a cell.
@@ -256,7 +258,7 @@ class RayEngine:
 
     @property
     def at_once(self) -> int:
-        """How many groups run together, by what the cluster has now."""
+        """Number of concurrent groups, by the present nodes of the cluster."""
         return min(self._layout.most, sum(self._need.capacity(node) for node in self._nodes))
 
     def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
@@ -264,17 +266,17 @@ class RayEngine:
         if not groups:
             return Summary()
         try:
-            with contextlib.closing(Shared(groups[0][0].directory.parent)) as shared:
+            with contextlib.closing(SharedFolder(groups[0][0].directory.parent)) as shared:
                 shared.check(self._nodes, self._options.address)
-                devices = ClusterDevices(self._need, self._layout.most, self._nodes, shared, listener.said)
+                devices = ClusterDevices(self._need, self._layout.most, self._nodes, shared, listener.message)
                 start_worker, limit = functools.partial(self._start_worker, shared), self._options.max_cells_per_worker
-                backend = RayBackend(devices, shared.stop, start_worker, limit, listener.said)
+                backend = RayBackend(devices, shared.stop, start_worker, limit, listener.message)
                 return Scheduler(self._options, devices, backend).run(groups, listener)
         finally:
             self._disconnect()
 
-    def _start_worker(self, shared: Shared, node: str) -> Any:
-        """A new actor on a node; it comes to be when the node has room."""
+    def _start_worker(self, shared: SharedFolder, node: str) -> Any:
+        """A new actor on a node; Ray creates it when the node has room."""
         import ray
 
         hidden = "" if self._layout.devices == ("",) else None

@@ -1,4 +1,4 @@
-"""The Ray cluster that a sweep runs on: how it is reached, what its nodes offer, and the folder that they share."""
+"""The Ray cluster of a sweep: the connection, the resources of its nodes, and the folder that they share."""
 
 import contextlib
 import importlib.util
@@ -20,21 +20,21 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from capsexp.engine import ray_workers
-from capsexp.engine.ray_workers import LOCK, STOP, TOKEN, Look, StopFile
+from capsexp.engine.ray_workers import LOCK, STOP, TOKEN, NodeReport, StopFile
 from capsexp.errors import ConfigError, require
 
 ADDRESS = "hydra.launcher.address"
 
 ANSWER_S = 5.0
-"""How long an address may take to answer (seconds)."""
+"""Time limit for an address to answer (seconds)."""
 
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""How every client of Ray's head begins; the head answers with settings of its own."""
+"""The first bytes of every client of Ray's head; the head answers with its own settings."""
 
 SETTINGS_FRAME = 4
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_request_timeout_seconds": "10"}
-"""Nothing is reported to anybody, and nobody is waited for longer than a user would; what the user has set stays."""
+"""Ray's settings: no usage reports and a short time limit; variables that the user has set are kept."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Node:
     """A machine of the cluster.
 
     Attributes:
-        id: Ray's name for it, which no other node ever has.
+        id: Ray's id of the node, which is never reused.
         name: its address.
-        cpus: how many Ray may give away there.
-        gpus: likewise.
-        memory: bytes, likewise.
+        cpus: CPUs that Ray may assign.
+        gpus: GPUs that Ray may assign.
+        memory: bytes of memory that Ray may assign.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """The nodes that are alive."""
+    """The live nodes of the cluster."""
     import ray
 
     return [_node(entry) for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
@@ -70,13 +70,13 @@ def _node(entry: dict[str, Any]) -> Node:
 
 
 def connect(address: str | None) -> bool:
-    """Become a driver of the cluster.
+    """Connect this process to the cluster as a driver.
 
     Args:
         address: auto, host:port or ray://host:port; None = auto.
 
     Returns:
-        Whether this call did it; False where the process was one already.
+        True if this call connected; False if the process was connected already.
 
     Raises:
         ConfigError: Ray is not installed, or there is no such cluster.
@@ -92,7 +92,7 @@ def connect(address: str | None) -> bool:
     import ray
 
     with _own_signals(), _mute(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's plans for its next versions
+        warnings.simplefilter("ignore")  # deprecations in Ray
         try:
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
@@ -103,7 +103,7 @@ def connect(address: str | None) -> bool:
 
 
 def _found() -> str:
-    """The address of the cluster that this machine is a node of, as Ray has written it down."""
+    """The address of the cluster of this machine, from Ray's own files."""
     from ray._private import services
 
     found = services.find_bootstrap_address(None)
@@ -112,13 +112,13 @@ def _found() -> str:
 
 
 def _check_answer(address: str) -> None:
-    """Refuse an address that does not answer: Ray itself would wait for minutes, and deaf to Ctrl-C."""
+    """Refuse an address that does not answer: Ray itself would wait for minutes and ignore Ctrl-C."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     require(bool(host) and port.isdigit(), ADDRESS, "be auto, host:port or ray://host:port", address)
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as line:
             if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
-                return  # it answers to nobody without a certificate
+                return  # it does not answer without a certificate
             line.settimeout(ANSWER_S)
             line.sendall(HTTP2_HELLO)
             answer = line.recv(9)
@@ -129,7 +129,7 @@ def _check_answer(address: str) -> None:
 
 @contextlib.contextmanager
 def _mute() -> Iterator[None]:
-    """What Ray's C++ part writes while it tries to connect is in the error too, in one line."""
+    """Suppress the output of Ray's C++ code while it connects; the error has the same text in one line."""
     sys.stderr.flush()
     saved = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
@@ -143,19 +143,19 @@ def _mute() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray handles SIGTERM in its own way from now on; here that is for others to decide."""
+    """Restore the SIGTERM handler, which Ray replaces."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # in others Ray leaves it alone too
+        if threading.current_thread() is threading.main_thread():  # in other threads Ray does not replace it
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _silence() -> None:
-    """Ray prints what its nodes tell of dead processes, across the live table; a cell's status says it in a line.
+    """Suppress the messages of nodes about dead processes, which Ray prints across the live table.
 
-    There is no setting for that.
+    A cell's status has the same information.  Ray has no setting for this.
     """
     from ray._private import worker
 
@@ -163,7 +163,7 @@ def _silence() -> None:
 
 
 def disconnect() -> None:
-    """Be a driver no more; what it has started on the nodes ends."""
+    """Disconnect from the cluster; the actors of this process end."""
     import ray
 
     with _own_signals():
@@ -171,7 +171,7 @@ def disconnect() -> None:
 
 
 def on(node_id: str) -> Any:
-    """The scheduling strategy that takes a task or an actor to a node, and to no other."""
+    """The scheduling strategy that binds a task or an actor to a node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -186,20 +186,20 @@ def _line(error: BaseException) -> str:
 PREFIX = ".ray-"
 
 LOOK_S = 60.0
-"""How long the nodes may take for their first look (seconds)."""
+"""Time limit for the nodes to inspect the shared folder (seconds)."""
 
 YOUNG_S = 60.0
-"""How long a folder that another command has made is left alone in any case (seconds)."""
+"""Minimum age of another command's folder before it may be removed (seconds)."""
 
 
-class Shared:
-    """A folder of this sweep's own below the sweep's, gone when it ends; the command holds a lock there.
+class SharedFolder:
+    """A temporary folder inside the sweep's folder, in which the command holds a lock.
 
     Args:
         sweep: the sweep's folder.
 
     Attributes:
-        folder: where it is, as an absolute path.
+        folder: its absolute path.
         stop: the flag that asks running cells to save and stop.
     """
 
@@ -216,23 +216,25 @@ class Shared:
         self.stop.write("")
 
     def close(self) -> None:
-        """Leave nothing."""
+        """Release the lock and remove the folder."""
         self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ask(self, node: Node) -> Any:
-        """Let a node look at the folder; gives Ray's reference to what it will find."""
+        """Start the inspection of the folder on a node; returns Ray's reference to the :class:`NodeReport`."""
         import ray
 
-        look = ray.remote(ray_workers.look).options(num_cpus=0, max_retries=0, scheduling_strategy=on(node.id))
-        return look.remote(self.folder, node.id)
+        inspect = ray.remote(ray_workers.inspect_folder).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=on(node.id)
+        )
+        return inspect.remote(self.folder, node.id)
 
     def fault(self, node: Node, asked: Any) -> str | None:
-        """What is wrong with a node that has looked; None where it can work for this sweep."""
+        """The fault that a node's report shows, as the rule of an error; None if the node can run this sweep."""
         import ray
 
         try:
-            found: Look = ray.get(asked)
+            found: NodeReport = ray.get(asked)
         except ray.exceptions.RayError as error:
             return f"be of a cluster whose nodes can run capsexp: node {node.name} says {_first_line(error)}"
         if found.versions != ray_workers.versions():
@@ -245,16 +247,16 @@ class Shared:
         return None if found.locked else f"{shared} does not respect locks in {self.folder.parent}"
 
     def _has_answered(self, node: Node) -> bool:
-        path, patience = self.folder / node.id, time.monotonic() + 5  # a network file system may need a moment
+        path, patience = self.folder / node.id, time.monotonic() + 5  # a network file system may be slow
         while not path.exists() and time.monotonic() < patience:
             time.sleep(0.1)
         return path.exists() and path.read_text() == self._token
 
     def check(self, nodes: list[Node], address: str | None) -> None:
-        """Let all nodes look, and wait for what they find.
+        """Let all nodes inspect the folder, and check their reports.
 
         Raises:
-            ConfigError: a node cannot work for this sweep.
+            ConfigError: a node cannot run this sweep.
         """
         import ray
 
@@ -267,7 +269,7 @@ class Shared:
 
 
 def _clear(sweep: Path) -> None:
-    """Remove what sweeps left that were killed; those that run hold their locks."""
+    """Remove the folders of killed sweeps; running sweeps hold their locks."""
     for folder in sweep.glob(f"{PREFIX}*"):
         try:
             if time.time() - folder.stat().st_mtime < YOUNG_S:  # its command may be about to take the lock
@@ -280,7 +282,7 @@ def _clear(sweep: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """What was raised on the node, or what Ray says, in one line."""
+    """The node's error, or Ray's own, in one line."""
     cause = getattr(error, "cause", None) or error
     first = next(iter(str(cause).strip().splitlines()), "")
     return f"{type(cause).__name__}: {first[:300]}"

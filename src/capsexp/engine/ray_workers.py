@@ -1,6 +1,6 @@
-"""Workers of a Ray cluster: what runs inside them on a node, and the pool that the command has of each node.
+"""Workers of a Ray cluster: the code that runs on a node, and the command's pool of workers per node.
 
-A worker is an actor with one group at a time, made when there is a group for it.
+A worker is an actor that runs one group at a time.  It is created when there is a group for it.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ TOKEN, STOP, LOCK = "token", "stop", "lock"
 class StopFile:
     """A flag that other machines can raise: a file that is not empty.
 
-    It is there from the beginning and written in slot, because a network file system may keep for a minute that a file
-    is missing, but asks for its content whenever it is opened.
+    It exists from the start and is overwritten in place: a network file system may cache for a minute that a file is
+    missing, but reads its content whenever it is opened.
 
     Attributes:
         path: the file.
@@ -42,51 +42,51 @@ class StopFile:
     path: Path
 
     def write(self, text: str) -> None:
-        """Raise it with any text; the empty one puts it there, not raised."""
+        """Write the file; an empty text creates the flag, any other text raises it."""
         self.path.write_text(text)
 
     @property
     def value(self) -> bool:
-        """True if it is raised."""
+        """True if the flag is raised."""
         try:
             return self.path.read_bytes() != b""
-        except OSError:  # the file system is away for a moment
+        except OSError:  # the file system is temporarily unavailable
             return False
 
 
 class RayWorker:
-    """A worker process, as an actor: prepared before torch is there, then group after group.
+    """A worker process as an actor; it is prepared before torch is imported.
 
     Args:
-        folder: the one in which the command was given, so that relative paths mean the same here.
+        folder: the command's working directory, so that relative paths mean the same here.
         environment: see :func:`capsexp.engine.worker.start`.
-        stop: once it is raised, running cells save and stop.
-        work: done with each group, pickled.
+        stop: the flag that asks running cells to save and stop.
+        work: the pickled task for each group.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], stop: StopFile, work: bytes) -> None:
         with contextlib.suppress(OSError):  # a node may know only the sweep's own folder
             os.chdir(folder)
-        worker.start(os.getppid(), environment, stop, work)  # the node's end is its end, at once
+        worker.start(os.getppid(), environment, stop, work)  # it ends with the node's Ray process
         self._work: Work = pickle.loads(work)
 
     def ready(self) -> None:
-        """Answer, which it does when it can begin with a group."""
+        """Return when the worker can start a group."""
 
     def run(self, group: Group) -> Report:
-        """Do a group."""
+        """Run a group."""
         return self._work(group)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a node has and sees.
+class NodeReport:
+    """The versions on a node and its view of the shared folder.
 
     Attributes:
-        versions: of Python, of this package and of its numbers.
-        token: what it reads in the folder that all should share; None where it sees no such file.
+        versions: of Python, of this package and of its numerics.
+        token: the token that the node reads in the shared folder; None if it cannot read it.
         wrote: whether it could write there.
-        locked: whether a lock that the command holds there is one for the node too.
+        locked: whether it respects the lock that the command holds there.
     """
 
     versions: str
@@ -96,16 +96,16 @@ class Look:
 
 
 def versions() -> str:
-    """What must be equal on all nodes, so that their numbers are comparable."""
+    """The versions that must be equal on all nodes, so that their numbers are comparable."""
     python = ".".join(platform.python_version_tuple()[:2])
     return f"capsexp {capsexp.__version__}, numbers of version {records.NUMERICS_VERSION}, Python {python}"
 
 
-def look(folder: Path, answer: str) -> Look:
-    """Look at the folder from here, and leave an answer there.
+def inspect_folder(folder: Path, answer: str) -> NodeReport:
+    """Inspect the shared folder from this node, and write an answer into it.
 
     Args:
-        folder: as the command names it.
+        folder: the path of the folder on the command's machine.
         answer: name of the file to write.
     """
     token, wrote, locked = None, False, False
@@ -114,7 +114,7 @@ def look(folder: Path, answer: str) -> Look:
         (folder / answer).write_text(token)
         wrote = True
         locked = _is_locked(folder / LOCK)
-    return Look(versions(), token, wrote, locked)
+    return NodeReport(versions(), token, wrote, locked)
 
 
 def _is_locked(path: Path) -> bool:
@@ -128,11 +128,11 @@ def _is_locked(path: Path) -> bool:
 # -- the command's side ------------------------------------------------------------------------------------------------
 
 FREE_S = 5.0
-"""How long is waited for the locks of dead workers to be free (seconds)."""
+"""Time limit for the locks of dead workers to become free (seconds)."""
 
 
 class _Actor:
-    """A worker: Ray's handle of the actor, and how many groups it has had."""
+    """A worker: Ray's handle of the actor, and the number of groups it has run."""
 
     def __init__(self, handle: Any) -> None:
         self.handle, self.groups = handle, 0
@@ -145,12 +145,12 @@ class _Actor:
 
 
 class _Job:
-    """A group in a worker's hands.
+    """A group that is assigned to a worker.
 
     Attributes:
-        future: how it ends; a report comes by itself, all else is for the pool to judge.
-        begun: when the worker began (monotonic seconds), or None.
-        error: what Ray says of its end.
+        future: its outcome; a report is set directly, an error is set by the pool.
+        begun: start of the group (monotonic seconds), or None.
+        error: Ray's error if it ended without a report.
     """
 
     def __init__(self, actor: _Actor, group: Group, timeout: float | None) -> None:
@@ -169,22 +169,22 @@ class _Job:
     def _on_end(self, done: "Future[Report]") -> None:
         self.error = done.exception()
         if self.error is None:
-            with contextlib.suppress(InvalidStateError):  # it came too late
+            with contextlib.suppress(InvalidStateError):  # the future has ended already
                 self.future.set_result(done.result())
 
     @property
     def overdue(self) -> bool:
-        """True if it has had more time than it may have."""
+        """True if it has exceeded its time limit."""
         return bool(self._timeout and self.begun and time.monotonic() - self.begun > self._timeout)
 
     def lose(self, error: BaseException) -> None:
-        """It ends without a report."""
-        with contextlib.suppress(InvalidStateError):  # it came in the last moment
+        """End the future with an error."""
+        with contextlib.suppress(InvalidStateError):  # the report arrived meanwhile
             self.future.set_exception(error)
 
 
 def _absolute(group: Group) -> Group:
-    """The group as a node may know it, where the folder of the command does not exist."""
+    """The group with absolute paths, for a node on which the command's working directory does not exist."""
     return tuple(replace(cell, directory=cell.directory.absolute()) for cell in group)
 
 
@@ -192,12 +192,12 @@ class RayPool:
     """Workers on one node; see :class:`~capsexp.engine.base.WorkerPool`.
 
     Args:
-        size: how many at most.
+        size: maximum number of workers.
         name: the node's address, for display.
-        start_worker: makes an actor there.
+        start_worker: creates an actor on the node.
         groups: groups after which a worker is replaced, or None.
-        there: whether the node is; asked with True if it could not be reached a moment ago.
-        say: tells the user something.
+        there: returns whether the node is in the cluster; its argument says whether the node was just reached.
+        notify: prints a message for the user.
     """
 
     def __init__(
@@ -207,23 +207,23 @@ class RayPool:
         start_worker: Callable[[], Any],
         groups: int | None,
         there: Callable[[bool], bool],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self.size, self.busy, self.failed_starts = size, 0, 0
         self._name, self._start_worker, self._groups = name, start_worker, groups
-        self._there, self._say = there, say
+        self._there, self._notify = there, notify
         self._idle: list[_Actor] = []
         self._jobs: list[_Job] = []
 
     def submit(self, group: Group, timeout: float | None) -> "Future[Report]":
-        """Let a worker do a group; its time counts from when the worker begins with it."""
+        """Run a group in a worker; the time limit counts from the start of the group."""
         self._take_back()
         actor = self._idle.pop() if self._idle else _Actor(self._start_worker())
         self._jobs.append(_Job(actor, group, timeout))
         return self._jobs[-1].future
 
     def poll(self) -> None:
-        """Settle the groups whose workers have died, or have had more time than they may have."""
+        """End the groups whose workers have died or exceeded their time limit."""
         self._take_back()
         lost = [(job, job.error) for job in self._jobs if job.error or job.overdue]
         if not lost:
@@ -233,17 +233,17 @@ class RayPool:
             job.lose(self._why(job, error))
 
     def drop_waiting(self) -> None:
-        """End the workers that have not begun; there may be no room for them yet."""
+        """Kill the workers that have not started their group; there may be no room for them yet."""
         waiting = [job for job in self._jobs if job.begun is None]
         self._end(waiting)
         for job in waiting:
             job.lose(BrokenProcessPool("it was stopped before it began"))
 
     def close(self) -> None:
-        """Nothing: workers are made for groups alone."""
+        """Do nothing: workers are created only for groups."""
 
     def kill(self) -> list[Group]:
-        """End the workers; returns the groups that they had."""
+        """Kill the workers; returns their groups."""
         jobs, idle = self._jobs, self._idle
         self._jobs, self._idle = [], []
         for actor in [*idle, *(job.actor for job in jobs)]:
@@ -251,11 +251,11 @@ class RayPool:
         return [job.group for job in jobs]
 
     def stop(self) -> None:
-        """End the workers, and wait until they are gone."""
+        """Kill the workers, and wait until their cells' locks are free."""
         wait_until_free(self.kill())
 
     def _take_back(self) -> None:
-        """The workers that have reported are free."""
+        """Mark the workers that have reported as idle, or replace them."""
         done = [job for job in self._jobs if job.future.done()]
         self._jobs = [job for job in self._jobs if job not in done]
         for job in done:
@@ -271,7 +271,7 @@ class RayPool:
         wait_until_free([job.group for job in jobs])
 
     def _why(self, job: _Job, error: BaseException | None) -> BaseException:
-        """The error of a group that ended without a report, as the backend understands it."""
+        """The error of a group that ended without a report, for the backend's ``cause_of``."""
         import ray
 
         if error is None:
@@ -284,16 +284,16 @@ class RayPool:
         if there:
             self.failed_starts += 1
             why = f": {str(error).strip().splitlines()[-1]}" if getattr(error, "actor_init_failed", False) else ""
-            self._say(f"a worker on node {self._name} died before it could begin{why}")
+            self._notify(f"a worker on node {self._name} died before it could begin{why}")
         return BrokenProcessPool("its worker died before it began")
 
 
 def why_died(error: BaseException, name: str, there: bool) -> WorkerDied:
-    """Why a worker died in the middle of its group.
+    """The error of a worker that died while it ran a group.
 
     Args:
-        error: Ray's.
-        name: of its node.
+        error: Ray's error.
+        name: the address of its node.
         there: whether the node is still in the cluster.
     """
     text = str(error)
@@ -309,7 +309,7 @@ def why_died(error: BaseException, name: str, there: bool) -> WorkerDied:
 def wait_until_free(groups: Iterable[Group]) -> None:
     """Wait until no process holds the locks of these cells, so that their statuses can be written.
 
-    The locks of a node that died may stay until the file server forgets it; whoever writes then finds the cell busy.
+    The locks of a dead node may stay until the file server drops them; until then the cell appears busy.
     """
     until = time.monotonic() + FREE_S
     for path in [cell.directory / records.LOCK for group in groups for cell in group]:

@@ -1,4 +1,4 @@
-"""Which cells have ended, which go back into the queue to be tried again, and when a sweep is given up."""
+"""The retry policy: which cells have ended, which are retried, and when a sweep is aborted."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,32 +7,32 @@ from capsexp import records
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine.base import Listener, Summary
 from capsexp.engine.options import Options
-from capsexp.engine.queue import Entry, Queue, Running
+from capsexp.engine.queue import Entry, Queue, RunningGroup
 from capsexp.engine.signals import Signals
 
 INFRASTRUCTURE: tuple[records.Kind, ...] = ("signal", "out-of-memory")
-"""Causes that may not occur again when the cell is tried again."""
+"""Kinds of failure that may not recur when the cell is retried."""
 
 MOST_FAILED_STARTS = 3
-"""How many workers of a device in a row may die before their first cell; then the sweep is given up."""
+"""Number of consecutive workers of a device that may die before their first cell; then the sweep is aborted."""
 
 
 class RetryPolicy:
-    """Decides for each cell that a worker had whether it has ended or is tried again.
+    """Decides for each cell whether it has ended or is retried.
 
-    A cell that a signal or a lack of memory ended is tried again, ``retries`` times, with its device to itself.  A
-    group of several whose worker died is cut in two, and costs none of its cells a try.  An exception or a time limit
-    is final.
+    A cell that failed by a signal or a lack of memory is retried, up to ``retries`` times, with exclusive use of its
+    device.  A group of several cells whose worker died is split in two; this does not count as an attempt of its cells.
+    An exception or a time limit is final.
 
     Args:
         options: the launcher's settings.
-        signals: what the user has asked for.
-        queue: where cells go back to.
-        listener: receives what happens.
+        signals: the stop requests of the user.
+        queue: the queue of the sweep.
+        listener: receives the events.
 
     Attributes:
-        summary: how the sweep has ended so far.
-        given_up: whether the sweep is given up, so that no cell is put back.
+        summary: the outcomes so far.
+        given_up: whether the sweep is aborted, so that no cell goes back into the queue.
     """
 
     def __init__(self, options: Options, signals: Signals, queue: Queue, listener: Listener) -> None:
@@ -42,8 +42,8 @@ class RetryPolicy:
 
     # -- a group ------------------------------------------------------------------------------------------------------
 
-    def reported(self, running: Running, outcomes: Mapping[str, CellOutcome]) -> None:
-        """A worker has reported on its cells; one that the report does not name has not ended."""
+    def reported(self, running: RunningGroup, outcomes: Mapping[str, CellOutcome]) -> None:
+        """Handle a worker's report; a cell that is missing in it has not ended."""
         reported = [cell for cell in running.left if cell.id in outcomes]
         unknown = [cell for cell in running.left if cell.id not in outcomes]
         busy = [] if self._stopping else [cell for cell in reported if outcomes[cell.id].busy]
@@ -55,16 +55,16 @@ class RetryPolicy:
             if cell not in busy:
                 self._judge(running.entry, cell, outcomes[cell.id])
 
-    def learn(self, running: Running) -> None:
-        """Find the cells of a group of several that have ended by now, by their files."""
+    def learn(self, running: RunningGroup) -> None:
+        """Find the ended cells of a group of several cells by their files."""
         for cell in running.left if len(running.entry.group) > 1 else []:
             outcome = _outcome_since(cell, running.since)
             if outcome is not None:
                 running.known.add(cell.id)
                 self._judge(running.entry, cell, outcome)
 
-    def broken(self, running: Running, kind: records.Kind, cause: str) -> None:
-        """A worker died, or was ended, in the middle of its group."""
+    def broken(self, running: RunningGroup, kind: records.Kind, cause: str) -> None:
+        """Handle a worker that died or was killed while it ran a group."""
         if len(running.entry.group) > 1:
             share = f" ({len(running.entry.group)} cells have so many times that)" if kind == "timeout" else ""
             self._halve(running.entry, running.left, f"{kind}: {cause}{share}")
@@ -74,13 +74,13 @@ class RetryPolicy:
         words = "done" if status.state == "done" else f"failed ({kind}): {cause}"
         self._judge(running.entry, cell, CellOutcome(status, words))
 
-    def worker_failed_to_start(self, running: Running) -> None:
-        """A worker died before it began, which costs the group nothing; when all do, the sweep is given up."""
+    def worker_failed_to_start(self, running: RunningGroup) -> None:
+        """Handle a worker that died before it started its group; after several of them, abort the sweep."""
         why, cells = "its process died before it began", running.left
         self._queue.first(running.entry, cells)
         hopeless = running.pool.failed_starts >= MOST_FAILED_STARTS
         if hopeless and not self.given_up:
-            self._listener.said("worker processes die before they can begin; the sweep is given up")
+            self._listener.message("worker processes die before they can begin; the sweep is given up")
         if hopeless or self.given_up:
             self.give_up()
         if len(cells) == 1:
@@ -88,14 +88,14 @@ class RetryPolicy:
         elif cells:
             self._listener.split(cells, why)
 
-    def interrupted(self, running: Running) -> None:
-        """A worker was ended because the user stopped the sweep."""
+    def interrupted(self, running: RunningGroup) -> None:
+        """Handle a worker that was killed because the user stopped the sweep."""
         for cell in running.left:
             status = cell_life.settle(cell, "interrupted", "stopped by the user")
             self._final(cell, CellOutcome(status, f"{status.state}: {status.cause or 'its result is whole'}"))
 
     def _halve(self, entry: Entry, cells: Sequence[Cell], why: str) -> None:
-        """Cut a group in two: which of its cells broke it shows as groups get smaller, and costs none of them a try."""
+        """Split a group in two, to isolate the cell that broke it; this does not count as an attempt of its cells."""
         found = [(cell, cell_life.settle(cell, "interrupted", why)) for cell in cells]
         for cell, status in found:
             if status.state == "done":
@@ -134,7 +134,7 @@ class RetryPolicy:
         self._queue.later(entry, cells)
 
     def _again(self, entry: Entry, cell: Cell, outcome: CellOutcome) -> None:
-        """Another try, at the end of the queue, with the device to itself."""
+        """Retry a cell at the end of the queue, with exclusive use of its device."""
         cause = str(outcome.status.cause)
         cell_life.settle(cell, "pending", cause)
         self._queue.again(entry, cell)
@@ -143,12 +143,12 @@ class RetryPolicy:
     # -- the sweep ----------------------------------------------------------------------------------------------------
 
     def give_up(self) -> None:
-        """Start nothing more."""
+        """Start no more groups."""
         self.given_up = True
         self.summary.left.extend(self._queue.clear())
 
     def stop(self) -> None:
-        """Start nothing more because the user stopped the sweep."""
+        """Start no more groups because the user stopped the sweep."""
         self.summary.stopped = True
         self.give_up()
 
@@ -156,17 +156,20 @@ class RetryPolicy:
         if outcome.status.state != "failed" or not self._queue:
             return
         if outcome.status.kind == "disk":
-            self._listener.said("the disk is full: no further cell is started; make space and give the command again")
+            self._listener.message(
+                "the disk is full: no further cell is started; make space and give the command again"
+            )
             self.give_up()
         elif self._options.fail_fast:
-            self._listener.said("fail_fast: no further cell is started")
+            self._listener.message("fail_fast: no further cell is started")
             self.give_up()
 
 
 def _outcome_since(cell: Cell, moment: float) -> CellOutcome | None:
-    """How a cell ended since then in another process' hands; None while it has not, or where only that process knows.
+    """The outcome that another process has written for a cell since ``moment``; None if it is not known yet.
 
-    Whether a cell whose memory ran out is to be tried again is one of those: another command may have tried it.
+    A lack of memory is not reported here, since only the worker's report says whether this sweep's attempt had it:
+    another command may have run the cell.
     """
     status = records.read_status(cell.directory)
     if status is None or status.updated < moment:

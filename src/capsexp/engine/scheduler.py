@@ -1,4 +1,4 @@
-"""The scheduler of a sweep: gives groups to workers, wherever they live, and loses no cell whatever happens to one."""
+"""The scheduler of a sweep: assigns groups to workers, and keeps track of every cell even if workers die."""
 
 import time
 from collections.abc import Sequence
@@ -9,37 +9,37 @@ from capsexp import records
 from capsexp.engine.base import Backend, Group, Listener, Report, Summary, WorkerDied, WorkerPool
 from capsexp.engine.devices import Devices, Slot
 from capsexp.engine.options import Options
-from capsexp.engine.queue import Entry, Queue, Running
+from capsexp.engine.queue import Entry, Queue, RunningGroup
 from capsexp.engine.retry_policy import RetryPolicy
 from capsexp.engine.signals import Signals
 
 TICK_S = 0.2
 
 LOOK_S = 1.0
-"""Seconds between two checks for cells that have ended while others of their group go on."""
+"""Seconds between two checks for ended cells of groups that still run."""
 
 LOST_S = 5.0
-"""Seconds between two checks for groups whose process is gone; a group that two checks find is lost."""
+"""Seconds between two checks for groups whose process has ended; a group that two checks find is lost."""
 
 UNNOTICED = "its process ended with exit code 0"
-"""Why a lost group's worker died: any other exit code is noticed."""
+"""The cause of a lost group: any other exit code is detected."""
 
 
 class Scheduler:
     """Runs groups of cells; one object runs one sweep.
 
-    The first Ctrl-C lets running cells save and starts no more; a second one, SIGTERM or SIGHUP ends all workers.
+    After the first Ctrl-C, running cells save and no more start.  A second Ctrl-C, SIGTERM or SIGHUP kills all workers.
 
     Args:
         options: the launcher's settings.
-        devices: where groups may run.
-        backend: where workers come from.
+        devices: the devices of the sweep.
+        backend: the source of workers.
     """
 
     def __init__(self, options: Options, devices: Devices, backend: Backend) -> None:
         self._options, self._devices, self._backend = options, devices, backend
         self._pools: dict[str | None, list[WorkerPool]] = {}
-        self._running: dict[Future[Report], Running] = {}
+        self._running: dict[Future[Report], RunningGroup] = {}
         self._signals = Signals()
         self._looked = self._looked_for_lost = time.monotonic()
         self._lost = set[Future[Report]]()
@@ -80,7 +80,7 @@ class Scheduler:
         for future in done:
             self._settle(self._taken_back(future), future)
 
-    def _taken_back(self, future: "Future[Report]") -> Running:
+    def _taken_back(self, future: "Future[Report]") -> RunningGroup:
         running = self._running.pop(future)
         running.pool.busy -= 1
         self._devices.give_back(running.slot)
@@ -94,7 +94,7 @@ class Scheduler:
         self._looked = time.monotonic()
 
     def _look_for_lost(self) -> None:
-        """Find groups whose worker is gone unnoticed: it broke, or it ended itself with exit(0)."""
+        """Find groups whose worker died undetected: its pool broke, or it called exit(0)."""
         for pool in {running.pool for running in self._running.values()}:
             pool.poll()
         if time.monotonic() - self._looked_for_lost < LOST_S:
@@ -105,8 +105,8 @@ class Scheduler:
             self._worker_died(self._taken_back(future), WorkerDied("signal", UNNOTICED))
         self._lost = silent - self._lost
 
-    def _is_lost(self, running: Running) -> bool:
-        """True if all that is written of the group since it was given out was written by processes that are gone."""
+    def _is_lost(self, running: RunningGroup) -> bool:
+        """True if all statuses of the group since its assignment were written by processes that have ended."""
         found = [(cell, records.read_status(cell.directory)) for cell in running.entry.group]
         written = [cell for cell, status in found if status is not None and status.updated >= running.since]
         return bool(written) and all(self._backend.is_lost(cell, running.since) for cell in written)
@@ -125,12 +125,12 @@ class Scheduler:
         pool.busy += 1
         since, each_s = time.time(), self._options.cell_timeout
         future = pool.submit(entry.group, each_s and each_s * len(entry.group))
-        self._running[future] = Running(entry, slot, pool, since)
+        self._running[future] = RunningGroup(entry, slot, pool, since)
         for cell in entry.group:
             self._listener.started(cell, slot.where)
 
     def _pool_of(self, slot: Slot) -> WorkerPool:
-        """A pool of the device with an idle worker; the first, and one more once the device can hold more."""
+        """A pool of the device with an idle worker; a new pool if all are busy and the device has room."""
         pools = self._pools.setdefault(slot.device, [])
         for pool in pools:
             if pool.busy < pool.size:
@@ -142,7 +142,7 @@ class Scheduler:
 
     # -- the end of a group ----------------------------------------------------------------------------------------
 
-    def _settle(self, running: Running, future: "Future[Report]") -> None:
+    def _settle(self, running: RunningGroup, future: "Future[Report]") -> None:
         try:
             report = future.result()
         except Exception as error:
@@ -150,7 +150,7 @@ class Scheduler:
             return
         running.pool.failed_starts = 0
         for line in report.warnings:
-            self._listener.said(line)
+            self._listener.message(line)
         for outcome in report.outcomes.values():
             if outcome.gpu:
                 self._measured(outcome.gpu)
@@ -160,13 +160,15 @@ class Scheduler:
         capacity = self._devices.measured(gpu["peak_bytes"], gpu["total_bytes"])
         if capacity is not None:
             peak, total = gpu["peak_bytes"] / 1e9, gpu["total_bytes"] / 1e9
-            self._listener.said(f"{capacity} cells at once on each GPU: the first needed {peak:.2f} of {total:.1f} GB")
+            self._listener.message(
+                f"{capacity} cells at once on each GPU: the first needed {peak:.2f} of {total:.1f} GB"
+            )
 
-    def _worker_died(self, running: Running, error: Exception) -> None:
-        """A worker ended without a report."""
+    def _worker_died(self, running: RunningGroup, error: Exception) -> None:
+        """Handle a worker that ended without a report."""
         self._policy.learn(running)
         kind, cause = self._backend.cause_of(error, self._options.cell_timeout)
-        if kind == "signal" and self._signals.stopping:  # the workers got it too
+        if kind == "signal" and self._signals.stopping:  # the workers received the signal too
             self._policy.interrupted(running)
         elif isinstance(error, BrokenProcessPool):
             self._policy.worker_failed_to_start(running)
@@ -181,10 +183,10 @@ class Scheduler:
         self._policy.stop()
         if self._running:
             number = sum(len(running.left) for running in self._running.values())
-            self._listener.said(f"stopping: {number} running cells save themselves; Ctrl-C again ends them at once")
+            self._listener.message(f"stopping: {number} running cells save themselves; Ctrl-C again ends them at once")
 
     def _kill(self) -> None:
-        self._backend.end()  # and wait for it: a dead process' lock is free, so that its cell's status can be written
+        self._backend.end()  # waits until the locks are free, so that the statuses can be written
         self._policy.stop()
         for running in self._running.values():
             self._policy.learn(running)

@@ -1,4 +1,4 @@
-"""How a user stops a sweep: Ctrl-C once to save and stop, twice or SIGTERM or SIGHUP to end at once."""
+"""Stop requests of the user: one Ctrl-C saves and stops; a second one, SIGTERM or SIGHUP kills all workers."""
 
 import contextlib
 import signal
@@ -8,11 +8,11 @@ from types import FrameType
 
 
 class Signals:
-    """Counts what the user has asked for while a sweep runs.
+    """Counts the stop requests of the user while a sweep runs.
 
     Attributes:
-        interrupts: how often Ctrl-C was pressed.
-        terminated: SIGTERM or SIGHUP has come.
+        interrupts: number of times that Ctrl-C was pressed.
+        terminated: whether SIGTERM or SIGHUP was received.
     """
 
     def __init__(self) -> None:
@@ -20,19 +20,19 @@ class Signals:
 
     @property
     def stopping(self) -> bool:
-        """No more cells are to be started."""
+        """True if no more cells may start."""
         return self.terminated or self.interrupts > 0
 
     @property
     def end_now(self) -> bool:
-        """Running cells are to be ended."""
+        """True if running cells must be killed."""
         return self.terminated or self.interrupts > 1
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:
-        """Count signals in this block; one that was ignored before (nohup) stays so."""
+        """Count signals in this block; a signal that was ignored before (nohup) stays ignored."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
+            yield  # only the main thread receives signals in Python
             return
         numbers = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
         before = {number: signal.getsignal(number) for number in numbers}

@@ -1,4 +1,4 @@
-"""Inside a worker process: what it does before torch is imported, and what it does with each group of cells."""
+"""The code of a worker process: its preparation before torch is imported, and its task for each group of cells."""
 
 import contextlib
 import ctypes
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 RunCell = Callable[[Cell], CellOutcome]
 
 RunStack = Callable[[Sequence[Cell], Callable[[Cell, CellOutcome], None], Settings], None]
-"""Runs several cells at once, and calls its second argument for each that ends."""
+"""Runs several cells together, and calls its second argument for each cell that ends."""
 
 
 def run_stack(cells: Sequence[Cell], ended: Callable[[Cell, CellOutcome], None], settings: Settings) -> None:
-    """Run cells together, trained as one stack."""
+    """Run cells that are trained as one stack."""
     from capsexp.stacking.scheduler import run as run_together  # imports torch
 
     _keep_memory()
@@ -47,12 +47,12 @@ def run_stack(cells: Sequence[Cell], ended: Callable[[Cell, CellOutcome], None],
 
 @dataclass(frozen=True)
 class CellWork:
-    """What a worker does: runs a cell on its own, trains several as a stack; see :class:`~capsexp.engine.base.Work`.
+    """Runs a single cell, or several cells as a stack; see :class:`~capsexp.engine.base.Work`.
 
     Attributes:
-        settings: of stacks.
-        run_cell: runs a cell on its own.
-        run_stack: runs several.
+        settings: the settings of stacks.
+        run_cell: runs a single cell.
+        run_stack: runs several cells.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -61,21 +61,22 @@ class CellWork:
 
     def prepare(self) -> None:
         """Import torch and Lightning."""
-        with contextlib.suppress(Exception):  # the cell that needs it will say what is wrong
+        with contextlib.suppress(Exception):  # the cell that needs it reports the error
             import capsexp.build  # noqa: F401
 
     def __call__(self, group: Group) -> Report:
-        """Do a group, and leave the process as it was.
+        """Run a group, and restore the state of the process afterwards.
 
-        An error of a stack that belongs to none of its cells costs none: the report leaves out cells that did not end.
+        After an error of the stack that is not an error of a single cell, the report leaves out the cells that did not
+        end.
         """
         outcomes: dict[str, CellOutcome] = {}
-        with _left_as_it_was(group[0]) as heard:
+        with _restored_process(group[0]) as collected:
             if len(group) == 1:
                 outcomes[group[0].id] = _outcome_of(self.run_cell, group[0])
             else:
                 self._run_stack(group, outcomes)
-        return Report(outcomes, heard.distinct)
+        return Report(outcomes, collected.distinct)
 
     def _run_stack(self, group: Group, outcomes: dict[str, CellOutcome]) -> None:
         def note(cell: Cell, outcome: CellOutcome) -> None:
@@ -93,9 +94,9 @@ class CellWork:
 
 
 def _keep_memory() -> None:
-    """Let the C library keep what is freed: the maps of many members are large, and are made anew in every step.
+    """Let the C library keep freed memory: the maps of many members are large, and are allocated again in every step.
 
-    By default glibc gets blocks of 32 MB and more from the system each time, page by page, and gives them back.
+    By default glibc requests blocks of 32 MB and more from the system each time, page by page, and returns them.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         libc = ctypes.CDLL(None)
@@ -104,7 +105,7 @@ def _keep_memory() -> None:
 
 
 def _allow_open_files() -> None:
-    """Every cell of a stack has its log, its lock and perhaps a run open: as many files as the system lets us have."""
+    """Raise the limit of open files to its maximum: every cell of a stack has a log, a lock and perhaps a run open."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -116,22 +117,22 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, work: bytes) -
     """Prepare this process.
 
     Args:
-        parent: the process that it must not outlive.
+        parent: pid of the parent; this process ends with it.
         environment: variables that torch reads when it is imported, or when it first touches a GPU.
-        stop: a shared flag; once it is not 0, running cells save and stop.
-        work: what is to come, pickled: what it imports must see this environment.
+        stop: a shared flag; when it is not 0, running cells save and stop.
+        work: the pickled task; its imports must see this environment.
     """
     _die_with(parent)
-    torch: Any = sys.modules.get("torch")  # there already where the user's own script imports it: it is run again here
+    torch: Any = sys.modules.get("torch")  # present if the user's script imports it: the script runs again here
     assert torch is None or not torch.cuda.is_initialized(), "a worker's environment must be set before CUDA is touched"
     os.environ.update(environment)
-    os.environ.pop("WANDB_SERVICE", None)  # that of a parent's run: this process has its own, which ends with it
+    os.environ.pop("WANDB_SERVICE", None)  # the service of the parent's run; this process starts its own
     logging.raiseExceptions = False
     logging.getLogger().setLevel(logging.INFO)
     stop_request.listen(lambda: bool(stop.value))
     pickle.loads(work).prepare()
     gc.collect()
-    gc.freeze()  # what is there now stays: later collections need not look at it
+    gc.freeze()  # later collections skip all objects that exist now
 
 
 def _outcome_of(run_cell: RunCell, cell: Cell) -> CellOutcome:
@@ -147,24 +148,24 @@ def _interrupted(cell: Cell) -> CellOutcome:
 
 
 @contextlib.contextmanager
-def _left_as_it_was(cell: Cell) -> Iterator["_Warnings"]:
-    """What is printed goes into the cell's log and warnings are kept; at the end nothing of it stays."""
-    heard = _Warnings()
-    logging.getLogger().addHandler(heard)
+def _restored_process(cell: Cell) -> Iterator["_Warnings"]:
+    """Redirect output into the cell's log and collect warnings; restore the process at the end."""
+    collected = _Warnings()
+    logging.getLogger().addHandler(collected)
     try:
         with _output_into(cell.directory / records.LOG), warnings.catch_warnings():
-            yield heard
+            yield collected
     finally:
-        logging.getLogger().removeHandler(heard)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Lightning puts its own there
+        logging.getLogger().removeHandler(collected)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Lightning installs its own handler
         _tidy()
 
 
 def _die_with(parent: int) -> None:
-    """Let the system kill this process when its parent is gone, however that ended."""
+    """Let the system kill this process when its parent has ended for any reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before we asked
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
@@ -177,7 +178,7 @@ def _watch(parent: int) -> None:
 
 
 class _Warnings(logging.Handler):
-    """Keeps what is worth telling the user, to be shown once for the whole sweep."""
+    """Collects the warnings for the user, which are shown once for the whole sweep."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -185,20 +186,20 @@ class _Warnings(logging.Handler):
 
     @property
     def distinct(self) -> tuple[str, ...]:
-        """The lines, each once."""
+        """The lines without duplicates."""
         return tuple(dict.fromkeys(self.lines))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the line of our own loggers; the cell's log has all."""
+        """Keep the lines of capsexp's loggers; the cell's log has all lines."""
         if record.name.startswith("capsexp") and record.name != "capsexp.trace":
             self.lines.append(record.getMessage())
 
 
 @contextlib.contextmanager
 def _output_into(path: Path) -> Iterator[None]:
-    """Whatever is printed, by C code and by a crash too, goes into the cell's log and not across the live table."""
+    """Redirect all output into the cell's log, that of C code and crashes too; it must not disturb the live table."""
     saved: list[int] = []
-    with contextlib.suppress(OSError):  # a full disk: then it stays where it was
+    with contextlib.suppress(OSError):  # a full disk: the output is not redirected
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
             saved = [os.dup(1), os.dup(2)]
@@ -217,7 +218,7 @@ def _output_into(path: Path) -> Iterator[None]:
 
 
 def _tidy() -> None:
-    """Give back what the cell left behind, on the device too, where other cells need it."""
+    """Free the memory that the cell left, on the device too, where other cells need it."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -117,7 +117,7 @@ def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, Cel
     to_run = [cell for cell in cells if cell.id not in ended | failed]
     shown = progress(len(cells), len(ended))
     with shown.shown():
-        shown.said(_what_is_there(plan, len(cells), ended, failed))
+        shown.message(_what_is_there(plan, len(cells), ended, failed))
         if to_run:
             summary = _run(options, layout, to_run, shown)
             ended |= summary.outcomes
@@ -132,8 +132,8 @@ def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progres
     parts = grouped(cells, engine.at_once, options.members) if layout.stacked else [(cell,) for cell in cells]
     shown.at_once = sum(len(group) for group in parts[: engine.at_once])
     if layout.why:
-        shown.said(layout.why)
-    shown.said(_what_runs(parts, layout, engine.at_once))
+        shown.message(layout.why)
+    shown.message(_what_runs(parts, layout, engine.at_once))
     return engine.run(parts, shown)
 
 
