@@ -569,7 +569,7 @@ def stacked(case: Case, how: FusedAdam) -> None:
         (optimizer,) = optimizers = [module.configure_optimizers()]
         optimizer.param_groups[0]["lr"] = rate
         trainer = SimpleNamespace(optimizers=optimizers, callbacks=[], gradient_clip_val=limit)
-        context = SimpleNamespace(noise=rng.stream, noise_is=lambda _: None)
+        context = SimpleNamespace(noise=rng.stream, set_noise=lambda _: None)
         members.append(SimpleNamespace(module=module, data=some_data(seed), trainer=trainer, context=context))
     watch = Watch("Stack", READS)
     stack: Any = Stack(members, how.impl, lambda _: True)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
 from capsexp.routing.uniform import Uniform
 from capsexp.stacking.adam import StackedAdam
-from capsexp.stacking.capsules import SideBySide
+from capsexp.stacking.capsules import JointVotes
 from capsexp.stacking.convolutions import apart
 from capsexp.stacking.folding import Slots, fold, foldable, tensors_of
 from capsexp.types import Batch
@@ -148,7 +148,7 @@ def test_votes_side_by_side_are_those_of_one_batch() -> None:
     poses_BID, weight_JEDI = torch.randn(2, 3, 5, 4).double(), torch.randn(2, 3, 2, 4, 5).double()
     linear = [LinearVotes(own_BID, own_JEDI) for own_BID, own_JEDI in zip(poses_BID, weight_JEDI, strict=True)]
     built: Votes = GivenVotes(torch.stack([votes.materialise() for votes in linear], 1).flatten(0, 1))
-    votes = SideBySide(linear)
+    votes = JointVotes(linear)
     coupling_BJI, parents_BJE = torch.rand(6, 3, 5).double(), torch.randn(6, 3, 2).double()
     assert votes.shape == built.shape == (6, 3, 2, 5)
     assert votes.mask_BI is None
@@ -156,7 +156,7 @@ def test_votes_side_by_side_are_those_of_one_batch() -> None:
         close(votes.weighted_sum(coupling), built.weighted_sum(coupling))
     close(votes.agreement(parents_BJE), built.agreement(parents_BJE))
     close(votes.materialise(), built.materialise())
-    constant = SideBySide([LinearVotes(poses_BID[0].requires_grad_(), weight_JEDI[0])]).detach()
+    constant = JointVotes([LinearVotes(poses_BID[0].requires_grad_(), weight_JEDI[0])]).detach()
     assert not constant.agreement(parents_BJE[:3]).requires_grad
     close(constant.weighted_sum(coupling_BJI[:3]), linear[0].weighted_sum(coupling_BJI[:3]))
 

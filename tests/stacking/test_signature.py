@@ -65,7 +65,7 @@ class Asking:
     def noise(self, device: torch.device) -> torch.Generator:
         raise AssertionError("it has ended")
 
-    def noise_is(self, generator: torch.Generator) -> None:
+    def set_noise(self, generator: torch.Generator) -> None:
         raise AssertionError("it has ended")
 
 

@@ -18,7 +18,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(guard.process, "most", "online")
-    monkeypatch.setattr(guard.process, "said", set())
+    monkeypatch.setattr(guard.process, "warned", set())
 
 
 @pytest.fixture

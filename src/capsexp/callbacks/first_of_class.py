@@ -9,7 +9,7 @@ ABSENT, THERE, PREFERRED = range(3)
 """What the image is that stands for a class so far."""
 
 
-class Found(NamedTuple):
+class ClassExample(NamedTuple):
     """What stands for a class.
 
     Attributes:
@@ -59,11 +59,11 @@ class FirstOfClass:
         self._kept = tuple(torch.where(better_K.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs)
         self._standing_K = torch.maximum(standing_K, self._standing_K)
 
-    def found(self) -> dict[int, Found]:
+    def found(self) -> dict[int, ClassExample]:
         """What stands for every class that had an image, in the order of the classes."""
         standing: list[int] = [] if self._standing_K is None else self._standing_K.tolist()
         return {
-            label: Found(tuple(each[label] for each in self._kept), how == PREFERRED)
+            label: ClassExample(tuple(each[label] for each in self._kept), how == PREFERRED)
             for label, how in enumerate(standing)
             if how != ABSENT
         }

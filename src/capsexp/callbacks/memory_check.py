@@ -38,10 +38,10 @@ class MemoryCheck(ResultCallback):
         free = free_memory(pl_module.device)
         if self.step_bytes is None or free is None:
             return
-        room = free + _there(pl_module)
+        room = free + _resident_bytes(pl_module)
         if self.step_bytes > room:
             advice = _advice(trainer, pl_module, images, room)
-            needs = f"needs about {_size(self.step_bytes - _there(pl_module))}, {_size(free)} are free"
+            needs = f"needs about {_size(self.step_bytes - _resident_bytes(pl_module))}, {_size(free)} are free"
             rule = f"leave a training step room in memory ({needs}: {advice})"
             raise ConfigError("data.batch_size", rule, data.batch_size)
 
@@ -70,7 +70,7 @@ def _step_bytes(trainer: L.Trainer, module: L.LightningModule, images: int) -> i
         return None
 
 
-def _there(module: nn.Module) -> int:
+def _resident_bytes(module: nn.Module) -> int:
     """Bytes of what a step uses and the device holds already."""
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 

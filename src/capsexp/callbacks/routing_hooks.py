@@ -11,7 +11,7 @@ from capsexp.types import RoutingOutput
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutingRecord:
     """What a layer's routing gave for the last batch; a window's place counts as part of the batch.
 
     Attributes:
@@ -27,7 +27,7 @@ class RoutingReader:
     """The last batch's routing of every capsule layer, by the layer's name."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Routed] = {}
+        self._last: dict[str, RoutingRecord] = {}
         self._hooks: list[Any] = []
 
     def listen(self, model: nn.Module) -> None:
@@ -42,12 +42,12 @@ class RoutingReader:
             hook.remove()
         self._hooks, self._last = [], {}
 
-    def __getitem__(self, name: str) -> Routed:
+    def __getitem__(self, name: str) -> RoutingRecord:
         return self._last[name]
 
     def _keeper(self, name: str) -> Any:
         def keep(_: nn.Module, arguments: tuple[Any, ...], output: RoutingOutput) -> None:
-            self._last[name] = Routed(output, arguments[0].mask_BI)
+            self._last[name] = RoutingRecord(output, arguments[0].mask_BI)
 
         return keep
 

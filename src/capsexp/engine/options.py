@@ -8,7 +8,7 @@ from typing import Any
 
 from capsexp import hardware
 from capsexp.errors import require, require_int
-from capsexp.stacking.grouping import IMPLS, WORDS, Settings, choose
+from capsexp.stacking.grouping import IMPLS, STACK_CHOICES, Settings, choose
 
 AUTO = "auto"
 
@@ -131,7 +131,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "retries": lambda key, value: require_int(key, value, 0),
     "fail_fast": _flag,
     "max_cells_per_worker": lambda key, value: None if value is None else require_int(key, value, 1),
-    "stack": _one_of(*WORDS),
+    "stack": _one_of(*STACK_CHOICES),
     "members": _number,
     "form": _one_of(*IMPLS),
     "buckets": _number,

@@ -10,13 +10,13 @@ from torch import nn
 from capsexp.build import LoadedRun, load_run
 from capsexp.data.augment import Augment
 from capsexp.errors import require
-from capsexp.export.file import Exported, export
+from capsexp.export.file import ExportedFile, export
 from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 
 
 def export_cell(
     directory: Path, inference: str | None, path: Path | None, *, batch: int | None, opset: int | None
-) -> tuple[Exported, str]:
+) -> tuple[ExportedFile, str]:
     """Export a finished cell's network, compared on its test images.
 
     Args:

@@ -32,7 +32,7 @@ class ExportError(CommandError):
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFile:
     """A file that was written.
 
     Attributes:
@@ -59,7 +59,7 @@ def export(
     batch: int | None = None,
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> Exported:
+) -> ExportedFile:
     """Write a network as an ONNX file: ``images`` (B, C, H, W), float32, in; ``scores`` (B, K), float32, out.
 
     Capsule layers are exported with the inference they are set to.  The module itself is left as it is; weights in
@@ -91,7 +91,7 @@ def export(
         difference = max(_differences(temporary, reference, torch.split(images_BCHW, list(sizes))))
         if not difference <= TOLERANCE:  # nor is NaN
             raise ExportError(f"onnxruntime's scores differ from torch's by {difference:.2g}, more than {TOLERANCE:g}")
-    return Exported(path, path.stat().st_size, _count(model), difference, model.opset_import[0].version)
+    return ExportedFile(path, path.stat().st_size, _count(model), difference, model.opset_import[0].version)
 
 
 # -- the graph --------------------------------------------------------------------------------------------------------

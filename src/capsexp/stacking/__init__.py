@@ -1,1 +1,1 @@
-"""Stacks: many small networks trained together, one training step for all."""
+"""Stacks: many small networks that are trained together, with one training step for all."""

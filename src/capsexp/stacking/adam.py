@@ -1,4 +1,4 @@
-"""Adam and AdamW for all members of a stack at once, each with its own numbers, and the clipping of their gradients."""
+"""Adam, AdamW and gradient clipping for all members of a stack, each with its own hyperparameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -14,8 +14,8 @@ from capsexp.stacking.folding import Slots, beside
 # -- the arithmetic ----------------------------------------------------------------------------------------------------
 
 
-class Numbers(NamedTuple):
-    """What a member's optimizer is set to."""
+class AdamSettings(NamedTuple):
+    """The hyperparameters of a member's optimizer."""
 
     lr: float
     beta1: float
@@ -25,24 +25,24 @@ class Numbers(NamedTuple):
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Self:
-        """As they are now: a callback may change them between epochs."""
+        """The present hyperparameters of an optimizer; a callback may change them between epochs."""
         group = optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
         return cls(group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
 
 
 class FusedAdam:
-    """Members that agree in all numbers and steps: torch's own fused kernel, as if the stack were one network.
+    """The update for members with equal hyperparameters and steps: torch's own fused kernel on the whole stack.
 
     Args:
-        numbers: each member's.
-        steps_N: each member's steps so far, by parameter.
-        like: a parameter.
+        numbers: the hyperparameters of each member.
+        steps_N: the steps of each member so far, by parameter.
+        like: a parameter, for device and dtype.
         decoupled: as in AdamW.
     """
 
     def __init__(
-        self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]], like: Tensor, decoupled: bool
+        self, numbers: Sequence[AdamSettings], steps_N: Mapping[str, Sequence[float]], like: Tensor, decoupled: bool
     ) -> None:
         self._numbers, self._decoupled = numbers[0], decoupled
         self._steps = {
@@ -68,17 +68,19 @@ class FusedAdam:
 
 
 class MixedAdam:
-    """Members that differ in numbers or steps: the arithmetic of torch's Adam, in its order, with a factor a member.
+    """The update for members with different hyperparameters or steps: torch's Adam, with one factor per member.
+
+    The order of the arithmetic is that of torch's Adam.
 
     Args:
-        numbers: each member's.
-        steps_N: each member's steps so far, by parameter.
-        like: a parameter.
+        numbers: the hyperparameters of each member.
+        steps_N: the steps of each member so far, by parameter.
+        like: a parameter, for device and dtype.
         decoupled: as in AdamW.
     """
 
     def __init__(
-        self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]], like: Tensor, decoupled: bool
+        self, numbers: Sequence[AdamSettings], steps_N: Mapping[str, Sequence[float]], like: Tensor, decoupled: bool
     ) -> None:
         def double(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64, device=like.device)
@@ -87,13 +89,13 @@ class MixedAdam:
         self._steps = {name: double(steps) for name, steps in steps_N.items()}
         self._lr_N, self._beta1_N, self._beta2_N, eps_N, decay_N = (double(each) for each in zip(*numbers, strict=True))
         self._eps_N = self._single(eps_N)
-        # What multiplies a parameter each step, or what of it joins the gradient.
+        # The factor of a parameter in each step (AdamW), or its share in the gradient (Adam).
         self._decay_N = self._single(1 - self._lr_N * decay_N if decoupled else decay_N)
         self._rest1_N, self._rest2_N = self._single(1 - self._beta1_N), self._single(1 - self._beta2_N)
         self._keep2_N = self._single(self._beta2_N)
 
     def _single(self, values: Tensor) -> Tensor:
-        """Computed in double precision, used in the parameters' own: as torch does with a number."""
+        """Values that are computed in double precision, in the parameters' dtype: torch converts a number likewise."""
         return values.to(self._dtype)
 
     def __call__(self, trained: Mapping[str, nn.Parameter], means: list[Tensor], squares: list[Tensor]) -> None:
@@ -129,13 +131,13 @@ Parameters = Mapping[str, nn.Parameter]
 """By name."""
 
 State = Mapping[str, dict[str, Tensor]]
-"""What torch's Adam keeps of parameters that have stepped, by their names."""
+"""The state of torch's Adam for parameters that have stepped, by name."""
 
 
 def accepts(optimizer: Optimizer) -> bool:
-    """True if :class:`StackedAdam` can take such optimizers over: plain Adam or AdamW with one group of parameters.
+    """True if :class:`StackedAdam` can replace an optimizer: plain Adam or AdamW with one group of parameters.
 
-    Where padding has no gradient, its step is zero divided by epsilon, which therefore must not be zero.
+    Padding has no gradient, so its step is zero divided by epsilon.  Epsilon therefore must not be zero.
     """
     if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1:
         return False
@@ -148,19 +150,19 @@ def accepts(optimizer: Optimizer) -> bool:
 
 
 def decoupled(optimizer: Optimizer) -> bool:
-    """True if weight decay stays out of the moments, as in AdamW; the members of a stack agree in that."""
+    """True if weight decay is not part of the moments, as in AdamW; it is equal for all members of a stack."""
     return bool(optimizer.param_groups[0]["decoupled_weight_decay"])
 
 
 class StackedAdam(Optimizer):
-    """The optimizers of all members, as one.
+    """One optimizer that replaces the optimizers of all members.
 
-    Between epochs the members' own optimizers hold the truth: :meth:`load` takes their numbers and state over, and
-    :meth:`store` gives the state back.
+    Between epochs the members' own optimizers hold the state: :meth:`load` copies their hyperparameters and state, and
+    :meth:`store` copies the state back.
 
     Args:
-        stacked: the folded model's parameters (N, ...); those that require no gradient are left out.
-        members: each member's parameters.
+        stacked: the folded model's parameters (N, ...); those that require no gradient are ignored.
+        members: the parameters of each member.
         decoupled: see :func:`decoupled`.
     """
 
@@ -180,10 +182,10 @@ class StackedAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every member, on the parameters that have a gradient.
+        """Make one step of every member, on the parameters that have a gradient.
 
         Args:
-            closure: makes the gradients, where they are not there yet.
+            closure: computes the gradients; None if they exist already.
         """
         loss = None
         if closure is not None:
@@ -197,38 +199,38 @@ class StackedAdam(Optimizer):
             self._update(trained, *([self.state[parameter][key] for parameter in trained.values()] for key in MOMENTS))
         return loss
 
-    # -- to and from the members --------------------------------------------------------------------------------------
+    # -- state of the members -----------------------------------------------------------------------------------------
 
     def load(self, optimizers: Sequence[Optimizer | None], members: Sequence[Parameters]) -> None:
-        """Take numbers and state of the members' own optimizers over.
+        """Copy the hyperparameters and the state of the members' own optimizers.
 
         Args:
-            optimizers: for which :func:`accepts` holds; one that has not stepped yet has no state.  None where a place
-                is idle: what becomes of it does not matter.
+            optimizers: those for which :func:`accepts` holds; one that has not stepped yet has no state.  None for an
+                idle place, whose result is not used.
             members: their parameters.
         """
         states = [self._state(*pair) for pair in zip(optimizers, members, strict=True)]
         for key, slots in self._slots.items():
             slots.load([{name: each[key] for name, each in state.items()} for state in states])
         self._taken = dict.fromkeys(self._stacked, 0)
-        # An idle place is handled like one that is not, so that it does not set the others apart.
+        # An idle place gets the settings of a live one, so that the members stay equal for FusedAdam.
         live = {place: optimizer for place, optimizer in enumerate(optimizers) if optimizer is not None}
         places = [place if place in live else min(live) for place in range(len(optimizers))]
-        numbers, counts = [Numbers.of(live[place]) for place in places], self._counts(states)
+        numbers, counts = [AdamSettings.of(live[place]) for place in places], self._counts(states)
         self._update = self._made(numbers, {name: [counts[place][name] for place in places] for name in self._stacked})
 
-    def _made(self, numbers: Sequence[Numbers], steps_N: Mapping[str, Sequence[float]]) -> Update:
+    def _made(self, numbers: Sequence[AdamSettings], steps_N: Mapping[str, Sequence[float]]) -> Update:
         alike = len(set(numbers)) == 1 and all(len(set(steps)) == 1 for steps in steps_N.values())
         update = FusedAdam if alike else MixedAdam
         return update(numbers, steps_N, next(iter(self._stacked.values())), self._decoupled)
 
     @torch.no_grad()
     def store(self, optimizers: Sequence[Optimizer | None], members: Sequence[Parameters]) -> None:
-        """Give the members' own optimizers their state after the steps taken since :meth:`load`.
+        """Copy the state after the steps since :meth:`load` back to the members' own optimizers.
 
         Args:
-            optimizers: as there.
-            members: as there.
+            optimizers: as in :meth:`load`.
+            members: as in :meth:`load`.
         """
         taken = {name: count for name, count in self._taken.items() if count}
         self._taken = dict.fromkeys(self._stacked, 0)
@@ -246,14 +248,14 @@ class StackedAdam(Optimizer):
         return {name: optimizer.state[own[name]] for name in self._stacked if optimizer.state.get(own[name])}
 
     def _counts(self, states: Sequence[State]) -> list[dict[str, float]]:
-        """Each member's steps so far, by parameter; the device is asked once."""
+        """The steps of each member so far, by parameter; they are read from the device in one transfer."""
         tensors = [each["step"] for state in states for each in state.values()]
         steps = iter(torch.stack(tensors).tolist() if tensors else [])
         return [dict.fromkeys(self._stacked, 0.0) | {name: next(steps) for name in state} for state in states]
 
 
 def _started(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """A parameter's state; where it has not stepped yet, as torch begins it."""
+    """A parameter's state; for a parameter that has not stepped, torch's initial state."""
     state: dict[str, Tensor] = optimizer.state[parameter]
     if not state:
         if optimizer.param_groups[0]["fused"]:
@@ -272,12 +274,12 @@ Algorithm = Literal["norm", "value"]
 
 @torch.no_grad()
 def clip(parameters: Sequence[Tensor], limits: Sequence[float | None], algorithm: Algorithm) -> None:
-    """Clip the gradients as torch's ``clip_grad_norm_`` and ``clip_grad_value_`` clip those of one member.
+    """Clip each member's gradients as torch's ``clip_grad_norm_`` or ``clip_grad_value_`` does.
 
     Args:
-        parameters: (N, ...) each; those without a gradient are left out.
-        limits: each member's; None for one that is not clipped.
-        algorithm: by the Euclidean norm of all gradients of a member, or each value alone.
+        parameters: (N, ...) each; those without a gradient are ignored.
+        limits: the limit of each member; None for no clipping.
+        algorithm: ``norm`` for the Euclidean norm of all gradients of a member, ``value`` for single values.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients or all(limit is None for limit in limits):
@@ -301,5 +303,5 @@ def _clip_norms(gradients: Sequence[Tensor], limits_N: Tensor) -> None:
 
 @lru_cache(maxsize=8)
 def _as_tensor(limits: tuple[float | None, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Kept, since sending numbers to a device makes a step wait."""
+    """The limits as a tensor; cached, since a transfer to the device delays a step."""
     return torch.tensor([torch.inf if limit is None else limit for limit in limits], device=device, dtype=dtype)

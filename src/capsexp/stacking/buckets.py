@@ -1,16 +1,16 @@
-"""Members of like widths together, so that little is computed for the padding."""
+"""Buckets: members of similar widths are trained together, so that padding costs little."""
 
 from collections.abc import Hashable, Sequence
 
 Size = tuple[int, int]
-"""Of a member: its parameters, and a number of its own that decides between equals."""
+"""The size of a member: its parameters, and a unique number that breaks ties."""
 
 
 class Buckets:
-    """In how many parts of like size the members of a group are padded and trained, and who belongs to which.
+    """The partition of each group into buckets of members with similar sizes.
 
-    A group is cut when it is first trained, into parts of nearly equal count; whoever comes later goes where its size
-    belongs, so that members stay with each other.
+    A group is cut when it is first trained, into parts of nearly equal count.  A member that joins later goes into the
+    bucket of its size, so that the other members stay together.
     """
 
     def __init__(self) -> None:
@@ -21,25 +21,25 @@ class Buckets:
         return group in self._bounds
 
     def cut(self, group: Hashable, sizes: Sequence[Size], number: int) -> None:
-        """Cut a group that is to be trained.
+        """Cut a group into buckets.
 
         Args:
-            group: what its members have in common.
-            sizes: all different.
-            number: of buckets; no more than there are members.
+            group: the key of the group.
+            sizes: the sizes of its members, all different.
+            number: number of buckets; at most one per member.
         """
         self._bounds[group] = _cut(sizes, number)
 
     def of(self, group: Hashable, sizes: Sequence[Size]) -> list[int]:
-        """The bucket of each member of a group that was cut."""
+        """The bucket number of each member of a group that was cut."""
         return [sum(size > bound for bound in self._bounds[group]) for size in sizes]
 
     def halve(self, group: Hashable, sizes: Sequence[Size]) -> None:
-        """Cut a bucket in two from now on.
+        """Cut a bucket in two.
 
         Args:
-            group: the one that it is a part of.
-            sizes: of the bucket's members, two at least.
+            group: the key of its group.
+            sizes: the sizes of the bucket's members, at least two.
         """
         self._bounds[group] = sorted({*self._bounds[group], *_cut(sizes, 2)})
 

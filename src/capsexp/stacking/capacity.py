@@ -1,4 +1,4 @@
-"""How many members a stack should have, and how many it may have as far as memory goes."""
+"""The number of members of a stack: the fastest one, and the largest one that fits into memory."""
 
 from collections.abc import Sequence
 
@@ -12,24 +12,27 @@ ROOM = 0.9
 """Share of the free memory that a stack may take."""
 
 CACHED_BYTES = 16e6
-"""On a CPU, what the largest maps of a stack should take together, so that a step stays near the processor's caches.
+"""On a CPU, the target size of a stack's largest maps in bytes, so that a step uses the processor's caches.
 
-Measured in benchmarks/stacked_forms.py: that is 26 CNNs with batches of 32 images, or six with batches of 128.
+It is measured in benchmarks/stacked_forms.py: 26 CNNs with batches of 32 images, or six with batches of 128.
 """
 
 ON_A_GPU = 4
-"""Buckets of :data:`MANY` members of different widths: what is padded costs time there, but so does each launch."""
+"""Number of buckets on a GPU for at least :data:`MANY` members of different widths.
+
+Padding costs time there, but so does each kernel launch.
+"""
 
 MANY = 32
 
 
 def size_of(member: MemberEpochs) -> int:
-    """Parameters of a member's network."""
+    """Number of parameters of a member's network."""
     return sum(parameter.numel() for parameter in member.module.model.parameters())
 
 
 def buckets_of(members: Sequence[MemberEpochs]) -> int:
-    """In how many parts of like widths the members of a group are trained fastest."""
+    """The number of buckets with which a group is trained fastest."""
     if members[0].module.device.type == "cpu":
         batch = members[0].data.batch_size
         each = _largest_map(max(members, key=size_of)) * batch * 4
@@ -40,13 +43,13 @@ def buckets_of(members: Sequence[MemberEpochs]) -> int:
 
 @torch.no_grad()
 def _largest_map(member: MemberEpochs) -> int:
-    """Values in the largest map of an image."""
+    """Number of values in the largest map of one image."""
     model, found = member.module.model, [0]
 
-    def look(_: nn.Module, given: object, made: object) -> None:
+    def record_size(_: nn.Module, given: object, made: object) -> None:
         found.append(made.numel() if isinstance(made, Tensor) else 0)
 
-    hooks = [part.register_forward_hook(look) for part in model.modules() if not any(part.children())]
+    hooks = [part.register_forward_hook(record_size) for part in model.modules() if not any(part.children())]
     some = next(model.parameters())
     modes = [(part, part.training) for part in model.modules()]
     try:
@@ -60,15 +63,15 @@ def _largest_map(member: MemberEpochs) -> int:
 
 
 def too_large(members: Sequence[MemberEpochs]) -> bool:
-    """True if a step of a stack of these would not fit into memory, as far as their own steps tell."""
+    """True if a training step of a stack of these members would not fit into memory, by their estimates."""
     needed, free = bytes_of(members), free_memory(members[0].module.device)
     return len(members) > 1 and needed is not None and free is not None and needed > ROOM * free
 
 
 def bytes_of(members: Sequence[MemberEpochs]) -> int | None:
-    """What a training step of a stack takes at its peak, in bytes: for each member what the largest takes alone.
+    """Peak bytes of a training step of a stack: for each member, the bytes of the largest member alone.
 
-    A member's own step is told by ``callbacks/memory_check``; None where no member has one.
+    ``callbacks/memory_check`` estimates the step of a member; None if no member has this callback.
     """
     found = [
         callback.step_bytes

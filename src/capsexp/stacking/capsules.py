@@ -1,7 +1,8 @@
-"""Capsule layers of all members of a stack at once, and the decoder behind them.
+"""Capsule layers of all members of a stack, and the decoder after them.
 
-Shape letters as in :mod:`capsexp.stacking.layers`.  Capsules lie as maps do, (B, N*I, D), the first member's first; the
-types that a narrower member lacks are zero, behind its own: such children cast no vote, so nothing changes for it.
+Shape letters are those of :mod:`capsexp.stacking.layers`.  Capsules are ordered as maps are, (B, N*I, D), the first
+member's first.  The types that a narrower member lacks follow its own and are zero.  Such children cast no vote, so
+they do not change the member's result.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.max_min import MaxMin
 from capsexp.routing.uniform import Uniform
 from capsexp.stacking.convolutions import apart
-from capsexp.stacking.layers import Folded
+from capsexp.stacking.layers import FoldedLayer
 from capsexp.types import RoutingOutput
 
 if TYPE_CHECKING:
     from capsexp.stacking.folding import Fold
 
 ROUTINGS = (Dynamic, MaxMin, Uniform)
-"""Algorithms that have no tensors of their own and treat each image alone."""
+"""Routing algorithms that have no tensors of their own and treat each image independently."""
 
 
 def routes_alone(layer: ClassCapsules) -> bool:
-    """True if a layer's coupling follows from an image's votes and nothing else, so that members can share routing."""
+    """True if a layer's coupling depends only on an image's votes, so that members can share the routing."""
     return type(layer.routing) in ROUTINGS and layer.inference == "dynamic" and layer.master_JI is None
 
 
-class SideBySide(Votes):
-    """The members' votes as those of one batch: of image b, member n's come at place b * N + n.
+class JointVotes(Votes):
+    """The members' votes as one batch: the votes of image b and member n are at index b * N + n.
 
-    To routing every image is alike, so it may take members for images.  Each member's own operator does the work.
+    Routing treats all images alike, so it can treat members as images.  Each member's own operator computes its part.
 
     Args:
-        members: their votes (B, J, E, I), without masks.
+        members: the votes (B, J, E, I) of each member, without masks.
     """
 
     def __init__(self, members: Sequence[Votes]) -> None:
@@ -67,11 +68,11 @@ class SideBySide(Votes):
     def materialise(self) -> Tensor:  # noqa: D102
         return _beside(votes.materialise() for votes in self._members)
 
-    def detach(self) -> SideBySide:  # noqa: D102
-        return SideBySide([votes.detach() for votes in self._members])
+    def detach(self) -> JointVotes:  # noqa: D102
+        return JointVotes([votes.detach() for votes in self._members])
 
     def _apart(self, values: Tensor) -> Sequence[Tensor]:
-        """Each member's part of what has a value an image and member."""
+        """Each member's part of a tensor with one entry per image and member."""
         return values.view(-1, len(self._members), *values.shape[1:]).unbind(1)
 
 
@@ -79,8 +80,8 @@ def _beside(parts: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(parts), 1).flatten(0, 1)
 
 
-class FoldedClassCapsules(Folded):
-    """``ClassCapsules`` of all members, which are routed in one go."""
+class FoldedClassCapsules(FoldedLayer):
+    """``ClassCapsules`` of all members, which share one routing call."""
 
     weight: Tensor
 
@@ -89,16 +90,16 @@ class FoldedClassCapsules(Folded):
         self.routing = copy.deepcopy(members[0].routing)
 
     def forward(self, poses_BID: Tensor) -> RoutingOutput:
-        """Poses (B, N*J, E), activations (B, N*J) and coupling (B, N*J, I)."""
+        """Compute poses (B, N*J, E), activations (B, N*J) and coupling (B, N*J, I)."""
         members, parents = self.weight.shape[:2]
         each = zip(poses_BID.chunk(members, 1), self.weight.unbind(), strict=True)
-        made = self.routing(SideBySide([LinearVotes(own_BID, own_JEDI) for own_BID, own_JEDI in each]))
+        made = self.routing(JointVotes([LinearVotes(own_BID, own_JEDI) for own_BID, own_JEDI in each]))
         self.fold.widths_N = [parents] * members
         return RoutingOutput(*(part.reshape(len(poses_BID), members * parents, *part.shape[2:]) for part in made))
 
 
-class FoldedDecoder(Folded):
-    """``Decoder`` of all members, each of which draws from a class of its own; its layers are folded like others."""
+class FoldedDecoder(FoldedLayer):
+    """``Decoder`` of all members, each with its own class to draw; its layers are folded like others."""
 
     def __init__(self, members: Sequence[Decoder], fold: Fold) -> None:
         super().__init__(members, fold)
@@ -106,15 +107,15 @@ class FoldedDecoder(Folded):
         self.classes, self.image_shape = members[0].classes, members[0].image_shape
 
     def longest(self, lengths_BK: Tensor) -> Tensor:
-        """The longest of each member's own capsules (B, N), from lengths (B, N*K)."""
+        """The index of the longest capsule of each member (B, N), from lengths (B, N*K)."""
         return apart(lengths_BK, self.fold.members).argmax(2)
 
     def forward(self, poses_BKE: Tensor, shown_BS: Tensor) -> Tensor:
-        """Images (B, N*C, H, W), drawn from class ``shown_BS`` of every member of a stream alone."""
+        """Draw images (B, N*C, H, W) from class ``shown_BS`` alone, for every member of each stream."""
         poses_BNKE = apart(poses_BKE, self.fold.members)
         shown_BN = shown_BS.repeat_interleave(self.fold.members // shown_BS.shape[1], 1)
         shown_BNK = F.one_hot(shown_BN, self.classes).bool()
-        precision = next(self.layers.parameters()).dtype  # half, where the whole networks are
+        precision = next(self.layers.parameters()).dtype  # half precision if the networks use it
         drawn: Tensor = self.layers(poses_BNKE.where(shown_BNK[..., None], 0).flatten(1).to(precision))
         channels, height, width = self.image_shape
         return at_least_single(drawn).view(-1, self.fold.members * channels, height, width)

@@ -1,4 +1,4 @@
-"""A cell's place among those that run together in one process: each tasks in a greenlet of its own."""
+"""The context of a cell that runs with others in one process; each cell runs in its own greenlet."""
 
 import contextlib
 import logging
@@ -22,22 +22,22 @@ from capsexp.stacking.signature import refusal
 log = logging.getLogger(__name__)
 
 
-HEARD = (signal.SIGTERM, signal.SIGINT)
-"""Signals for which Lightning puts a handler while a fit goes on, and the one before it back when it ends."""
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Signals whose handlers Lightning replaces during a fit and restores at its end."""
 
 
 Task = Callable[[], None]
-"""All that a cell does, from start to end; it raises nothing."""
+"""The whole work of a cell; it raises nothing."""
 
 
 @dataclass
-class Waiting:
-    """The cells of a process that wait for the scheduler, and the greenlet in which it runs.
+class WaitingCells:
+    """The cells of a process that wait for the scheduler, and the scheduler's greenlet.
 
     Attributes:
-        scheduler: its greenlet.
+        scheduler: the greenlet of the scheduler.
         members: fits that wait for an epoch, with their cells' contexts.
-        paused: cells that can do nothing until others have done something.
+        paused: cells that must wait for the work of other cells.
     """
 
     scheduler: greenlet
@@ -46,20 +46,20 @@ class Waiting:
 
 
 class CellContext:
-    """A cell among those that run together: its greenlet, and what of the process is its own while it runs.
+    """The context of a cell: its greenlet, and the state of the process that belongs to it while it runs.
 
     Attributes:
-        fits: how many fits of the cell have been stacked, the present one included.
-        facts: ``members`` of the largest stack that the cell was in, and their ``form``; empty if it was in none.
-        spent_s: seconds that the cell has cost: its own turns, and its share of the epochs that it was trained in.
+        fits: number of stacked fits of the cell, the present one included.
+        facts: ``members`` of the largest stack of the cell, and their ``form``; empty if it was never stacked.
+        spent_s: cost of the cell in seconds: its own running time, and its share of the epochs of its stacks.
 
     Args:
-        task: what the cell does.
-        waiting: where it waits for the scheduler.
-        number: of the cell among those that it runs with.
+        task: the work of the cell.
+        waiting: the waiting cells of the process.
+        number: the number of the cell in the process.
     """
 
-    def __init__(self, task: Task, waiting: Waiting, number: int) -> None:
+    def __init__(self, task: Task, waiting: WaitingCells, number: int) -> None:
         self._greenlet = greenlet(self._run)
         self._task, self._waiting, self.number = task, waiting, number
         self._member: MemberEpochs | None = None
@@ -71,11 +71,11 @@ class CellContext:
         self.spent_s, self._since = 0.0, 0.0
 
     def go_on(self, what: EpochResult | BaseException | bool | None = None) -> None:
-        """Let the cell do what comes next, until it waits for an epoch, pauses or ends.
+        """Resume the cell, until it waits for an epoch, pauses or ends.
 
         Args:
-            what: the epoch that it waited for, None if it is to train it alone, or what it is to fail with; behind a
-                pause, whether to try again; None at the start.
+            what: the epoch that it waited for, None to train it alone, or the exception to raise; after a pause,
+                whether to retry; None at the start.
         """
         with self._process():
             if isinstance(what, BaseException):
@@ -84,12 +84,12 @@ class CellContext:
                 self._greenlet.switch(what)
 
     def leave(self) -> None:
-        """End the cell where it stands; what it has open is closed."""
+        """Stop the cell at its present point; its open files are closed."""
         with self._process():
             self._greenlet.throw()
 
     def stacks(self, member: MemberEpochs) -> bool:
-        """True if the member's fit can be trained with others; where it cannot, its log says why."""
+        """True if the member's fit can be trained with others; otherwise the cell's log has the reason."""
         if not member.asked:
             member.asked, member.refusal = True, refusal(member)
             if member.refusal is not None:
@@ -97,28 +97,28 @@ class CellContext:
         return member.refusal is None
 
     def wait(self, member: MemberEpochs) -> EpochResult | None:
-        """Inside the cell: hand over until the epoch of its fit is trained; None if the fit is to go on alone."""
+        """Wait inside the cell until the epoch of its fit is trained; None if the fit must continue alone."""
         if self._member is not member:
             self._member, self.fits = member, self.fits + 1
         self._waiting.members[member] = self
         return cast("EpochResult | None", self._waiting.scheduler.switch())
 
     def pause(self) -> bool:
-        """Inside the cell: hand over while it can do nothing; whether it is worth trying again."""
+        """Pause inside the cell while it waits for others; returns whether to retry."""
         self._waiting.paused.append(self)
         return bool(self._waiting.scheduler.switch())
 
-    def was_in(self, members: int, impl: str) -> None:
-        """Remember a stack that the cell is trained in."""
+    def record_stack(self, members: int, impl: str) -> None:
+        """Record a stack in which the cell is trained."""
         self.facts = {"members": max(members, self.facts.get("members", 0)), "form": impl}
 
     def noise(self, device: torch.device) -> torch.Generator:
-        """The cell's stream of random numbers on a device, where it stands; dropout draws from it."""
+        """The cell's random generator on a device, in its present state; dropout draws from it."""
         own = self._random["torch"] if device.type == "cpu" else self._random["cuda"][device.index or 0]
         return rng.stream(device).set_state(own)
 
-    def noise_is(self, generator: torch.Generator) -> None:
-        """The stream has moved on."""
+    def set_noise(self, generator: torch.Generator) -> None:
+        """Store the present state of the cell's random generator."""
         if generator.device.type == "cpu":
             self._random["torch"] = generator.get_state()
         else:
@@ -130,7 +130,7 @@ class CellContext:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[None]:
-        """While the cell runs, random states, filters of warnings and handlers of signals are the cell's."""
+        """In this block, install the cell's random states, warning filters and signal handlers."""
         random, filters, handlers = rng.states(), list(warnings.filters), _handlers()
         self._since = time.perf_counter()
         rng.put_back(self._random)
@@ -147,45 +147,45 @@ class CellContext:
 
 
 def _handlers() -> dict[int, Any]:
-    """Who hears of signals."""
-    return {number: signal.getsignal(number) for number in HEARD}
+    """The present signal handlers."""
+    return {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
 
 
 def _handle(handlers: Mapping[int, Any]) -> None:
-    """Let these hear of signals; only a process' main thread may say so, and Lightning says so only there."""
+    """Install signal handlers, which only a process' main thread can do; Lightning does so there only."""
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
-            if handler is not None and handler is not signal.getsignal(number):  # None: not put there by Python
+            if handler is not None and handler is not signal.getsignal(number):  # None: not installed by Python
                 signal.signal(number, handler)
 
 
-_present: ContextVar[CellContext | None] = ContextVar("seat", default=None)
-"""The context of the cell that runs now; none for a cell that runs alone."""
+_present: ContextVar[CellContext | None] = ContextVar("cell_context", default=None)
+"""The context of the running cell; None for a cell that runs alone."""
 
 
 def facts() -> dict[str, Any] | None:
-    """How the present cell was trained with others, for its result; None for one that was trained alone."""
+    """The stack facts of the running cell for its result; None if it was trained alone."""
     context = _present.get()
     return context.facts if context is not None and context.facts else None
 
 
 def share_s() -> float | None:
-    """Seconds that the present cell has cost so far; None for one that runs alone, which cost what it took."""
+    """Cost of the running cell so far in seconds; None if it runs alone, where cost and duration are equal."""
     context = _present.get()
     return None if context is None else context.spent_s + time.perf_counter() - context._since
 
 
 def pause() -> bool:
-    """Hand over while the present cell can do nothing; whether it is worth trying again, False for a cell alone."""
+    """Pause the running cell while it waits for others; returns whether to retry, False for a cell that runs alone."""
     context = _present.get()
     return context is not None and context.pause()
 
 
 def joined(trainer: L.Trainer, config: Mapping[str, Any]) -> L.Trainer:
-    """The trainer, whose fits may now be stacked if its cell runs together with others.
+    """Prepare a trainer, so that its fits can be stacked if its cell runs together with others.
 
     Args:
-        trainer: just made.
+        trainer: a new trainer.
         config: the cell's resolved config.
     """
     context = _present.get()

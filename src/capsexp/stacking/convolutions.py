@@ -1,7 +1,7 @@
-"""The convolutions of all members of a stack, in several impls that give the same numbers up to rounding.
+"""The convolutions of all members of a stack, in several implementations with equal results up to rounding.
 
-Shape letters beside those of :mod:`capsexp.types`: N members; S streams of maps, each for the N / S members that lie
-next to each other.  Maps are (B, S*I, H, W) in and (B, N*O, H', W') out, member by member.
+Shape letters in addition to those of :mod:`capsexp.types`: N members; S streams of maps, each for N / S adjacent
+members.  Input maps are (B, S*I, H, W), output maps (B, N*O, H', W'), ordered by member.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +15,14 @@ from torch import Tensor
 from capsexp.nn.autocast import autocast_type
 
 Impl = Literal["grouped", "vmap", "unfold", "loop"]
-"""One convolution with a group a stream; torch's vmap over streams; windows unfolded for one batched matrix product; or
-a convolution a stream."""
+"""The implementation: one convolution with one group per stream; torch's vmap over streams; unfolded windows and one
+batched matrix product; or one convolution per stream."""
 
 Pair = tuple[int, int]
 
 
 class Geometry(NamedTuple):
-    """How a kernel goes over a map; each number for height and width."""
+    """The geometry of a convolution; each value is a pair for height and width."""
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
@@ -30,27 +30,27 @@ class Geometry(NamedTuple):
     output_padding: Pair = (0, 0)
 
     def reached(self, side: int, size: int, dim: int) -> int:
-        """Places of a kernel of ``size`` along a map's ``side``; ``dim`` is 0 for height and 1 for width."""
+        """Number of positions of a kernel of ``size`` along a map's ``side``; ``dim`` is 0 for height, 1 for width."""
         return (side + 2 * self.padding[dim] - self.dilation[dim] * (size - 1) - 1) // self.stride[dim] + 1
 
     def spread(self, side: int, size: int, dim: int) -> int:
-        """The side of the map that a transposed convolution makes."""
+        """The side of the output map of a transposed convolution."""
         covered = (side - 1) * self.stride[dim] - 2 * self.padding[dim] + self.dilation[dim] * (size - 1)
         return covered + self.output_padding[dim] + 1
 
 
 def convolve(impl: Impl, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | None, geometry: Geometry) -> Tensor:
-    """Maps (B, N*O, H', W').
+    """Convolve all members' maps; returns (B, N*O, H', W').
 
     Args:
         impl: see :data:`Impl`.
         maps_BCHW: (B, S*I, H, W), N a multiple of S.
         weight: (N, O, I, kH, kW).
         bias_NO: (N, O), or None for no bias.
-        geometry: the kernels' way over the maps; ``output_padding`` is not used.
+        geometry: of the convolution; ``output_padding`` is not used.
     """
     streams = maps_BCHW.shape[1] // weight.shape[2]
-    # The filters of one stream's members are so many more filters of one convolution.
+    # One convolution per stream has the filters of all members of the stream.
     weight_SOIHW = weight.reshape(streams, -1, *weight.shape[2:])
     bias_SO = None if bias_NO is None else bias_NO.reshape(streams, -1)
     if streams == 1:
@@ -89,18 +89,18 @@ def _one_by_one(maps_BCHW: Tensor, weight_SOIHW: Tensor, bias_SO: Tensor | None,
 
 
 def deconvolve(impl: Impl, maps_BCHW: Tensor, weight: Tensor, bias_NO: Tensor | None, geometry: Geometry) -> Tensor:
-    """The transposed convolutions' maps (B, N*O, H', W').
+    """Apply the transposed convolutions of all members; returns (B, N*O, H', W').
 
     Args:
         impl: see :data:`Impl`.
         maps_BCHW: (B, S*I, H, W), N a multiple of S.
         weight: (N, I, O, kH, kW).
         bias_NO: (N, O), or None for no bias.
-        geometry: the kernels' way over the maps.
+        geometry: of the convolution.
     """
     members, channels = weight.shape[:2]
     streams = maps_BCHW.shape[1] // channels
-    if streams != members:  # nothing is gained by sharing here: give each member its stream's maps
+    if streams != members:  # sharing has no advantage here: each member gets a copy of its stream's maps
         maps_BCHW = apart(maps_BCHW, streams).repeat_interleave(members // streams, 1).flatten(1, 2)
     return _TRANSPOSED[impl](maps_BCHW, weight, bias_NO, geometry)
 
@@ -142,19 +142,19 @@ def _transposed_one_by_one(maps_BCHW: Tensor, weight_NIOHW: Tensor, bias_NO: Ten
 
 
 def _cast(*tensors: Tensor) -> Iterator[Tensor]:
-    """Tensors as autocast would hand them to a convolution: inside vmap it does not."""
+    """Cast tensors as autocast does for a convolution; autocast has no effect inside vmap."""
     cast = autocast_type(tensors[0].device.type)
     for tensor in tensors:
         yield tensor if cast is None or tensor.dtype == torch.float64 else tensor.to(cast)
 
 
 def _raised(maps_BCHW: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps and the bias of each channel, in the maps' precision."""
+    """Add the bias of each channel to the maps, in the maps' precision."""
     return maps_BCHW if bias is None else maps_BCHW + bias.flatten()[:, None, None].to(maps_BCHW.dtype)
 
 
 def apart(maps_BC: Tensor, parts: int) -> Tensor:
-    """The channels, in the second dimension, divided into so many equal parts: (B, parts, C / parts) and so on."""
+    """Divide the channels, in the second dimension, into equal parts: (B, parts, C / parts, ...)."""
     divided: Tensor = maps_BC.unflatten(1, (parts, -1))  # type: ignore[no-untyped-call]
     return divided
 

@@ -1,4 +1,4 @@
-"""From many models of one architecture to one that computes all of them, and back."""
+"""Folding: many models of one architecture become one model that computes all of them."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +18,16 @@ from capsexp.stacking.convolutions import Impl
 
 @dataclass
 class Fold:
-    """What the layers of one folded model share.
+    """The shared state of the layers of one folded model.
 
     Attributes:
-        members: N, how many models are computed at once.
-        impl: of the convolutions.
-        format: in which a member alone would have its maps (B, C, H, W) in memory; noise is drawn in it.
-        layout: in which the stack has them.  On a CPU a pixel's channels side by side make poolings and grouped
-            convolutions about twice as fast: together the members have many, however few each has.
-        widths_N: how many channels each member has in the maps as they are now; their layer says so.
-        generators: each member's stream of dropout noise, set before training.
+        members: N, the number of models.
+        impl: the implementation of the convolutions.
+        format: the memory format of maps (B, C, H, W) in a member alone; noise is drawn in it.
+        layout: the memory format of the stack's maps.  On a CPU, channels-last makes poolings and grouped convolutions
+            about twice as fast, since the members together have many channels.
+        widths_N: number of channels of each member in the present maps; the last layer sets it.
+        generators: the random generator of each member's dropout noise, set before training.
     """
 
     members: int
@@ -38,20 +38,20 @@ class Fold:
     generators: list[torch.Generator] | None = None
 
     def own(self, member: int, channels: int) -> int:
-        """How many of ``channels`` values behind one another are the member's own; what follows is padding.
+        """Number of the member's own values among ``channels`` consecutive values; the rest is padding.
 
         Args:
-            member: which.
-            channels: of the widest member: its channels, or its channels' places behind a flattening.
+            member: index of the member.
+            channels: number of values of the widest member: channels, or positions in the channels after a flattening.
         """
         return channels // max(self.widths_N) * self.widths_N[member]
 
     def laid_out(self, maps_BCHW: Tensor) -> Tensor:
-        """Maps in the stack's layout."""
+        """Convert maps to the stack's memory format."""
         return maps_BCHW.to(memory_format=self.layout)
 
 
-Leaf = Callable[[Sequence[Any], Fold], layers.Folded]
+Leaf = Callable[[Sequence[Any], Fold], layers.FoldedLayer]
 
 LEAVES: Mapping[type[nn.Module], Leaf] = MappingProxyType(
     {
@@ -65,24 +65,24 @@ LEAVES: Mapping[type[nn.Module], Leaf] = MappingProxyType(
         Decoder: capsules.FoldedDecoder,
     }
 )
-"""What is replaced.  A subclass may compute something else, so types are compared, not families."""
+"""The folded layer of each layer type.  Types are compared exactly, since a subclass may compute something else."""
 
 CHANNEL_WISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d)
-"""Layers without parameters that look at each channel alone and make zeros of zeros, so that padding stays padding."""
+"""Layers without parameters that treat each channel independently and map zero to zero, so that padding stays zero."""
 
 
 def foldable(model: nn.Module) -> bool:
     """True if :func:`fold` can compute models like this one.
 
-    Every layer must be known, and each parameter belong to one layer.  What a model does between its layers cannot be
-    seen from outside: it must treat the channels of a map alike (flattening, activations that are zero at zero).
+    Every layer must be of a known type, and each parameter must belong to one layer.  The operations between the layers
+    cannot be checked here: they must treat the channels of a map alike (flattening, activations that are zero at zero).
     """
     named = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return len(named) == len(list(model.parameters())) and all(map(_known, _outermost(model)))
 
 
 def _outermost(model: nn.Module) -> Iterator[nn.Module]:
-    """Its parts, but those inside of a layer that is replaced, which are that layer's own matter."""
+    """The modules of a model, without those inside a layer that is replaced as a whole."""
     yield model
     if type(model) not in LEAVES:
         for part in model.children():
@@ -101,7 +101,7 @@ def _known(module: nn.Module) -> bool:
 
 
 def _plain(leaf: nn.Module) -> bool:
-    """True if a layer of a known type has no setting that its folded one lacks."""
+    """True if a layer of a known type has only settings that its folded layer supports."""
     if isinstance(leaf, nn.Conv2d | nn.ConvTranspose2d):
         return leaf.groups == 1 and leaf.padding_mode == "zeros" and not isinstance(leaf.padding, str)
     if isinstance(leaf, nn.BatchNorm2d):
@@ -110,17 +110,17 @@ def _plain(leaf: nn.Module) -> bool:
 
 
 def fold(models: Sequence[nn.Module], impl: Impl) -> tuple[nn.Module, Fold]:
-    """One model that computes all of ``models``, and what its layers share.
+    """One model that computes all of ``models``, and the shared state of its layers.
 
-    Its parameters and buffers have the names that they have in one of them, with a first dimension more; they are zero
-    until :class:`Slots` loads them.  It takes images (B, S*C, H, W) of S streams and gives (B, N*K) for what is (B, K).
+    Its parameters and buffers have the same names as in a single model and one more dimension in front.  They are zero
+    until :class:`Slots` loads them.  The input is (B, S*C, H, W) for S streams; an output (B, K) becomes (B, N*K).
 
     Args:
-        models: N models for which :func:`foldable` holds, alike in all but widths and the shares of dropout.
-        impl: of the convolutions.
+        models: N models for which :func:`foldable` holds; they may differ in widths and dropout probabilities only.
+        impl: the implementation of the convolutions.
 
     Raises:
-        ValueError: they have other layers than the first.
+        ValueError: a layer has another type than in the first model.
     """
     first = models[0]
     cpu = all(tensor.is_cpu for tensor in first.parameters())
@@ -136,7 +136,7 @@ def fold(models: Sequence[nn.Module], impl: Impl) -> tuple[nn.Module, Fold]:
 
 
 def _replaced(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The model with another layer under a name; the layer, where that is the model itself."""
+    """The model with one layer replaced; an empty name replaces the model itself."""
     if not name:
         return layer
     parent, _, last = name.rpartition(".")
@@ -145,18 +145,18 @@ def _replaced(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 
 
 def _format(model: nn.Module) -> torch.memory_format:
-    """That of the maps behind convolutions with such weights."""
+    """The memory format of the maps after the model's convolutions."""
     weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     nhwc = any(weight.stride(1) == 1 and weight.stride(3) != 1 for weight in weights)
     return torch.channels_last if nhwc else torch.contiguous_format
 
 
 class Slots:
-    """Where in stacked tensors each member's own ones lie: member m's of shape s at ``[m][:s[0], :s[1], ...]``.
+    """The position of each member's tensors in the stacked ones: shape s of member m at ``[m][:s[0], :s[1], ...]``.
 
     Args:
-        stacked: (N, ...) each, by name.
-        shapes: of each member's tensors, by the same names.
+        stacked: tensors (N, ...), by name.
+        shapes: the shapes of each member's tensors, by the same names.
     """
 
     def __init__(self, stacked: Mapping[str, Tensor], shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
@@ -168,7 +168,7 @@ class Slots:
 
     @torch.no_grad()
     def load(self, members: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take the members' tensors over; all else becomes zero, also what a member does not name."""
+        """Copy the members' tensors into the stack; all other values become zero, also missing tensors of a member."""
         torch._foreach_zero_(self._stacked)
         views, tensors = self._pairs(members)
         if views:
@@ -176,7 +176,7 @@ class Slots:
 
     @torch.no_grad()
     def store(self, members: Sequence[Mapping[str, Tensor]]) -> None:
-        """Give the members' tensors their values, those that they name."""
+        """Copy the stacked values back into the given tensors of the members."""
         views, tensors = self._pairs(members)
         if views:
             torch._foreach_copy_(tensors, views)
@@ -188,10 +188,10 @@ class Slots:
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a model, folded or not, by name: what :class:`Slots` moves."""
+    """Parameters and buffers of a model, folded or not, by name; :class:`Slots` copies them."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def beside(values_N: Tensor, stacked: Tensor) -> Tensor:
-    """A number a member as (N, 1, ...), to go with a tensor (N, ...)."""
+    """One number per member as (N, 1, ...), to broadcast with a tensor (N, ...)."""
     return values_N.view(-1, *(1 for _ in stacked.shape[1:]))

@@ -1,4 +1,4 @@
-"""Which cells a worker gets together, and whether a sweep is trained in stacks at all; known before a worker starts."""
+"""The grouping of cells into stacks, and the choice whether a sweep is stacked; both are made before workers start."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from capsexp.text import count
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 IMPLS = ("auto", "grouped", "vmap", "unfold", "loop")
-"""How the convolution of all members is computed; ``auto`` is what is fastest on the device."""
+"""Implementations of the convolution of all members; ``auto`` is the fastest on the device."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Settings:
 
     Attributes:
         impl: one of :data:`IMPLS`.
-        buckets: in how many parts of like widths a stack's members are padded and trained; ``auto`` is what is fastest
-            on the device.
+        buckets: number of parts of similar widths in which a stack's members are padded and trained; ``auto`` is the
+            fastest on the device.
     """
 
     impl: str = "auto"
@@ -37,40 +37,40 @@ OF_A_MEMBER = {
         *("gradient_clip_val", "progress", "log_every_n_steps"),
     ),
 }
-"""Keys in which the members of a stack may differ; in ``model`` it is what the architecture names, here all numbers."""
+"""Keys in which members of a stack may differ; in ``model``, the architecture names them, here all numbers."""
 
 SHARED = ("data", "augment", "routing", "threads", *OF_A_MEMBER)
-"""What a training step computes for all members: in this they agree."""
+"""Config groups that determine the training step; the members of a stack agree in them."""
 
 
-class Configured(Protocol):
-    """Something with a cell's resolved config."""
+class HasConfig(Protocol):
+    """An object with a cell's resolved config."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config."""
+        """The resolved config."""
 
 
-C = TypeVar("C", bound=Configured)
+C = TypeVar("C", bound=HasConfig)
 
 
 def grouped(cells: Sequence[C], at_once: int, members: int | None) -> list[tuple[C, ...]]:
-    """The cells in groups; each cell is in one of them.
+    """Partition the cells into groups.
 
-    Cells of a group agree in everything that a training step computes for all members.  That is a good guess from their
-    configs; whoever trains them looks again.  Larger models come first and like ones lie together, so that little is
-    lost where tensors are padded to the widest member's.
+    The cells of a group agree in everything that determines the training step.  This is an estimate from their configs;
+    the stack scheduler checks it again.  Larger models come first and similar ones are adjacent, so that padding to the
+    widest member costs little.
 
     Args:
         cells: in the order of their sweep.
-        at_once: how many groups run together: so many parts are made of those that agree, while two are left for each.
-        members: cells of a group at most, or None.
+        at_once: number of concurrent groups; cells that agree are divided into as many groups of at least two cells.
+        members: maximum number of cells per group, or None.
     """
     return [part for alike in _alike(cells) for part in _parts(alike, at_once, members)]
 
 
 def most_alike(configs: Iterable[Mapping[str, Any]]) -> int:
-    """How many cells with these configs could share one group; 0 where there are none."""
+    """The largest number of cells with these configs that could share one group; 0 if there are none."""
     return max(Counter(map(_shared, configs)).values(), default=0)
 
 
@@ -91,7 +91,7 @@ def _without(part: Any, keys: Sequence[str]) -> Any:
 
 
 def _unnumbered(part: Any) -> Any:
-    """The same with each number replaced, but for those in lists: kernel sizes have to agree."""
+    """The config with each number replaced, except in lists: kernel sizes have to agree."""
     if isinstance(part, Mapping):
         return {key: _unnumbered(value) for key, value in part.items()}
     return "number" if _is_number(part) else part
@@ -102,7 +102,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _parts(group: Sequence[C], at_once: int, members: int | None) -> Iterator[tuple[C, ...]]:
-    """The group in parts whose sizes differ by one at most."""
+    """The group in parts whose lengths differ by at most one."""
     ordered = sorted(group, key=lambda cell: -_size(cell.config.get("model")))
     number = max(-(-len(group) // (members or len(group))), min(at_once, len(group) // 2), 1)
     for part in range(number):
@@ -119,19 +119,19 @@ def _size(part: Any) -> float:
 # -- stacks or processes -----------------------------------------------------------------------------------------------
 
 FEWEST = 8
-"""Cells that have to be alike before ``auto`` makes stacks of them."""
+"""Minimum number of similar cells for which ``auto`` makes stacks."""
 
-WORDS = ("never", "always", "auto")
-"""What ``hydra.launcher.stack`` may be."""
+STACK_CHOICES = ("never", "always", "auto")
+"""The values of ``hydra.launcher.stack``."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a sweep's cells are trained.
+    """The choice how a sweep's cells are trained.
 
     Attributes:
-        stacked: as stacks, as far as they are alike; else one by one.
-        why: one line for people, empty where the user has resolve.
+        stacked: whether similar cells are trained as stacks; else each cell is trained alone.
+        why: the reason as one line; empty if the user has chosen.
     """
 
     stacked: bool
@@ -141,17 +141,17 @@ class Choice:
 def choose(stack: str, engine: str, devices: Sequence[str | None], configs: Iterable[Mapping[str, Any]]) -> Choice:
     """The choice for a sweep.
 
-    ``auto`` stacks where at least :data:`FEWEST` cells can share a stack.  One small network leaves most of a GPU idle;
-    on a CPU, operations on many channels cost less a channel, and those around them are done once for all
-    (docs/throughput.md has the measurements).  It does not stack capsule networks on a CPU, where they are slower that
-    way, nor in a cluster, since what its nodes are is not known when the sweep is planned.  The choice looks at the
-    whole plan and not at how much of it is done, so that a sweep that goes on is trained as it was begun.
+    ``auto`` stacks if at least :data:`FEWEST` cells can share a stack.  One small network leaves most of a GPU idle.
+    On a CPU, operations on many channels cost less per channel, and fixed costs occur once (docs/throughput.md has the
+    measurements).  ``auto`` does not stack capsule networks on a CPU, where stacks are slower.  It does not stack in a
+    cluster either, since the nodes are not known when the sweep is planned.  The choice depends on the whole plan and
+    not on the number of finished cells, so that a resumed sweep is trained as it was begun.
 
     Args:
-        stack: one of :data:`WORDS`.
+        stack: one of :data:`STACK_CHOICES`.
         engine: ``local`` or ``ray``.
-        devices: where cells run: names of GPUs; None or "" for none.
-        configs: those of all cells of the plan.
+        devices: names of the GPUs; None or "" for none.
+        configs: the configs of all cells of the plan.
     """
     if stack != "auto":
         return Choice(stack == "always")

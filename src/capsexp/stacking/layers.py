@@ -1,8 +1,8 @@
-"""Layers of all members of a stack at once: their maps lie side by side in the channels.
+"""Folded layers, which compute a layer of all members of a stack; the members' maps are concatenated in the channels.
 
-Shape letters beside those of :mod:`capsexp.types`: N members; S streams of images, each for the N / S members that lie
-next to each other.  Folded maps are (B, N*C, H, W), the first member's channels first; C is the widest member's number,
-and what others lack is zero.
+Shape letters in addition to those of :mod:`capsexp.types`: N members; S streams of images, each for N / S adjacent
+members.  Folded maps are (B, N*C, H, W), the first member's channels first.  C is the number of channels of the widest
+member; the missing channels of the others are zero.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from capsexp.stacking.folding import Fold
 
 
-class Folded(nn.Module):
-    """A layer of all members: its parameters and buffers are theirs, stacked (N, ...) and as large as the largest.
+class FoldedLayer(nn.Module):
+    """A layer of all members, with their parameters and buffers stacked (N, ...) in the size of the largest.
 
     Args:
-        members: their layers, of one type, which agree in all but widths and dropout.
-        fold: what the layers of one folded model share.
+        members: the layers of the members, of one type; they may differ in widths and dropout only.
+        fold: the shared state of the folded model's layers.
     """
 
     def __init__(self, members: Sequence[nn.Module], fold: Fold) -> None:
@@ -41,7 +41,7 @@ class Folded(nn.Module):
 
 
 def _stacked(members: Sequence[nn.Module], name: str) -> Tensor:
-    """Zeros, as large as the largest member's tensor."""
+    """Zeros (N, ...) in the size of the largest member's tensor."""
     tensors = [cast("Tensor", getattr(member, name)) for member in members]
     largest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
     return tensors[0].new_zeros((len(members), *largest))
@@ -52,8 +52,8 @@ def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> Geometry:
     return Geometry(*(cast("tuple[int, int]", pair) for pair in numbers))
 
 
-class FoldedConv2d(Folded):
-    """``Conv2d`` of all members.  Images may come one a stream: each is convolved with all filters of its members."""
+class FoldedConv2d(FoldedLayer):
+    """``Conv2d`` of all members.  Each image of a stream is convolved with the filters of all its members."""
 
     weight: Tensor
     bias: Tensor | None
@@ -64,13 +64,13 @@ class FoldedConv2d(Folded):
         self.widths_N = [member.out_channels for member in members]
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """Maps (B, N*O, H', W')."""
+        """Compute maps (B, N*O, H', W')."""
         made_BCHW = convolve(self.fold.impl, self.fold.laid_out(maps_BCHW), self.weight, self.bias, self.geometry)
         self.fold.widths_N = self.widths_N
         return made_BCHW
 
 
-class FoldedConvTranspose2d(Folded):
+class FoldedConvTranspose2d(FoldedLayer):
     """``ConvTranspose2d`` of all members."""
 
     weight: Tensor
@@ -82,13 +82,13 @@ class FoldedConvTranspose2d(Folded):
         self.widths_N = [member.out_channels for member in members]
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """Maps (B, N*O, H', W')."""
+        """Compute maps (B, N*O, H', W')."""
         made_BCHW = deconvolve(self.fold.impl, self.fold.laid_out(maps_BCHW), self.weight, self.bias, self.geometry)
         self.fold.widths_N = self.widths_N
         return made_BCHW
 
 
-class FoldedSharedDeconvolution(Folded):
+class FoldedSharedDeconvolution(FoldedLayer):
     """:class:`~capsexp.models.autoencoder.SharedDeconvolution` of all members."""
 
     bias: Tensor
@@ -99,14 +99,14 @@ class FoldedSharedDeconvolution(Folded):
         self.widths_N = [len(member.bias) for member in members]
 
     def forward(self, maps_BCHW: Tensor, weight: Tensor) -> Tensor:
-        """Maps of the same height and width, with the folded convolution's own weights (N, O, I, kH, kW)."""
+        """Compute maps of the same height and width, with the folded convolution's own weights (N, O, I, kH, kW)."""
         made_BCHW = deconvolve(self.fold.impl, self.fold.laid_out(maps_BCHW), weight, self.bias, self.geometry)
         self.fold.widths_N = self.widths_N
         return made_BCHW
 
 
-class FoldedLinear(Folded):
-    """``Linear`` of all members.  Inputs may come one a stream, as images do."""
+class FoldedLinear(FoldedLayer):
+    """``Linear`` of all members.  The input has one part per stream, as images do."""
 
     weight: Tensor
     bias: Tensor | None
@@ -116,7 +116,7 @@ class FoldedLinear(Folded):
         self.widths_N = [member.out_features for member in members]
 
     def forward(self, values_BC: Tensor) -> Tensor:
-        """Values (B, N*O)."""
+        """Compute values (B, N*O)."""
         values_SBF = apart(values_BC, values_BC.shape[1] // self.weight.shape[2]).transpose(0, 1)
         weight_SFO = self.weight.reshape(len(values_SBF), -1, self.weight.shape[2]).transpose(1, 2)
         if self.bias is None:
@@ -127,8 +127,8 @@ class FoldedLinear(Folded):
         return made_SBO.transpose(0, 1).flatten(1)
 
 
-class FoldedBatchNorm2d(Folded):
-    """``BatchNorm2d`` of all members: statistics are each channel's own anyway."""
+class FoldedBatchNorm2d(FoldedLayer):
+    """``BatchNorm2d`` of all members, whose statistics are per channel."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -141,7 +141,7 @@ class FoldedBatchNorm2d(Folded):
         self.momentum, self.eps = cast("float", members[0].momentum), members[0].eps
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """Maps of the same shape."""
+        """Normalise maps; the shape stays the same."""
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         tensors = (self.running_mean, self.running_var, self.weight, self.bias)
@@ -150,24 +150,24 @@ class FoldedBatchNorm2d(Folded):
         return F.batch_norm(maps_BCHW, mean, var, weight, bias, own, self.momentum, self.eps)
 
 
-class FoldedDropout(Folded):
-    """``Dropout`` of all members, each with a share and a stream of noise of its own."""
+class FoldedDropout(FoldedLayer):
+    """``Dropout`` of all members, each with its own probability and random generator."""
 
     def __init__(self, members: Sequence[nn.Dropout], fold: Fold) -> None:
         super().__init__(members, fold)
-        self._layers = tuple(members)  # in a tuple, so that they are no parts of this module
+        self._layers = tuple(members)  # in a tuple, so that they are not registered as submodules
 
     @property
     def shares(self) -> list[float]:
-        """What each member drops, as its own layer says now."""
+        """The present dropout probability of each member's own layer."""
         return [layer.p for layer in self._layers]
 
     def forward(self, maps_BC: Tensor) -> Tensor:
-        """``maps_BC`` (B, N*C), or with further dimensions, some of it zero and the rest made larger."""
+        """Apply dropout to ``maps_BC`` (B, N*C, ...): some values become zero, the others are scaled up."""
         shares_N = self.shares
         if not self.training or not any(shares_N):
             return maps_BC
-        assert self.fold.generators is not None, "whoever trains says what noise is drawn from"
+        assert self.fold.generators is not None, "the generators are set before training"
         noise_BC = torch.zeros_like(
             maps_BC, memory_format=self.fold.format if maps_BC.dim() == 4 else torch.contiguous_format
         )
@@ -179,7 +179,7 @@ class FoldedDropout(Folded):
 
 
 def _draw(noise_BC: Tensor, share: float, generator: torch.Generator) -> None:
-    """What ``F.dropout`` draws and multiplies with, for one member."""
+    """Draw the noise of ``F.dropout`` for one member, in place."""
     if share == 0:
         noise_BC.fill_(1)
     else:

@@ -1,4 +1,4 @@
-"""A member's own trainer between the epochs that the stack trains for it."""
+"""The Lightning loops of a member's own trainer, whose epochs are trained by the stack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from capsexp.lightning_modules.base import BaseModule, Sums
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What a stack did for one member in an epoch.
+    """The result of an epoch in a stack for one member.
 
     Attributes:
-        steps: of the optimizer.
-        sums: what was measured, by split.
+        steps: number of optimizer steps.
+        sums: the sums of the measures, by split.
     """
 
     steps: int
@@ -28,35 +28,35 @@ class EpochResult:
 
 
 class CellContext(Protocol):
-    """A cell's place among those that are trained together."""
+    """The context of a cell that is trained with others."""
 
     def stacks(self, member: "MemberEpochs") -> bool:
-        """True if the present fit can be trained with others; asked before every epoch."""
+        """True if the present fit can be trained with others; called before every epoch."""
 
     def wait(self, member: "MemberEpochs") -> EpochResult | None:
-        """Hand over until the next epoch is trained; None if the fit is to go on alone.
+        """Wait until the next epoch is trained; None if the fit must continue alone.
 
         Raises:
-            Diverged: the member's loss is no number any more.
+            Diverged: the member's loss is NaN or infinite.
         """
 
     def noise(self, device: torch.device) -> torch.Generator:
-        """The cell's stream of random numbers on a device, where it stands; dropout draws from it."""
+        """The cell's random generator on a device, in its present state; dropout draws from it."""
 
-    def noise_is(self, generator: torch.Generator) -> None:
-        """The stream has moved on."""
+    def set_noise(self, generator: torch.Generator) -> None:
+        """Store the present state of the cell's random generator."""
 
 
 class MemberEpochs(_TrainingEpochLoop):
-    """Lightning's loop over an epoch's batches, but that a stack trains and measures them.
+    """Lightning's loop over the batches of an epoch, with the batches trained and measured by a stack.
 
-    All else of the fit is Lightning's own: hooks, callbacks, what is logged and when, checkpoints, limits.  Counters
-    are moved on as the steps would have moved them, so a member's checkpoint is the one that it would write alone.
+    All other parts of the fit are Lightning's own: hooks, callbacks, logging, checkpoints, limits.  Counters advance as
+    the steps would advance them, so a member's checkpoint is equal to the one that it would write alone.
 
     Args:
-        trainer: the member's.
-        context: the cell's place in the scheduler that trains members together.
-        config: the cell's, from which the scheduler sees who belongs together.
+        trainer: the member's trainer.
+        context: the cell's context in the scheduler.
+        config: the cell's config, from which the scheduler finds the members that can share a stack.
     """
 
     def __init__(self, trainer: L.Trainer, context: CellContext, config: Mapping[str, Any]) -> None:
@@ -75,23 +75,23 @@ class MemberEpochs(_TrainingEpochLoop):
 
     @property
     def data(self) -> ImageDataModule:
-        """The member's data module, whose random stream is its batches' order."""
+        """The member's data module, whose random generator determines the order of its batches."""
         return cast("ImageDataModule", self.trainer.datamodule)
 
     @property
     def steps(self) -> int:
-        """Batches of the coming epoch: all, or those up to ``max_steps``."""
+        """Number of batches of the next epoch: all, or those up to ``max_steps``."""
         batches = int(self.trainer.num_training_batches)
         return batches if self.max_steps < 0 else min(batches, self.max_steps - self.global_step)
 
     @property
     def validates(self) -> bool:
-        """True if the selection split is looked at behind the coming epoch."""
+        """True if the selection split is evaluated after the next epoch."""
         whole = self.steps == self.trainer.num_training_batches
         return whole and bool(self._should_check_val_epoch())
 
     def advance(self, data_fetcher: Any) -> None:
-        """An epoch in the stack, or a batch alone where the scheduler cannot stack this fit."""
+        """Train an epoch in the stack, or a single batch if the scheduler cannot stack this fit."""
         if not self.context.stacks(self):
             super().advance(data_fetcher)
             return
@@ -106,7 +106,7 @@ class MemberEpochs(_TrainingEpochLoop):
         cast("_MemberEvaluation", self.val_loop).sums = trained.sums.get("val")
 
     def _move_on(self, steps: int) -> None:
-        """As ``steps`` batches would have; what follows counts one of them."""
+        """Advance the counters by ``steps`` batches; Lightning itself counts the last one."""
         self.val_loop.restarting = False
         whole = steps == self.trainer.num_training_batches
         self.batch_progress.increment_by(steps, is_last_batch=whole)
@@ -117,14 +117,14 @@ class MemberEpochs(_TrainingEpochLoop):
 
 
 class _MemberEvaluation(_EvaluationLoop):
-    """Lightning's evaluation, but that the stack has measured the batches, if it was the stack that trained."""
+    """Lightning's evaluation loop, which takes the stack's measures if the stack has trained the epoch."""
 
     def __init__(self, trainer: L.Trainer) -> None:
         super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
         self.sums: Sums | None = None
 
     def on_run_start(self) -> None:
-        """Take what was measured; then no batch is left."""
+        """Take the stack's measures; then no batch is left."""
         super().on_run_start()
         if self.sums is None:
             return
@@ -135,7 +135,7 @@ class _MemberEvaluation(_EvaluationLoop):
 
 
 class _NoBatches:
-    """A data fetcher at its end."""
+    """A data fetcher without batches."""
 
     done = True
 
@@ -143,4 +143,4 @@ class _NoBatches:
         raise StopIteration
 
     def teardown(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""

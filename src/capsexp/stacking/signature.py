@@ -1,4 +1,4 @@
-"""Which fits one stack can train, and which it cannot train at all."""
+"""The signature of fits that one stack can train, and the reasons why a fit cannot be stacked."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,17 +19,17 @@ WITHIN_AN_EPOCH: Final = (
     *("on_train_batch_start", "on_train_batch_end", "on_validation_batch_start", "on_validation_batch_end"),
     *("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"),
 )
-"""Hooks of Lightning that a member alone would hear and a member of a stack does not."""
+"""Hooks of Lightning that are called for a member alone, but not for a member of a stack."""
 
 SHARED: Final = ("data", "augment", "model", "routing", "optimizer", "trainer")
-"""Groups of the config that decide what a training step computes."""
+"""Config groups that determine the training step."""
 
 SETTINGS: Final = ("kernel_size", "stride", "padding", "output_padding", "dilation", "ceil_mode", "eps", "momentum")
-"""What layers of one kind agree in."""
+"""Settings in which layers of one type must agree."""
 
 
 def signature(member: MemberEpochs) -> tuple[Any, ...]:
-    """Equal for members whose next epoch one stack can train."""
+    """A signature, equal for members whose next epoch one stack can train."""
     module = member.module
     modes = tuple(part.training for part in module.model.modules())
     trained = tuple(parameter.requires_grad for parameter in module.model.parameters())
@@ -37,7 +37,7 @@ def signature(member: MemberEpochs) -> tuple[Any, ...]:
 
 
 def _lasting(member: MemberEpochs) -> tuple[Any, ...]:
-    """What does not change in a fit."""
+    """The part of the signature that does not change during a fit."""
     if member.lasting is None:
         module = member.module
         model = module.model
@@ -58,7 +58,7 @@ def _shared(config: Mapping[str, Any], own_sizes: frozenset[str]) -> dict[str, A
 
 
 def _leaves(model: Prunable) -> Iterator[tuple[Any, ...]]:
-    """The parts of a model that have none themselves, without their widths."""
+    """The leaf modules of a model, described without their widths."""
     for name, part in model.named_modules():
         if not any(part.children()):
             settings = [getattr(part, key, None) for key in SETTINGS]
@@ -66,14 +66,14 @@ def _leaves(model: Prunable) -> Iterator[tuple[Any, ...]]:
 
 
 def refusal(member: MemberEpochs) -> str | None:
-    """Why a fit cannot be trained in a stack, in a few words; None where it can."""
+    """The reason why a fit cannot be stacked, in a few words; None if it can."""
     trainer, module = member.trainer, member.module
     unusual = _unusual(trainer)
     if unusual:
         return f"stacks do not know its trainer.{unusual}"
-    hearing = _hearing_within_an_epoch(trainer, module)
-    if hearing:
-        return f"{hearing} looks into single batches"
+    owner = _owner_of_batch_hook(trainer, module)
+    if owner:
+        return f"{owner} looks into single batches"
     promised = bool(type(module.model).stackable)
     if not (promised and module.stackable and foldable(module.model)):
         return f"{type(module.model).__name__} trained by {type(module).__name__} cannot be folded"
@@ -86,7 +86,7 @@ def refusal(member: MemberEpochs) -> str | None:
 
 
 def _unusual(trainer: L.Trainer) -> str | None:
-    """A setting that is not its default and that stacks do not know."""
+    """A trainer setting that is not its default and that stacks do not support."""
     usual: dict[str, tuple[Any, ...]] = {
         "accumulate_grad_batches": (1,),
         "limit_train_batches": (1.0,),
@@ -105,12 +105,12 @@ def _unusual(trainer: L.Trainer) -> str | None:
     return "precision" if scaled or type(precision) not in (Precision, DoublePrecision, MixedPrecision) else None
 
 
-def _hearing_within_an_epoch(trainer: L.Trainer, module: BaseModule) -> str | None:
-    """A callback, or the module, that has something to do at a batch."""
+def _owner_of_batch_hook(trainer: L.Trainer, module: BaseModule) -> str | None:
+    """The name of a callback or module that overrides a hook within an epoch; None if there is none."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for hook in WITHIN_AN_EPOCH:
             own = getattr(type(callback), hook) is not getattr(L.Callback, hook)
-            if own and not isinstance(callback, DivergenceGuard):  # the stack looks at every loss itself
+            if own and not isinstance(callback, DivergenceGuard):  # the stack checks every loss itself
                 return type(callback).__name__
     for hook in ("training_step", "validation_step", "optimizer_step", *WITHIN_AN_EPOCH):
         if getattr(type(module), hook) is not getattr(BaseModule, hook):

@@ -1,4 +1,4 @@
-"""A stack: one LightningModule of many members, trained for as long as the same ones go on together."""
+"""A stack: one LightningModule of many members, which is trained as long as the same members continue."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,25 +26,24 @@ from capsexp.stacking.streams import SharedLoader, StackBatch, StreamLoader, in_
 from capsexp.types import Batch
 
 Totals = dict[str, Tensor]
-"""Of every measure, each member's sum over images (N,)."""
+"""For every measure, the sum over images of each member (N,)."""
 
 
 class Stack(L.LightningModule):
-    """Networks that are trained together, folded into one: their channels lie side by side, padded with zeros.
+    """Networks that are trained together, folded into one: their channels are concatenated and padded with zeros.
 
-    Between epochs the members' own modules, optimizers and random states are what counts: an epoch begins by loading
-    them and ends by storing them back.  A member that has stopped leaves its place idle: what is computed there
-    is looked at by nobody.
+    Between epochs the state is in the members' own modules, optimizers and random states: an epoch begins by loading
+    them and ends by storing them back.  The place of a member that has stopped is idle: its result is not used.
 
     Attributes:
-        members: those of one stream of batches lie side by side.
-        live: places of those that are still trained.
-        epoch_s: seconds that the last epoch took.
+        members: the members, ordered by their stream of batches.
+        live: places of the members that are still trained.
+        epoch_s: duration of the last epoch in seconds.
 
     Args:
-        members: in any order, all of one signature.
-        impl: of the folded convolutions.
-        go_on: what is done behind an epoch; says whether the same stack is wanted for another one.
+        members: in any order, all with one signature.
+        impl: the implementation of the folded convolutions.
+        go_on: called after an epoch; returns whether the same stack is used for another one.
     """
 
     def __init__(self, members: Sequence[MemberEpochs], impl: Impl, go_on: Callable[["Stack"], bool]) -> None:
@@ -70,19 +69,19 @@ class Stack(L.LightningModule):
         self.keep(range(len(self.members)))
 
     def keep(self, live: Iterable[int]) -> None:
-        """From now on train the members at these places alone."""
+        """Train only the members at these places from now on."""
         self.live = sorted(live)
-        self._judge = (self.members[self.live[0]].module,)  # in a tuple, so that it is no part of this module
+        self._judge = (self.members[self.live[0]].module,)  # in a tuple, so that it is not registered as a submodule
         self._lead()
 
     def _of_live(self) -> tuple[list[dict[str, Tensor]], list[Optimizer | None]]:
-        """The members' tensors and optimizers; nothing in the place of one that is idle."""
+        """The members' tensors and optimizers; empty for idle places."""
         live = set(self.live)
         tensors = [own if place in live else {} for place, own in enumerate(self._tensors)]
         return tensors, [own if place in live else None for place, own in enumerate(self._optimizers)]
 
     def _lead(self) -> None:
-        """The first live member of every stream leads it; one in which none is left is led by whoever is."""
+        """Set the first live member of every stream as its leader; a stream without one gets any live member."""
         leaders = {self._stream_of[place]: self.members[place].data for place in reversed(self.live)}
         for stream in range(len(self.train_loader.leaders)):
             self.train_loader.leaders[stream] = leaders.get(stream, self.members[self.live[0]].data)
@@ -90,7 +89,7 @@ class Stack(L.LightningModule):
     # -- an epoch -----------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
-        """Load what the members are."""
+        """Load the state of the members."""
         count = len(self.members)
         self._totals: dict[str, Totals] = {"train": {}, "val": {}}
         self._counts = {"train": 0, "val": 0}
@@ -106,14 +105,14 @@ class Stack(L.LightningModule):
         self._fold.generators = generators
 
     def on_train_epoch_end(self) -> None:
-        """Store what has become of the members, and give them their turn."""
+        """Store the state of the members, and resume them."""
         tensors, optimizers = self._of_live()
         self._slots.store(tensors)
         self._adam.store(optimizers, self._own_parameters)
         assert self._fold.generators is not None
         for place in self.live:
             member = self.members[place]
-            member.context.noise_is(self._fold.generators[place])
+            member.context.set_noise(self._fold.generators[place])
             member.data.load_state_dict(self.train_loader.leaders[self._stream_of[place]].state_dict())
         self._before = {}
         self._bad = self._first_bad_N.tolist()
@@ -122,12 +121,12 @@ class Stack(L.LightningModule):
             self.trainer.should_stop = True
 
     def undo(self) -> None:
-        """Behind an epoch that has failed: the streams of batches stand where they stood before it."""
+        """Restore the batch streams to their state before a failed epoch."""
         for data, state in self._before.items():
             data.load_state_dict(state)
 
     def outcome(self, place: int) -> EpochResult | Diverged:
-        """What the epoch was for the member at this place."""
+        """The result of the epoch for the member at this place."""
         member = self.members[place]
         if self._bad[place] and any(isinstance(each, DivergenceGuard) for each in member.trainer.callbacks):
             return Diverged(member.global_step + self._bad[place])
@@ -141,7 +140,7 @@ class Stack(L.LightningModule):
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: StackBatch, batch_idx: int) -> Tensor:
-        """The sum of the members' losses, whose gradient is each member's own."""
+        """Compute the sum of the members' losses; each member gets the gradient of its own loss."""
         losses_N = self._measure(batch, "train")
         self._step += 1
         bad_N = losses_N.detach().isfinite().logical_not() & self._first_bad_N.eq(0)
@@ -149,11 +148,11 @@ class Stack(L.LightningModule):
         return losses_N.sum()
 
     def validation_step(self, batch: StackBatch, batch_idx: int) -> None:
-        """Add one validation batch to what was measured."""
+        """Add the measures of one validation batch."""
         self._measure(batch, "val")
 
     def configure_optimizers(self) -> StackedAdam:
-        """One optimizer, with each member's own settings."""
+        """Return one optimizer, with each member's own settings."""
         return self._adam
 
     def configure_gradient_clipping(
@@ -164,13 +163,13 @@ class Stack(L.LightningModule):
         clip(list(self.folded.parameters()), limits, gradient_clip_algorithm or "norm")
 
     def _measure(self, batch: StackBatch, split: str) -> Tensor:
-        """Each member's loss (N,); what is measured adds up."""
-        if len(batch.images_SBCHW) > 1 and not self._even:  # then every member gets images of its own
+        """Compute each member's loss (N,), and add the measures to the totals."""
+        if len(batch.images_SBCHW) > 1 and not self._even:  # then every member gets its own copy of the images
             batch = StackBatch(*(part[self._stream_of] for part in batch))
         streams = len(batch.images_SBCHW)
         images_BCHW, labels_BS = batch.images_SBCHW.transpose(0, 1).flatten(1, 2), batch.labels_SB.T
         made = self._judge[0].made_by(self.folded, images_BCHW, labels_BS)
-        # Autocast, which judges in single precision, does not reach into vmap.
+        # Autocast, which computes losses in single precision, has no effect inside vmap.
         made = {name: at_least_single(value) for name, value in made.items()}
         made_N = {name: apart(value, len(self.members)).transpose(0, 1) for name, value in made.items()}
         losses_N, totals_N = self._judged_together(made_N, batch, len(self.members) // streams)
@@ -181,28 +180,28 @@ class Stack(L.LightningModule):
         return losses_N
 
     def _judged_together(self, made_N: Made, batch: StackBatch, each: int) -> tuple[Tensor, Totals]:
-        """Each member's loss, and the sums of what is measured (N,); ``each`` stream has so many members."""
+        """Each member's loss and the sums of the measures (N,); ``each`` is the number of members per stream."""
         if len(batch.images_SBCHW) == 1:
             return torch.vmap(self._judged, (0, None))(made_N, Batch(*(part[0] for part in batch)))
-        # Every member's batch is spelled out, as a view: torch's losses fail where an inner dimension is shared.
+        # Every member's batch is expanded as a view: torch's losses fail if an inner dimension is shared.
         own = Batch(*(part[:, None].expand(-1, each, *part.shape[1:]) for part in batch))
         made_SM = {name: value.view(-1, each, *value.shape[1:]) for name, value in made_N.items()}
         losses_SM, totals_SM = torch.vmap(torch.vmap(self._judged))(made_SM, own)
         return losses_SM.flatten(), {name: total_SM.flatten() for name, total_SM in totals_SM.items()}
 
     def _judged(self, made: Made, batch: Batch) -> tuple[Tensor, Totals]:
-        """One member's loss and what is measured, from what it made."""
+        """The loss and the measures of one member, from its outputs."""
         output = self._judge[0].judged(made, batch)
         return output.loss, self._judge[0].totals(output, batch)
 
 
 def _limit(given: float | None) -> float | None:
-    """To what gradients are clipped: for Lightning, 0 is no limit."""
+    """The limit of gradient clipping, or None; for Lightning, 0 means no limit."""
     return given if given is not None and given > 0 else None
 
 
 def train(stack: Stack) -> None:
-    """Train a stack for as long as it is wanted."""
+    """Train a stack until its ``go_on`` returns False."""
     member = stack.members[0]
     given = {key: value for key, value in member.config["trainer"].items() if key not in OF_A_MEMBER["trainer"]}
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -211,7 +210,7 @@ def train(stack: Stack) -> None:
         "max_epochs": -1,
         "limit_train_batches": member.steps,
         "limit_val_batches": 1.0 if member.validates else 0,
-        "check_val_every_n_epoch": 1,  # its members say when: it is not as old as they are
+        "check_val_every_n_epoch": 1,  # its members decide when; the stack's own epoch count differs from theirs
         "num_sanity_val_steps": 0,
         "plugins": [LightningEnvironment()],
         "default_root_dir": member.trainer.default_root_dir,

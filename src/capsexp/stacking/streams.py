@@ -1,4 +1,4 @@
-"""The batches of members: those whose random streams stand at the same place share them."""
+"""Batch streams: members whose data generators have the same state share their batches."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from capsexp.data.loaders import TrainLoader
 
 
 class StackBatch(NamedTuple):
-    """A batch of every stream; in evaluation there is one stream, since all members see the same images.
+    """One batch per stream; in evaluation there is one stream, since all members see the same images.
 
     Attributes:
         images_SBCHW: as ``Batch.images_BCHW``.
-        labels_SB: as there.
-        pixels_SBCHW: as there.
+        labels_SB: as ``Batch.labels_B``.
+        pixels_SBCHW: as ``Batch.pixels_BCHW``.
     """
 
     images_SBCHW: Tensor
@@ -33,10 +33,10 @@ def in_streams(datas: Sequence[ImageDataModule]) -> list[list[int]]:
 
 
 class StreamLoader:
-    """Training batches of several streams side by side; each pass is the next epoch of all of them.
+    """Training batches of several streams, stacked; each pass is the next epoch of all streams.
 
     Args:
-        leaders: a data module for each stream.
+        leaders: one data module per stream.
     """
 
     def __init__(self, leaders: Sequence[ImageDataModule]) -> None:
@@ -47,7 +47,7 @@ class StreamLoader:
         return len(self._loader(self.leaders[0]))
 
     def __iter__(self) -> Iterator[StackBatch]:
-        different = list(dict.fromkeys(self.leaders))  # each draws once, also where it leads two streams
+        different = list(dict.fromkeys(self.leaders))  # each leader draws once, even if it leads two streams
         places = [different.index(leader) for leader in self.leaders]
         for batches in zip(*map(self._loader, different), strict=True):
             parts = zip(*(batches[place] for place in places), strict=True)
@@ -63,7 +63,7 @@ class SharedLoader:
     """Evaluation batches, the same for all members.
 
     Args:
-        data: any member's.
+        data: the data module of any member.
     """
 
     def __init__(self, data: ImageDataModule) -> None:

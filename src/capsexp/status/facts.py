@@ -23,7 +23,7 @@ SETTLED = {"done", "failed", "stale"}
 
 
 @dataclass(frozen=True)
-class Timed:
+class CellTime:
     """A cell and how long it took, or has been running."""
 
     name: str
@@ -85,8 +85,8 @@ class Facts:
     cells_s: float
     left_s: float | None
     eta_s: float | None
-    running: list[Timed]
-    slowest: list[Timed]
+    running: list[CellTime]
+    slowest: list[CellTime]
     failures: list[Failure]
 
 
@@ -95,7 +95,7 @@ def facts(snapshot: Snapshot) -> Facts:
     states = Counter(cell.state for cell in snapshot.cells)
     counts = {state: states[state] for state in STATES if states[state]}
     took = [(cell.name, seconds) for cell in snapshot.cells if (seconds := _seconds(cell)) is not None]
-    running = [Timed(cell.name, _age(cell, snapshot)) for cell in snapshot.cells if cell.state == "running"]
+    running = [CellTime(cell.name, _age(cell, snapshot)) for cell in snapshot.cells if cell.state == "running"]
     cell_s = fmean(seconds for _, seconds in took) if took else None
     left_s, eta_s = _left(sum(states[state] for state in TO_DO), cell_s, _spent(snapshot))
     since = _since(snapshot)
@@ -114,7 +114,7 @@ def facts(snapshot: Snapshot) -> Facts:
         left_s=left_s,
         eta_s=eta_s,
         running=running,
-        slowest=[Timed(*each) for each in heapq.nlargest(SLOWEST, took, key=lambda each: each[1])],
+        slowest=[CellTime(*each) for each in heapq.nlargest(SLOWEST, took, key=lambda each: each[1])],
         failures=[_failure(cell, snapshot) for cell in snapshot.cells if cell.state in ("failed", "corrupt")],
     )
 

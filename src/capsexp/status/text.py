@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from capsexp.status.facts import Facts, Failure, Timed
+from capsexp.status.facts import CellTime, Facts, Failure
 from capsexp.text import duration, plain, plural
 
 MOST_FAILURES = 20
@@ -64,7 +64,7 @@ def _left(facts: Facts) -> list[str]:
     return [f"left: {about}, with {running} {plural(running, 'cell', 'cells')} at a time"]
 
 
-def _timed(title: str, cells: Sequence[Timed], count: int) -> list[str]:
+def _timed(title: str, cells: Sequence[CellTime], count: int) -> list[str]:
     if not cells:
         return []
     longest = max(len(cell.name) for cell in cells)

@@ -30,7 +30,7 @@ def _plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def said(hydra: DictConfig, kind: str = "task") -> list[str]:
+def override_texts(hydra: DictConfig, kind: str = "task") -> list[str]:
     """The overrides of a command, word for word; interpolations in them are left as they are.
 
     Args:

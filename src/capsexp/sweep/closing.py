@@ -26,7 +26,7 @@ def exit_code(statuses: Sequence[records.Status]) -> int:
     return 1 if failed else 0
 
 
-def tell(directory: Path, statuses: dict[str, records.Status]) -> None:
+def print_closing(directory: Path, statuses: dict[str, records.Status]) -> None:
     """Print how many cells are in which state, and for each that is not done why."""
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)

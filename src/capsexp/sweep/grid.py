@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from capsexp import records
 from capsexp.errors import require
-from capsexp.sweep.cells import Plain, id_of, resolved, said, swept_by_experiment
+from capsexp.sweep.cells import Plain, id_of, override_texts, resolved, swept_by_experiment
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Word:
+class CommandOverride:
     """One override of a command.
 
     Attributes:
@@ -88,7 +88,7 @@ def make_grid(config: DictConfig, loader: ConfigLoader) -> Grid:
     Raises:
         ConfigError: an axis has no listed values, moves the folder, or there is no cell at all.
     """
-    words = words_of(config, loader)
+    words = command_overrides(config, loader)
     axes = {word.key: list(word.values.values()) for word in _by_first_mention(words, config) if word.is_axis}
     for key, values in axes.items():
         elsewhere = key in ("sweep", "paths") or key.startswith(("sweep.", "paths.", "hydra."))
@@ -115,7 +115,7 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
         The id of each job's cell.
     """
     names, parser = records.cell_directories(Path(config.paths.sweep)), OverridesParser.create(config_loader=loader)
-    fixed, ids = set(said(config.hydra)), []
+    fixed, ids = set(override_texts(config.hydra)), []
     for job in jobs:
         swept = [override for override in parser.parse_overrides(list(job)) if override.input_line not in fixed]
         values = {override.get_key_element().lstrip("+"): override.value() for override in swept}
@@ -128,7 +128,7 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
 # -- the command's words ----------------------------------------------------------------------------------------------
 
 
-def words_of(config: DictConfig, loader: ConfigLoader, *, listed: bool = True) -> list[Word]:
+def command_overrides(config: DictConfig, loader: ConfigLoader, *, listed: bool = True) -> list[CommandOverride]:
     """The overrides in the order in which Hydra applies them, without those that a later one replaces.
 
     An experiment's axis that the command line pins to one value stays an axis, of one value.
@@ -144,11 +144,11 @@ def words_of(config: DictConfig, loader: ConfigLoader, *, listed: bool = True) -
     parser = OverridesParser.create(config_loader=loader)
     params = swept_by_experiment(config.hydra)
     given = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
-    typed = parser.parse_overrides(said(config.hydra))
+    typed = parser.parse_overrides(override_texts(config.hydra))
     overrides = [each for each in given if _key(each) not in {_key(other) for other in typed}] + typed
     kept = [each for place, each in enumerate(overrides) if not _is_replaced(each, overrides[place + 1 :])]
     if not listed:
-        return [Word(each, {}, each.is_sweep_override()) for each in kept]
+        return [CommandOverride(each, {}, each.is_sweep_override()) for each in kept]
     return [_word(each, parser, pinned=_key(each) in params) for each in kept]
 
 
@@ -168,20 +168,20 @@ def _may_merge(override: Override) -> bool:
     return not override.is_discrete_sweep() or any("{" in text for text in override.sweep_string_iterator())
 
 
-def _word(override: Override, parser: OverridesParser, *, pinned: bool) -> Word:
+def _word(override: Override, parser: OverridesParser, *, pinned: bool) -> CommandOverride:
     key, element = _key(override), override.get_key_element()
     if not override.is_sweep_override():
         line = str(override.input_line)
-        return Word(override, {line: override.value()}, pinned and not override.is_delete())
+        return CommandOverride(override, {line: override.value()}, pinned and not override.is_delete())
     rule = "be swept over listed values (a,b,c or range(...))"
     require(override.is_discrete_sweep(), key, rule, override.input_line)
     texts = dict.fromkeys(f"{element}={text}" for text in override.sweep_string_iterator())
-    return Word(override, {text: parser.parse_override(text).value() for text in texts}, True)
+    return CommandOverride(override, {text: parser.parse_override(text).value() for text in texts}, True)
 
 
-def _by_first_mention(words: Sequence[Word], config: DictConfig) -> list[Word]:
+def _by_first_mention(words: Sequence[CommandOverride], config: DictConfig) -> list[CommandOverride]:
     """The words in the order in which their keys are named first: the experiment's axes, then the command line's."""
-    names = [*swept_by_experiment(config.hydra), *said(config.hydra)]
+    names = [*swept_by_experiment(config.hydra), *override_texts(config.hydra)]
     keys = list(dict.fromkeys(name.partition("=")[0].lstrip("+") for name in names))
     return sorted(words, key=lambda word: keys.index(word.key))
 
@@ -190,7 +190,7 @@ def _by_first_mention(words: Sequence[Word], config: DictConfig) -> list[Word]:
 
 
 def _combinations(
-    config: DictConfig, loader: ConfigLoader, words: Sequence[Word], axes: Sequence[str]
+    config: DictConfig, loader: ConfigLoader, words: Sequence[CommandOverride], axes: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], list[str], Plain]]:
     """Each combination of swept values, with the overrides that give it and with its resolved config."""
     direct = [_is_set_directly(word, words, loader) for word in words]
@@ -233,7 +233,7 @@ def _composed(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]
     return composed
 
 
-def _is_set_directly(word: Word, words: Sequence[Word], loader: ConfigLoader) -> bool:
+def _is_set_directly(word: CommandOverride, words: Sequence[CommandOverride], loader: ConfigLoader) -> bool:
     """True if setting the word's values on a composed config gives what composing with them gives."""
     override, key = word.override, word.key
     if not word.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):

@@ -32,7 +32,7 @@ def run(config: DictConfig) -> CellOutcome:
     job = _cell_of(config)
     saves = bool(job.config["callbacks"].get("resume"))
     with stop_request.saved_by_ctrl_c(log.info) if saves else contextlib.nullcontext():
-        ended = _patiently(job)
+        ended = _run_until_not_pending(job)
     if job.in_sweep or not records.is_user_error(ended.status):  # of a single cell, the command says it
         log.info("%s  %s", job.name, ended.words)
     return ended
@@ -58,7 +58,7 @@ def _cell_of(config: DictConfig) -> Cell:
     return Cell(directory, identifier, axes, plain, in_sweep=in_sweep, failed_at=failed_at)
 
 
-def _patiently(job: Cell) -> CellOutcome:
+def _run_until_not_pending(job: Cell) -> CellOutcome:
     """Run a cell; while it waits for a stage that another cell computes, wait with it."""
     ended = cell.run(job)
     while ended.status.state == "pending":

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from capsexp import records
 from capsexp.errors import ConfigError
-from capsexp.sweep.cells import Plain, cell_id, said, swept_by_experiment
+from capsexp.sweep.cells import Plain, cell_id, override_texts, swept_by_experiment
 
 SINGLE = "adhoc"
 """Where single cells lie."""
@@ -40,7 +40,7 @@ def sweep_name(*, _root_: DictConfig) -> str:
     if not OmegaConf.is_missing(hydra.job, "num"):  # a job of launchers and sweepers that know no plan
         raise ConfigError("sweep.name", "be given unless hydra/sweeper or hydra/launcher is capsexp", None)
     params = [f"{key}={value}" for key, value in swept_by_experiment(hydra).items()]
-    overrides = OverridesParser.create().parse_overrides(params + said(hydra))
+    overrides = OverridesParser.create().parse_overrides(params + override_texts(hydra))
     last = {override.key_or_group: override for override in overrides if _matters(override.key_or_group)}
     name, short = _name(last, _last_parts(_root_)), _name(last, {})
     earlier = records.read_sweep(Path(_root_.paths.output, short)) if short != name else None

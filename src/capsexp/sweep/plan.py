@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from capsexp import records
 from capsexp.engine.options import Layout, Options, check_gpus, checked, layout
 from capsexp.errors import require
-from capsexp.sweep.cells import Plain, id_of, resolved, said
+from capsexp.sweep.cells import Plain, id_of, override_texts, resolved
 from capsexp.sweep.grid import Grid, add_jobs, make_grid
 from capsexp.sweep.names import axes_of, cell_name
 from capsexp.sweep.provenance import provenance
@@ -107,7 +107,7 @@ def plan_batch(
         grid = Grid(before.sweep.axes, list(before.sweep.cells), dict(before.frozen))
     else:
         earlier = records.read_sweep(Path(config.paths.sweep))
-        if earlier is not None and earlier.overrides == _said(config):
+        if earlier is not None and earlier.overrides == _command_line(config):
             frozen = records.read_configs(Path(config.paths.sweep))
             there = [cell for cell in earlier.cells if cell.id in frozen]
             grid = Grid(earlier.axes, there, {cell.id: frozen[cell.id] for cell in there})
@@ -140,14 +140,18 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
 def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
     launch = provenance(Path(__file__))
-    sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _said(config), report, launch)
+    sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)
     rerun = checked_rerun(config.sweep.rerun, grid.cells)
     return Plan(Path(config.paths.sweep), sweep, grid.frozen, options, rerun)
 
 
-def _said(config: DictConfig) -> list[str]:
+def _command_line(config: DictConfig) -> list[str]:
     """What the command line said, word for word."""
-    return [word for word in [*said(config.hydra), *said(config.hydra, "hydra")] if not word.startswith("hydra.mode=")]
+    return [
+        word
+        for word in [*override_texts(config.hydra), *override_texts(config.hydra, "hydra")]
+        if not word.startswith("hydra.mode=")
+    ]
 
 
 def _check_folders(config: DictConfig) -> None:

@@ -54,7 +54,7 @@ def _git(code: Path) -> dict[str, Any] | None:
 
 def _ask(folder: Path, *words: str) -> str | None:
     try:
-        told = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10)
+        output = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None  # no git, or no repository
-    return told.stdout.rstrip()
+    return output.stdout.rstrip()

@@ -55,7 +55,7 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
             _launch(plan.jobs(), launcher, batch_size)
     finally:
         statuses = closing.statuses_of(plan.directory, plan.sweep)
-        closing.tell(plan.directory, statuses)
+        closing.print_closing(plan.directory, statuses)
     return closing.exit_code(list(statuses.values()))
 
 
@@ -79,7 +79,7 @@ def run_batch(
     known = {cell.id for cell in before.sweep.cells} if before else set()
     set_back(plan.directory, [cell for cell in plan.sweep.cells if cell.id not in known], plan.rerun)
     ended = run_cells(plan, plan.options, list(dict.fromkeys(ids)))
-    closing.tell(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+    closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
     return plan, [ended.get(identifier) or _not_run(plan, identifier) for identifier in ids]
 
 
@@ -117,7 +117,7 @@ def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, Cel
     to_run = [cell for cell in cells if cell.id not in ended | failed]
     shown = progress(len(cells), len(ended))
     with shown.shown():
-        shown.message(_what_is_there(plan, len(cells), ended, failed))
+        shown.message(_state_line(plan, len(cells), ended, failed))
         if to_run:
             summary = _run(options, layout, to_run, shown)
             ended |= summary.outcomes
@@ -133,7 +133,7 @@ def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progres
     shown.at_once = sum(len(group) for group in parts[: engine.at_once])
     if layout.why:
         shown.message(layout.why)
-    shown.message(_what_runs(parts, layout, engine.at_once))
+    shown.message(_launch_line(parts, layout, engine.at_once))
     return engine.run(parts, shown)
 
 
@@ -162,7 +162,7 @@ def _cell(plan: Plan, planned: records.PlannedCell, layout: Layout) -> Cell:
     return Cell(directory, planned.id, planned.axes, config, in_sweep=True, failed_at=failed_at)
 
 
-def _what_is_there(plan: Plan, cells: int, ended: Mapping[str, CellOutcome], failed: Mapping[str, Any]) -> str:
+def _state_line(plan: Plan, cells: int, ended: Mapping[str, CellOutcome], failed: Mapping[str, Any]) -> str:
     stale = sum(each.words.startswith("stale") for each in ended.values())
     planned = {cell.id for cell in plan.sweep.cells}
     orphans = len(records.cell_directories(plan.directory).keys() - planned)
@@ -174,7 +174,7 @@ def _what_is_there(plan: Plan, cells: int, ended: Mapping[str, CellOutcome], fai
     return f"{plan.directory}: {', '.join(facts)}"
 
 
-def _what_runs(parts: Sequence[Group], layout: Layout, at_once: int) -> str:
+def _launch_line(parts: Sequence[Group], layout: Layout, at_once: int) -> str:
     number = sum(len(group) for group in parts)
     stacks = [group for group in parts if len(group) > 1]
     stacked = sum(len(group) for group in stacks)

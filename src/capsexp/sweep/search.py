@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from capsexp import records
 from capsexp.errors import LaunchError, require, require_choice, require_int, require_number
-from capsexp.sweep.grid import Word, words_of
+from capsexp.sweep.grid import CommandOverride, command_overrides
 
 RESULT = "optimization_results.yaml"
 """The best values and their score, in the sweep's folder."""
@@ -67,7 +67,7 @@ class Search:
             ConfigError: a swept value is none that can be searched for.
             LaunchError: too many cells of a batch failed.
         """
-        words = words_of(config, loader, listed=False)
+        words = command_overrides(config, loader, listed=False)
         space = {word.key: _distribution(word) for word in words if word.override.is_sweep_override()}
         require(bool(space), "hydra/sweeper", "be capsexp where nothing is swept", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,10 +81,10 @@ class Search:
         for first in range(0, self._trials, self._batch):
             trials = [study.ask(space) for _ in range(min(self._batch, self._trials - first))]
             jobs = [_job(words, trial.params) for trial in trials]
-            self._tell(study, trials, launcher.launch(jobs, initial_job_idx=first))
+            self._report_scores(study, trials, launcher.launch(jobs, initial_job_idx=first))
         self._write_best(study, Path(config.paths.sweep))
 
-    def _tell(self, study: optuna.Study, trials: Sequence[optuna.Trial], returns: Sequence[JobReturn]) -> None:
+    def _report_scores(self, study: optuna.Study, trials: Sequence[optuna.Trial], returns: Sequence[JobReturn]) -> None:
         """Let the study learn from a batch; a cell that is not done, or that has no score, is a failed trial."""
         scores = [each._return_value if each.status == JobStatus.COMPLETED else None for each in returns]
         for trial, score in zip(trials, scores, strict=True):
@@ -104,7 +104,7 @@ class Search:
             records.write_text(folder / RESULT, "".join(lines))
 
 
-def _distribution(word: Word) -> BaseDistribution:
+def _distribution(word: CommandOverride) -> BaseDistribution:
     """What Optuna draws a key's values from."""
     value: Any = word.override.value()
     if word.override.is_interval_sweep():
@@ -120,7 +120,7 @@ def _whole(*numbers: float) -> bool:
     return all(isinstance(number, int) for number in numbers)
 
 
-def _job(words: Sequence[Word], values: dict[str, Any]) -> list[str]:
+def _job(words: Sequence[CommandOverride], values: dict[str, Any]) -> list[str]:
     """The overrides of a job, in the command's order."""
     job = []
     for word in words:

@@ -46,12 +46,12 @@ class Process:
 
     Attributes:
         most: the most that is still tried: online, offline or disabled.
-        said: the warnings that were given; a sweep is not to hear one for every cell.
+        warned: the warnings that were given; a sweep is not to hear one for every cell.
         open: runs that are open: cells of a stack have theirs beside each other, on one wandb-core.
     """
 
     most: str = "online"
-    said: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
     open: int = 0
 
     def allows(self, mode: str) -> str:
@@ -67,10 +67,10 @@ class Process:
             self.most = "offline"
             log.warning("Weights & Biases cannot be reached (%s); the runs of this process are kept offline", why)
 
-    def say_once(self, text: str) -> None:
+    def warn_once(self, text: str) -> None:
         """Warn, unless another cell of the process has done so."""
-        if text not in self.said:
-            self.said.add(text)
+        if text not in self.warned:
+            self.warned.add(text)
             log.warning("%s (said once for all cells of this process, which go on)", text)
 
 
@@ -88,7 +88,7 @@ def importable() -> bool:
     try:
         importlib.import_module("wandb")
     except Exception as error:
-        process.say_once(f"Weights & Biases cannot be imported: {_line(error)}")
+        process.warn_once(f"Weights & Biases cannot be imported: {_line(error)}")
         return False
     return True
 
@@ -163,7 +163,7 @@ class GuardedRun:
 
     def _failed(self, what: str, error: Exception) -> None:
         if not self.failed:  # one warning a cell
-            process.say_once(f"Weights & Biases failed in {what}: {_line(error)}")
+            process.warn_once(f"Weights & Biases failed in {what}: {_line(error)}")
         self.failed.add(what)
 
     def _give_up(self, what: str, error: Exception) -> None:

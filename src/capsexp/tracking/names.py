@@ -79,12 +79,12 @@ def display_name(directory: str, cell_id: str, axes: Mapping[str, Any]) -> str:
     tail = f"-{cell_id}"
     stem = directory.removesuffix(tail)
     whole = len(stem) < 100  # records.cell_name cuts there
-    if axes and whole and all(_is_told_apart(value) for value in axes.values()) and not _ENDS_IN_ID.search(stem):
+    if axes and whole and all(_is_unambiguous(value) for value in axes.values()) and not _ENDS_IN_ID.search(stem):
         return stem
     return stem[: max(0, DISPLAY_NAME_MOST - len(tail))] + tail[-DISPLAY_NAME_MOST:]
 
 
-def _is_told_apart(value: object) -> bool:
+def _is_unambiguous(value: object) -> bool:
     """True if a directory's name holds this value so that no other one looks like it."""
     if isinstance(value, str):
         return bool(_WORD.fullmatch(value)) and value.lower() not in _LIKE_OTHER_TYPES
