@@ -1,1 +1,1 @@
-"""Callbacks: they decide when something happens during a fit, and watch without touching the model's code."""
+"""Callbacks, which control a fit and observe it without changes to the model's code."""

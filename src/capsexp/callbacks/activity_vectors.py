@@ -1,4 +1,4 @@
-"""What the components of a class capsule's pose mean: each changed a little, and drawn."""
+"""Reconstructions that show the components of a class capsule's pose, each perturbed on its own."""
 
 from typing import Any, cast
 
@@ -17,15 +17,15 @@ from capsexp.types import Batch
 
 
 class ActivityVectors(ResultCallback):
-    """For one test image of every class: the reconstructions of its pose, with one component changed at a time.
+    """Reconstructions of one test image per class, with one component of its pose changed at a time.
 
-    Sabour et al. (2017), figure 4, and Ou's slides.  The image is the first of its class that is recognised, or simply
-    the first where none is (``decoded/class<k>/recognised`` says so).  The result has ``decoded/class<k>``
-    (E, S, C, H, W) and the image, ``decoded/class<k>/original`` (C, H, W), of 0..255, and ``decoded/steps`` (S,).
+    Sabour et al. (2017), figure 4, and Ou's slides.  The image is the first of its class that is recognised, or else
+    the first of its class (see ``decoded/class<k>/recognised``).  The result has ``decoded/class<k>`` (E, S, C, H, W)
+    and the image ``decoded/class<k>/original`` (C, H, W), both in 0..255, and the offsets ``decoded/steps`` (S,).
 
     Args:
         reach: the largest change of a component.
-        steps: how many changes from -reach to +reach, an odd number: no change is one of them.
+        steps: number of offsets from -reach to +reach; an odd number, so that one of them is zero.
     """
 
     def __init__(self, reach: float = 0.25, steps: int = 11) -> None:
@@ -36,24 +36,24 @@ class ActivityVectors(ResultCallback):
         self._reader = ClassReader()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a network that cannot draw, before it is trained.
+        """Refuse a network without a decoder before it is trained.
 
         Raises:
-            ConfigError: it has no decoder.
+            ConfigError: the network has no decoder.
         """
         decoder = getattr(pl_module.model, "decoder", None)
         rule = "be null where the model has no decoder"
         require(isinstance(decoder, Decoder), "callbacks.activity_vectors", rule, type(self).__name__)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen to the class capsules, in the first test alone: a recipe may test the same network in other ways."""
+        """Register the hooks; only the first test counts, since a recipe may test the same network in other ways."""
         self._wanted = self._examples is None
         self._reader.listen(cast("nn.Module", pl_module.model))
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        """Look for classes that have no recognised image yet."""
+        """Collect images of classes that have no recognised image yet."""
         poses_BKE, lengths_BK = self._reader.last.poses_BJE, self._reader.last.activations_BJ
         if not self._wanted:
             return
@@ -78,7 +78,7 @@ class ActivityVectors(ResultCallback):
             return {}
         decoder = cast("Decoder", cast("nn.Module", module.model).decoder)
         half = self.steps // 2
-        offsets_S = torch.arange(-half, half + 1) * (self.reach / half)  # the one in the middle is exactly zero
+        offsets_S = torch.arange(-half, half + 1) * (self.reach / half)  # the middle offset is exactly zero
         arrays: dict[str, NDArray[np.generic]] = {"decoded/steps": offsets_S.numpy()}
         for label, ((pose_E, image_CHW), recognised) in self._examples.found().items():
             grid = perturbed(decoder, pose_E.to(module.device), label, offsets_S.to(module.device))
@@ -89,7 +89,7 @@ class ActivityVectors(ResultCallback):
 
 
 def perturbed(decoder: Decoder, pose_E: Tensor, label: int, offsets_S: Tensor) -> Tensor:
-    """Reconstructions (E, S, C, H, W) in 0..1 of a class' pose, component by component changed by each offset."""
+    """Reconstructions (E, S, C, H, W) in 0..1 of a class' pose, with each component changed by each offset."""
     dim, steps = len(pose_E), len(offsets_S)
     changes_ESE = torch.eye(dim, device=pose_E.device)[:, None] * offsets_S[:, None]
     poses_BKE = pose_E.new_zeros(dim * steps, decoder.classes, dim)

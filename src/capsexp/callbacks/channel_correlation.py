@@ -1,4 +1,4 @@
-"""How far the channels of a model's layers can stand in for one another, on the test images."""
+"""The redundancy of the channels of a model's layers, measured on the test images."""
 
 from typing import Any, cast
 
@@ -12,10 +12,10 @@ from capsexp.types import Batch
 
 
 class ChannelCorrelation(ResultCallback):
-    """``channel_correlation/<layer>``, and its mean over the layers, as the last test found them.
+    """Measures ``channel_correlation/<layer>`` and its mean over the layers in the last test.
 
-    The mean over the test's batches of :func:`~capsexp.losses.ccm.channel_correlation`, so it depends a little on
-    ``data.eval_batch_size``: maps are averaged over a batch first, as in Sahu and Altahhan (2024).
+    The value is the mean over the test's batches of :func:`~capsexp.losses.ccm.channel_correlation`.  It depends
+    slightly on ``data.eval_batch_size``, since maps are averaged over a batch first, as in Sahu and Altahhan (2024).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class ChannelCorrelation(ResultCallback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Add a batch."""
+        """Add the correlations of a batch."""
         assert self._maps is not None
         for name, maps_BCHW in self._maps.last.items():
             self._means[name].update(channel_correlation(maps_BCHW) * len(batch.labels_B), len(batch.labels_B))
@@ -47,7 +47,7 @@ class ChannelCorrelation(ResultCallback):
         self.on_test_end(trainer, pl_module)
 
     def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
-        """Both, in 0..1."""
+        """The correlation of each layer and their mean, in 0..1."""
         found = {f"channel_correlation/{name}": float(mean.compute()) for name, mean in self._means.items()}
         if not found:
             return {}

@@ -1,4 +1,4 @@
-"""What a criterion says of every channel that could be pruned, over as many training images as are asked for."""
+"""The scores of a pruning criterion for all channels, over a given number of training images."""
 
 from typing import Any, cast
 
@@ -15,15 +15,15 @@ from capsexp.types import Batch
 class ChannelScores(L.Callback):
     """Scores the channels of a model's layers while a Trainer predicts the training images.
 
-    A criterion that needs feature maps scores batch after batch, and the mean over the images counts; nothing grows
-    with their number.  One that needs weights has no use for images: see :meth:`of_weights`.
+    A criterion that needs feature maps scores each batch, and the scores are averaged over the images; the memory does
+    not grow with their number.  A criterion that needs weights uses no images: see :meth:`of_weights`.
 
     Args:
-        criterion: which channels matter.
-        batches: score so many batches alone, spread evenly over the images; None for all.
+        criterion: the pruning criterion.
+        batches: number of scored batches, spread evenly over the images; None for all.
 
     Attributes:
-        scores: (O,) of every layer, float64 on the CPU, once a prediction has ended.
+        scores: (O,) per layer, float64 on the CPU, set at the end of a prediction.
     """
 
     def __init__(self, criterion: Criterion, batches: int | None = None) -> None:
@@ -36,12 +36,12 @@ class ChannelScores(L.Callback):
         self._maps: FeatureMaps | None = None
 
     def of_weights(self, model: Prunable) -> dict[str, Tensor]:
-        """The scores of a criterion that needs the weights alone."""
+        """The scores (O,) per layer of a criterion that needs only the weights."""
         weights = {name: model.convolution(name).weight for name in model.channel_layers()}
         return {name: self.criterion.scores(Layer(name, weight)) for name, weight in weights.items()}
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew, and choose the batches that count."""
+        """Reset the sums, and choose the batches to score."""
         self.scores, self._sums, self._images = {}, {}, 0
         self._maps = FeatureMaps(cast("Prunable", pl_module.model))
         (total,) = trainer.num_predict_batches
@@ -51,14 +51,14 @@ class ChannelScores(L.Callback):
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        """Listen to the batches that count."""
+        """Register the hooks for a batch to score."""
         if self._maps is not None and batch_idx in self._chosen:
             self._maps.listen()
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Score what has been heard."""
+        """Score the feature maps of the batch."""
         if self._maps is None or not self._maps.last:
             return
         model, images = cast("Prunable", pl_module.model), len(batch.labels_B)
@@ -69,7 +69,7 @@ class ChannelScores(L.Callback):
         self._maps.stop()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the means."""
+        """Compute the mean scores."""
         self.scores = {name: total / self._images for name, total in self._sums.items()}
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

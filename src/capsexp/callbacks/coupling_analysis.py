@@ -1,4 +1,4 @@
-"""How like the couplings of a class are each other, and what the class capsules answer."""
+"""Correlations of the couplings within and between classes, and the lengths of the class capsules."""
 
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from capsexp.types import Batch
 
 
 class CouplingAnalysis(ResultCallback):
-    """What figures 2, 3, 5, 6 and 7 of Zhao et al. (2019) show, gathered while a Trainer predicts and tests.
+    """Collects the data of figures 2, 3, 5, 6 and 7 of Zhao et al. (2019) while a Trainer predicts and tests.
 
-    Correlations come from a prediction of the training images, class lengths from the tests.  Say with :attr:`source`
-    before each test whether the network routes (``dynamic``) or uses its master (``fast``).
+    Correlations come from a prediction of the training images, class lengths from the tests.  Set :attr:`source` before
+    each test to ``dynamic`` if the network routes, or to ``fast`` if it uses its master.
 
     Args:
         correlated: training images of figure 2.
@@ -39,7 +39,7 @@ class CouplingAnalysis(ResultCallback):
     # -- training images ----------------------------------------------------------------------------------------------
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen, unless an earlier pass was listened to."""
+        """Register the hooks in the first prediction."""
         model = cast("nn.Module", pl_module.model)
         self._first_pass = self._classes is None
         if self._first_pass:
@@ -70,7 +70,7 @@ class CouplingAnalysis(ResultCallback):
     # -- test images --------------------------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin a new table of answers."""
+        """Reset the responses of the present source, and register the hooks."""
         model = cast("nn.Module", pl_module.model)
         classes = len(class_layer(model)[1].weight)
         self._responses[self.source] = ClassMean(classes, classes).to(pl_module.device)
@@ -97,7 +97,7 @@ class CouplingAnalysis(ResultCallback):
     # -- results ------------------------------------------------------------------------------------------------------
 
     def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
-        """``correlation/classes/intra`` and ``inter``, and the same of the master: means over classes and pairs."""
+        """``correlation/classes/intra`` and ``inter``, and the same for the master: means over classes and pairs."""
         return {
             f"correlation/{name}/{kind}": value
             for name, matrix in self._correlations(module).items()

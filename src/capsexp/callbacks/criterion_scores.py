@@ -1,4 +1,4 @@
-"""Which channels a pruning criterion would take first."""
+"""The channel scores of a pruning criterion for a finished network."""
 
 import lightning as L
 import numpy as np
@@ -14,7 +14,7 @@ class CriterionScores(ResultCallback):
     """Keeps the scores of every convolution's channels, for the best weights, as ``scores/<layer>`` (O,).
 
     Args:
-        criterion: one that reads weights; the lowest score goes first.
+        criterion: a criterion that reads weights; the channel with the lowest score is pruned first.
     """
 
     def __init__(self, criterion: Criterion) -> None:
@@ -23,7 +23,7 @@ class CriterionScores(ResultCallback):
         self.criterion = criterion
 
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
-        """The scores of every convolution's channels; none for weights that are not finite."""
+        """The scores of every convolution's channels; convolutions with NaN or infinite weights are left out."""
         layers = convolutions(module.model)  # type: ignore[arg-type]
         finite = {name: layer.weight for name, layer in layers.items() if bool(layer.weight.isfinite().all())}
         return {f"scores/{name}": self.criterion.scores(Layer(name, weight)).numpy() for name, weight in finite.items()}

@@ -1,4 +1,4 @@
-"""How many capsules of every layer have died, epoch by epoch, and which ones at the end."""
+"""The shares of dead and silent capsules per layer and epoch, and the capsule activities at the end."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -17,16 +17,16 @@ from capsexp.types import RoutingOutput
 
 
 class DeadCapsuleLogger(ResultCallback):
-    """Logs ``capsules/<layer>/dead_share`` and ``silent_share`` of every layer whose capsules lie on a grid.
+    """Logs ``capsules/<layer>/dead_share`` and ``silent_share`` of every layer whose capsules form a grid.
 
-    These are the primary capsules and the convolutional ones.  All convolutional layers together are
-    ``capsules/dead_share`` and ``capsules/silent_share``; a network without any does not have these two.
+    These are the primary and the convolutional capsules.  ``capsules/dead_share`` and ``capsules/silent_share`` are the
+    shares over all convolutional layers; a network without such layers does not have these two.
 
-    In a fit the shares are those of the whole selection split after each epoch.  The result holds those of the test
-    part in the last test, and ``activity/<layer>`` (T, H, W), the length of each capsule's mean pose.
+    In a fit the shares are measured on the whole selection split after each epoch.  The result holds the shares on the
+    test part in the last test, and ``activity/<layer>`` (T, H, W), the length of each capsule's mean pose.
 
-    Layers are looked up whenever a pass begins, so a model may be replaced between two.  Nothing is listened to in
-    training, and no batch waits for the device.
+    The layers are found at the start of each pass, so a model may be replaced between two passes.  No hooks are active
+    in training, and no batch waits for the device.
 
     Source: Sahu and Altahhan (2024), section 3.5, figures 2 to 5; both rules are those of
     :class:`~capsexp.metrics.dead_capsules.DeadCapsules`.
@@ -65,26 +65,26 @@ class DeadCapsuleLogger(ResultCallback):
     # -- the test part ------------------------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the test before this one, and listen."""
+        """Discard the last test, and register the hooks."""
         self._shares, self._arrays = {}, {}
         self._listen(pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what was found, and stop listening."""
+        """Store the shares and activities, and remove the hooks."""
         activities = self._activities()
         self._shares = capsule_shares(activities, _intermediate(pl_module))
         self._arrays = {f"activity/{name}": _grid(each.length_of_mean) for name, each in activities.items()}
         self._stop()
 
     def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
-        """The shares in the last test, by the names that epochs have."""
+        """The shares in the last test, under the names of the epochs' shares."""
         return dict(self._shares)
 
     def result_arrays(self, module: L.LightningModule) -> dict[str, NDArray[np.generic]]:
         """``activity/<layer>`` (T, H, W) of the last test, float32."""
         return dict(self._arrays)
 
-    # -- listening ----------------------------------------------------------------------------------------------------
+    # -- hooks --------------------------------------------------------------------------------------------------------
 
     def _listen(self, module: L.LightningModule) -> None:
         self._stop()
@@ -103,14 +103,14 @@ class DeadCapsuleLogger(ResultCallback):
 
 
 def grid_layers(model: nn.Module) -> dict[str, PrimaryCapsules | ConvCapsules]:
-    """Layers whose capsules lie on a grid, in the model's order, by the last part of their name where it is unique."""
+    """Layers whose capsules form a grid, in the model's order, by the last part of their name if it is unique."""
     named = model.named_modules()
     found = {name: layer for name, layer in named if isinstance(layer, PrimaryCapsules | ConvCapsules)}
     return by_short_name(found)
 
 
 def capsule_shares(activities: Mapping[str, Activity], intermediate: set[str]) -> dict[str, float]:
-    """Shares of every layer and of the intermediate ones together, by the names under which they are logged."""
+    """The shares of every layer and of all intermediate layers, under their logged names."""
     groups = {f"capsules/{name}": [activity] for name, activity in activities.items()}
     together = [activity for name, activity in activities.items() if name in intermediate]
     if together:
@@ -135,5 +135,5 @@ def _adder(metric: DeadCapsules) -> Any:
 
 
 def _grid(activity_THW: Tensor) -> NDArray[np.generic]:
-    """As numpy's, with the dimensions that torchmetrics takes off a single capsule."""
+    """A numpy array (T, H, W); torchmetrics removes dimensions of length one, which are restored."""
     return np.atleast_3d(activity_THW.float().cpu().numpy())

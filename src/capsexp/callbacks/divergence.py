@@ -1,4 +1,4 @@
-"""The end of a fit whose training loss is no number any more."""
+"""The guard that stops a fit whose training loss is NaN or infinite."""
 
 import logging
 import math
@@ -14,43 +14,42 @@ log = logging.getLogger(__name__)
 
 
 class DivergenceGuard(L.Callback):
-    """Ends a fit at the first training loss that is NaN or infinite; the weights of the peak so far are kept.
+    """Stops a fit at the first training loss that is NaN or infinite; the weights of the peak so far are kept.
 
-    The training loss alone decides.  (A validation loss may be infinite for weights that still learn, and weights that
-    are broken show in the next training step.)
+    Only the training loss counts.  (A validation loss may be infinite for weights that still learn, and broken weights
+    show in the next training step.)
 
-    On a CPU each loss is looked at before its backward pass.  On other devices reading it would hold up every step, so
-    the device itself notes the first bad step, and the note is read when an epoch's batches are done: before its
-    validation, hence before its weights could become the peak or go into a checkpoint.
+    On a CPU each loss is checked before its backward pass.  On other devices reading it would delay every step, so the
+    device itself records the first bad step.  This record is read after the batches of an epoch: before its validation,
+    hence before its weights could become the peak or be written into a checkpoint.
 
-    Where an epoch has had a peak, ``checkpoints/best.ckpt`` is written with its weights.  In the first epoch there is
-    nothing to keep.
+    If there is a peak, ``checkpoints/best.ckpt`` is written with its weights.  In the first epoch there is none.
     """
 
     def __init__(self) -> None:
         self._first_bad: Tensor | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prepare the device's note: int64 (), 0 for no bad step."""
+        """Allocate the device's record of the first bad step: int64 (), 0 for none."""
         device = pl_module.device
         self._first_bad = torch.zeros((), dtype=torch.int64, device=device) if _reading_waits(device) else None
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Look at a batch's loss, or have the device note it.
+        """Check a batch's loss, or let the device record it.
 
         Raises:
             Diverged: the loss is not finite (on a CPU).
         """
-        step = trainer.global_step + 1  # not counted yet; a resumed fit goes on counting
+        step = trainer.global_step + 1  # not counted yet; a resumed fit continues the count
         if self._first_bad is None:
             if not math.isfinite(loss.item()):
                 raise Diverged(step)
             return
         bad = loss.detach().isfinite().all().logical_not()
-        self._first_bad.masked_fill_(bad & self._first_bad.eq(0), step)  # nothing here waits for the device
+        self._first_bad.masked_fill_(bad & self._first_bad.eq(0), step)  # this does not wait for the device
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the note before the weights are judged.
+        """Read the record before the weights are evaluated.
 
         Raises:
             Diverged: a loss was not finite.
@@ -58,7 +57,7 @@ class DivergenceGuard(L.Callback):
         self._read()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the note also where the epoch had no validation.
+        """Read the record, also in an epoch without validation.
 
         Raises:
             Diverged: a loss was not finite.
@@ -66,16 +65,16 @@ class DivergenceGuard(L.Callback):
         self._read()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look for a peak: where no epoch's weights gave a loss that is a number, a last step has broken them.
+        """Check that there is a peak: without one, no epoch's weights gave a finite loss.
 
         Raises:
-            Diverged: there is none, though each step's own loss was a number.
+            Diverged: there is none, although the loss of each step was finite.
         """
         if not trainer.interrupted and any(not peak.weights for peak in _peaks(trainer)):
             raise Diverged(trainer.global_step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Keep the weights of the peak."""
+        """Write the weights of the peak if the fit diverged."""
         if not isinstance(exception, Diverged):
             return
         for peak in _peaks(trainer):
@@ -97,5 +96,5 @@ def _peaks(trainer: L.Trainer) -> list[Peak]:
 
 
 def _reading_waits(device: torch.device) -> bool:
-    """True if reading a number from the device waits for all that it has been given to do."""
+    """True if reading a number from the device waits for all its queued work."""
     return device.type != "cpu"

@@ -1,4 +1,4 @@
-"""What belongs to the first image of every class, chosen on the device, so that no batch waits for it."""
+"""The first image of every class, chosen on the device, so that no batch waits for it."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 ABSENT, THERE, PREFERRED = range(3)
-"""What the image is that stands for a class so far."""
+"""Ranks of a class's present example: none, an ordinary image, a preferred image."""
 
 
 class ClassExample(NamedTuple):
-    """What stands for a class.
+    """The example of a class.
 
     Attributes:
-        values: what was handed over with its image.
-        preferred: whether the image was one of those that come first.
+        values: the values of its image.
+        preferred: whether it is a preferred image.
     """
 
     values: tuple[Tensor, ...]
@@ -22,12 +22,12 @@ class ClassExample(NamedTuple):
 
 
 class FirstOfClass:
-    """Keeps values of the first image of every class, or of the first that is preferred where there is one.
+    """Keeps values of the first preferred image of every class, or of its first image if none is preferred.
 
     Only :meth:`found` reads from the device.
 
     Args:
-        classes: K.
+        classes: number of classes K.
     """
 
     def __init__(self, classes: int) -> None:
@@ -36,12 +36,12 @@ class FirstOfClass:
         self._kept: tuple[Tensor, ...] = ()
 
     def add(self, labels_B: Tensor, *values: Tensor, preferred_B: Tensor | None = None) -> None:
-        """Let a batch pass by.
+        """Add a batch.
 
         Args:
             labels_B: in 0..K-1.
             *values: (B, ...) each.
-            preferred_B: bool, images before which the others of their class stand back; None for all.
+            preferred_B: bool, the preferred images; None for all.
         """
         images = len(labels_B)
         ranks_B = torch.arange(images, device=labels_B.device)
@@ -60,7 +60,7 @@ class FirstOfClass:
         self._standing_K = torch.maximum(standing_K, self._standing_K)
 
     def found(self) -> dict[int, ClassExample]:
-        """What stands for every class that had an image, in the order of the classes."""
+        """The example of every class that had an image, in the order of the classes."""
         standing: list[int] = [] if self._standing_K is None else self._standing_K.tolist()
         return {
             label: ClassExample(tuple(each[label] for each in self._kept), how == PREFERRED)

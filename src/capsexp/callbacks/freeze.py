@@ -1,4 +1,4 @@
-"""Parts of a network that stay as they begin."""
+"""Frozen parts of a network."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,13 +11,13 @@ from capsexp.errors import ConfigError
 
 
 class Freeze(L.Callback):
-    """Takes parameters out of a fit: they get no gradient, and no optimizer sees them.
+    """Excludes parameters from a fit: they get no gradient and are in no optimizer.
 
     Args:
-        parameters: names in the model, such as ``class_capsules.weight``; ``*`` stands for anything.  An empty list
-            freezes nothing.
+        parameters: names in the model, such as ``class_capsules.weight``; ``*`` is a wildcard.  An empty list freezes
+            nothing.
         modules: names of parts of the model, such as ``encoder``.  All their parameters are frozen, and they stay in
-            evaluation mode: no dropout, and batch normalisation with the statistics that it has.
+            evaluation mode: no dropout, and batch normalisation with its present statistics.
     """
 
     def __init__(self, parameters: Sequence[str] = (), modules: Sequence[str] = ()) -> None:
@@ -25,10 +25,10 @@ class Freeze(L.Callback):
         self.modules = _names("modules", modules, "names of parts of the model, such as [encoder]")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Freeze before the optimizer is made.
+        """Freeze the parameters before the optimizer is created.
 
         Raises:
-            ConfigError: a name fits no parameter, or no part of the model.
+            ConfigError: a name matches no parameter, or no part of the model.
         """
         model = cast("nn.Module", pl_module.model)
         named = dict(model.named_parameters())

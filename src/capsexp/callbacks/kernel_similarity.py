@@ -1,4 +1,4 @@
-"""How alike the filters of every convolution are, epoch by epoch."""
+"""The similarity of the filters of every convolution, per epoch."""
 
 import lightning as L
 import numpy as np
@@ -12,8 +12,8 @@ from capsexp.metrics.kernel_similarity import KernelSimilarity
 class KernelSimilarityLogger(ResultCallback):
     """Logs ``similarity/<layer>/max`` and ``distance/<layer>/min`` of every convolution after each epoch.
 
-    The result holds both for the best weights, and the kernels themselves as ``kernels/<layer>`` (O, C, kH, kW).
-    A layer with one filter has no pair: its values are not a number.
+    The result holds both for the best weights, and the kernels as ``kernels/<layer>`` (O, C, kH, kW).  A layer with one
+    filter has no pair, so its values are NaN.
 
     Source: Wang (2019), section 2.1; the names are settled in docs/decisions.md.
     """

@@ -1,4 +1,4 @@
-"""Which layers of a model have filters, and what they are called."""
+"""The convolutions of a model and their names."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -9,9 +9,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions of a model in its own order, by the last part of their name where that is unique.
+    """The convolutions of a model in its own order, by the last part of their name if it is unique.
 
-    One that is only called ``conv`` is the convolution of the layer that holds it, and has that layer's name.
+    A convolution named ``conv`` belongs to the layer that contains it, and gets that layer's name.
     """
     named = ((name.removesuffix(".conv"), layer) for name, layer in model.named_modules())
     found = {name: layer for name, layer in named if isinstance(layer, nn.Conv2d)}
@@ -19,6 +19,6 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def by_short_name(found: Mapping[str, M]) -> dict[str, M]:
-    """Layers by the last part of their dotted name, or by the whole one where several end alike."""
+    """Layers by the last part of their dotted name, or by the whole name if several have the same last part."""
     short = [name.rpartition(".")[2] for name in found]
     return {(tail if short.count(tail) == 1 else name): found[name] for name, tail in zip(found, short, strict=True)}

@@ -1,4 +1,4 @@
-"""A learning rate that rises at first, and then falls step by step."""
+"""A learning rate schedule with a linear warm-up and a stepwise decay."""
 
 import lightning as L
 
@@ -6,18 +6,18 @@ from capsexp.errors import require_int, require_number
 
 
 class LearningRateDecay(L.Callback):
-    """Before each step the rate is what the optimizer began with, times ``rate`` for every ``steps`` done.
+    """Multiplies the optimizer's initial learning rate by ``rate`` after every ``steps`` steps.
 
-    In the first ``warmup`` steps it rises to that in a straight line.  It depends on nothing but the number of the
-    step, so a resumed fit goes on with the same rate.
+    In the first ``warmup`` steps the rate rises linearly to this value.  It depends only on the number of the step, so
+    a resumed fit continues with the same rate.
 
     Source: the schedule of Zhao et al. (2019) is settled in docs/decisions.md.
 
     Args:
         rate: factor, above 0 and at most 1.
-        steps: optimizer steps between two falls.
-        floor: the rate does not fall below this; where the optimizer began below it, it stays there.
-        warmup: optimizer steps until the rate is reached; 0 begins with it.
+        steps: optimizer steps between two decays.
+        floor: lower bound of the rate; an initial rate below it stays constant.
+        warmup: number of optimizer steps of the warm-up; 0 for none.
     """
 
     def __init__(self, rate: float = 0.96, steps: int = 2000, floor: float = 1e-6, warmup: int = 0) -> None:
@@ -27,14 +27,14 @@ class LearningRateDecay(L.Callback):
         self._first: list[float] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the rates that the optimizer was configured with; those in a checkpoint have fallen already."""
+        """Store the optimizer's configured rates; those in a checkpoint have decayed already."""
         (optimizer,) = trainer.optimizers
         self._first = [optimizer.defaults["lr"]] * len(optimizer.param_groups)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Set the rate of the coming step."""
+        """Set the rate of the next step."""
         factor = self.rate ** (trainer.global_step // self.steps)
         risen = min(1.0, (trainer.global_step + 1) / self.warmup) if self.warmup else 1.0
         (optimizer,) = trainer.optimizers

@@ -1,4 +1,4 @@
-"""Master routing coefficients: the couplings of all training images, accumulated into one matrix a layer."""
+"""Master routing coefficients: the couplings of all training images, accumulated into one matrix per layer."""
 
 from typing import Any, cast
 
@@ -23,20 +23,20 @@ COLUMNS = ("whole", "ground_truth")
 
 
 class MasterCoefficients(ResultCallback):
-    """Makes every capsule layer's master while a Trainer predicts the training images, and gives it to the layer.
+    """Computes the master of every capsule layer while a Trainer predicts the training images.
 
-    Zhao et al. (2019), section 5 and appendix A.  Couplings are those of the last iteration, with which the poses were
-    weighted.  The class layer's are added up in a container a class, divided by the class' frequency, and normalised as
-    the network was trained; of the container of class k, row k goes into the master.  Another layer's master is the
-    mean over all images and places.  Only sums are kept, whatever the number of images.
+    Zhao et al. (2019), section 5 and appendix A.  Couplings are those of the last iteration, which weighted the poses.
+    The couplings of the class layer are summed in one container per class, divided by the class' frequency, and
+    normalised as in training.  Row k of the container of class k becomes row k of the master.  The master of another
+    layer is the mean over all images and positions.  Only sums are kept, so memory does not grow with the images.
 
-    Ask for :attr:`passes` predictions of the training images, in one order.
+    The callback needs :attr:`passes` predictions of the training images, in one order.
 
     Args:
-        filter: which images' couplings count, in the class layer.
-        columns: ``whole`` adds up whole matrices and normalises each container before a row is taken; ``ground_truth``
-            adds up the ground-truth columns alone and normalises the master that they make, which the paper's appendix
-            reports as poor.
+        filter: selects the images whose couplings count in the class layer.
+        columns: ``whole`` sums whole matrices and normalises each container before a row is taken; ``ground_truth``
+            sums the ground-truth columns alone and normalises the resulting master, which the paper's appendix reports
+            as poor.
     """
 
     def __init__(self, filter: Filter | None = None, columns: str = "whole") -> None:
@@ -52,13 +52,13 @@ class MasterCoefficients(ResultCallback):
 
     @property
     def passes(self) -> int:
-        """Passes over the training images: what the filter asks for, and one to accumulate."""
+        """Number of passes over the training images: those of the filter, and one to accumulate."""
         return self.filter.looks + 1
 
     # -- Lightning's hooks --------------------------------------------------------------------------------------------
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make the accumulators before the first pass, and listen."""
+        """Create the accumulators before the first pass, and register the hooks."""
         model = cast("nn.Module", pl_module.model)
         if self._pass == 0:
             self._prepare(model, pl_module.device)
@@ -67,7 +67,7 @@ class MasterCoefficients(ResultCallback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Show the filter a batch, or accumulate what it keeps."""
+        """Pass a batch to the filter, or accumulate the couplings that it keeps."""
         coupling_BJI = self._reader[self._class_name].output.coupling_BJI
         columns_BI = ground_truth_columns(coupling_BJI, batch.labels_B)
         if self._pass < self.filter.looks:
@@ -84,12 +84,12 @@ class MasterCoefficients(ResultCallback):
         self._reader.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop listening, and forget the passes so far."""
+        """Remove the hooks, and discard the passes so far."""
         self._pass = 0
         self._reader.stop()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Behind the last pass, give each layer its master; here, since predictions run where no gradient can."""
+        """Set each layer's master after the last pass; predictions themselves run in inference mode."""
         if stage != "predict":
             return
         if self._pass < self.filter.looks:
@@ -113,10 +113,10 @@ class MasterCoefficients(ResultCallback):
         self._means = {name: MeanCoupling(*size).to(device) for name, size in sizes.items()}
 
     def master(self, name: str, layer: CapsuleLayer) -> Tensor:
-        """The master (J, I) of a layer from what has been accumulated."""
+        """The master (J, I) of a layer from the accumulated couplings."""
         routing = cast("Routing", layer.routing)
         if name != self._class_name:
-            return self._means[name].compute().nan_to_num(0.0)  # a child that never was there casts no vote
+            return self._means[name].compute().nan_to_num(0.0)  # a child that was always absent casts no vote
         containers_KJI = self._containers.compute()
         empty = (self._containers.counts_K == 0).nonzero().flatten().tolist()
         require(not empty, "filter", f"keep an image of every class (none of class {empty[:1]})", self._filter_name)

@@ -1,4 +1,4 @@
-"""True if a training step fits into memory, told before the first one."""
+"""The check that a training step fits into memory, made before the first step."""
 
 import logging
 
@@ -16,21 +16,21 @@ log = logging.getLogger(__name__)
 
 
 class MemoryCheck(ResultCallback):
-    """Refuses a fit whose training step needs more memory than its device has free, before the first step.
+    """Refuses a fit, before its first step, if a training step needs more memory than its device has free.
 
-    What a step needs is computed by :mod:`capsexp.memory_estimate`, which says what is not counted.  Where the system
-    does not say what is free, nothing is refused.  Evaluation is not counted, and cells that start together all see
-    the same free memory.  The result gets ``step_bytes``, which no measurement enters.
+    :mod:`capsexp.memory_estimate` computes the need of a step, and documents what is not counted.  If the system does
+    not report its free memory, no fit is refused.  Evaluation is not counted, and cells that start together all see the
+    same free memory.  The result gets ``step_bytes``, which depends on no measurement.
     """
 
     def __init__(self) -> None:
         self.step_bytes: int | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare what a step takes with what is free.
+        """Compare the memory of a step with the free memory.
 
         Raises:
-            ConfigError: it does not fit; the line says which batch would.
+            ConfigError: the step does not fit; the message names a batch size that fits.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = min(data.batch_size, data.summary()["n_train"])
@@ -46,12 +46,12 @@ class MemoryCheck(ResultCallback):
             raise ConfigError("data.batch_size", rule, data.batch_size)
 
     def result_memory(self) -> dict[str, int]:
-        """``step_bytes``: what a training step holds at its peak, in bytes."""
+        """``step_bytes``: the peak memory of a training step in bytes."""
         return {} if self.step_bytes is None else {"step_bytes": self.step_bytes}
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device has left for this process, or None where nobody says."""
+    """Bytes that a device has free for this process; None if this is not known."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -59,7 +59,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _step_bytes(trainer: L.Trainer, module: L.LightningModule, images: int) -> int | None:
-    """What a step with so many images takes; None for a module that cannot be followed but may well train."""
+    """Bytes of a step with a batch of ``images``; None for a module that cannot be traced but may still train."""
     example = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]  # draws nothing random
     empty = Batch(*(torch.empty(images, *part.shape[1:], dtype=part.dtype, device="meta") for part in example))
     precision = trainer.precision_plugin
@@ -71,12 +71,12 @@ def _step_bytes(trainer: L.Trainer, module: L.LightningModule, images: int) -> i
 
 
 def _resident_bytes(module: nn.Module) -> int:
-    """Bytes of what a step uses and the device holds already."""
+    """Bytes of a module's parameters and buffers, which are on the device already."""
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _advice(trainer: L.Trainer, module: L.LightningModule, images: int, room: int) -> str:
-    """The largest power of two that fits as a batch; following a step costs no memory, so each is simply tried."""
+    """Advice with the largest power of two that fits as a batch; tracing a step costs no memory, so each is tried."""
     for exponent in reversed(range((images - 1).bit_length())):
         needed = _step_bytes(trainer, module, 2**exponent)
         if needed is not None and needed <= room:

@@ -1,4 +1,4 @@
-"""Early stopping at the peak of the selection split, and the weights of that peak."""
+"""Early stopping at the peak on the selection split, and the weights of that peak."""
 
 import math
 from pathlib import Path
@@ -13,11 +13,11 @@ from capsexp.errors import require_int
 
 
 class Peak(ResultCallback):
-    """Stops a fit when the selection accuracy has not risen for ``patience`` epochs, and brings its peak back.
+    """Stops a fit when the selection accuracy has not risen for ``patience`` epochs, and restores its peak.
 
-    Accuracies tie often on small splits, so equal ones are decided by the lower loss; where nothing is classified, it
-    decides alone.  The weights of the peak stay in memory and in the resume checkpoint, and are put back when the fit
-    ends.  An epoch whose selection loss is not a number is no peak: its weights are broken.
+    Accuracies are often equal on small splits, so the lower loss breaks ties; without a classification the loss alone
+    decides.  The weights of the peak stay in memory and in the resume checkpoint, and are restored when the fit ends.
+    An epoch whose selection loss is NaN is not a peak: its weights are broken.
 
     Source: Wang (2019), section 4.1: "training is stopped when the testing accuracy reaches its peak".
 
@@ -34,7 +34,7 @@ class Peak(ResultCallback):
 
     @property
     def state_key(self) -> str:
-        """One peak a fit."""
+        """The key in checkpoints: one per fit."""
         return "Peak"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -50,12 +50,12 @@ class Peak(ResultCallback):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the best weights back."""
+        """Restore the best weights."""
         if self.weights and not trainer.interrupted:
             self.put_back(pl_module)
 
     def put_back(self, module: L.LightningModule) -> None:
-        """Give a module the weights of the peak."""
+        """Load the weights of the peak into a module."""
         module.load_state_dict(self.weights)
 
     def result_metrics(self, module: L.LightningModule) -> dict[str, float]:
@@ -67,12 +67,12 @@ class Peak(ResultCallback):
         return {"epoch": self.epoch, "best": self.best, "metrics": self.metrics, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved peak."""
+        """Restore a saved peak."""
         self.epoch, self.metrics, self.weights = state_dict["epoch"], state_dict["metrics"], state_dict["weights"]
         self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
 
 
 def save_best(trainer: L.Trainer) -> None:
-    """Write the present weights as the best ones, with the sizes that their model was made with."""
+    """Write the present weights as the best checkpoint, with the sizes of their model."""
     with records.replacing(Path(trainer.default_root_dir) / records.BEST_CHECKPOINT) as temporary:
         trainer.save_checkpoint(temporary, weights_only=True)

@@ -1,4 +1,4 @@
-"""What an autoencoder makes of test images."""
+"""Reconstructions of test images by an autoencoder."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -16,13 +16,13 @@ from capsexp.types import Batch
 
 
 class Reconstructions(ResultCallback):
-    """Keeps test images and what the best weights draw of them.
+    """Keeps test images and their reconstructions by the best weights.
 
-    The result has ``reconstructions/images`` (2, N, C, H, W), the images above their reconstructions in 0..255, and
-    ``reconstructions/labels`` (N,): the first test image of N classes, evenly spread over all.
+    The result has ``reconstructions/images`` (2, N, C, H, W), the images and their reconstructions in 0..255, and
+    ``reconstructions/labels`` (N,).  The images are the first test images of N classes, evenly spread over all classes.
 
     Args:
-        images: N at most.
+        images: the largest N.
     """
 
     def __init__(self, images: int = 10) -> None:
@@ -30,10 +30,10 @@ class Reconstructions(ResultCallback):
         self._first: FirstOfClass | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a network that cannot draw, before it is trained.
+        """Refuse a network without a decoder before it is trained.
 
         Raises:
-            ConfigError: it has no decoder.
+            ConfigError: the network has no decoder.
         """
         model = cast("nn.Module", pl_module.model)
         draws = hasattr(model, "reconstruct") and model.decoder is not None
@@ -43,7 +43,7 @@ class Reconstructions(ResultCallback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        """Look for classes that have no image yet."""
+        """Collect images of classes that have no image yet."""
         if self._first is None:
             self._first = FirstOfClass(cast("Mapping[str, Any]", pl_module.hparams)["sizes"]["classes"])
         self._first.add(batch.labels_B, batch.images_BCHW, batch.pixels_BCHW)
@@ -68,10 +68,10 @@ class Reconstructions(ResultCallback):
 
 
 def as_pixels(drawn_NCHW: Tensor, images_NCHW: Tensor, pixels_NCHW: Tensor) -> Tensor:
-    """What was drawn on the scale of the normalised images, on the scale 0..255.
+    """Convert reconstructions from the scale of the normalised images to the scale 0..255.
 
-    Each image was normalised by an increasing line of its own (or one for all), so its smallest and largest pixel say
-    which.  An image of one value is drawn as it is.
+    Each image was normalised by an increasing linear function, which its smallest and largest pixel determine.  A
+    constant image is returned as its own value.
     """
     low, high = (each.flatten(1) for each in (images_NCHW, pixels_NCHW.float()))
     spread = low.amax(1) - low.amin(1)

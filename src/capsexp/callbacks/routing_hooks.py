@@ -1,4 +1,4 @@
-"""What passes through a model's capsule layers, read while it is needed and never kept by the model."""
+"""Hooks that read the routing of a model's capsule layers, which the model itself does not store."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from capsexp.types import RoutingOutput
 
 @dataclass(frozen=True)
 class RoutingRecord:
-    """What a layer's routing gave for the last batch; a window's place counts as part of the batch.
+    """The routing of a layer for the last batch; a window's position counts as part of the batch dimension.
 
     Attributes:
         output: poses, activations and coupling.
-        mask_BI: which children are there, None if all are.
+        mask_BI: the children that are present; None if all are.
     """
 
     output: RoutingOutput
@@ -24,14 +24,14 @@ class RoutingRecord:
 
 
 class RoutingReader:
-    """The last batch's routing of every capsule layer, by the layer's name."""
+    """Stores the last batch's routing of every capsule layer, by the layer's name."""
 
     def __init__(self) -> None:
         self._last: dict[str, RoutingRecord] = {}
         self._hooks: list[Any] = []
 
     def listen(self, model: nn.Module) -> None:
-        """From now on, keep what each forward pass of the model gives."""
+        """Register the hooks: each forward pass of the model is stored from now on."""
         self.stop()
         layers = capsule_layers(model)
         self._hooks = [layer.routing.register_forward_hook(self._keeper(name)) for name, layer in layers.items()]
@@ -53,14 +53,14 @@ class RoutingReader:
 
 
 class ClassReader:
-    """What the class layer gave for the last batch, wherever its coupling comes from."""
+    """Stores the output of the class layer for the last batch, with any source of its coupling."""
 
     def __init__(self) -> None:
         self._hook: Any = None
         self._last: RoutingOutput | None = None
 
     def listen(self, model: nn.Module) -> None:
-        """From now on, keep what each forward pass of the model's class layer gives."""
+        """Register the hook: each output of the model's class layer is stored from now on."""
         self.stop()
         self._hook = class_layer(model)[1].register_forward_hook(self._keep)
 
@@ -81,7 +81,7 @@ class ClassReader:
 
 
 def class_layer(model: nn.Module) -> tuple[str, CapsuleLayer]:
-    """The layer whose parents are the classes, the last one, and its name.
+    """The name and the layer of the class capsules, the model's last capsule layer.
 
     Raises:
         ConfigError: the model has no capsule layers.

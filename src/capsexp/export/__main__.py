@@ -51,7 +51,7 @@ def _batch(word: str) -> int | None:
     return None if word == "dynamic" else int(word)
 
 
-_batch.__name__ = "size of batch"  # as argparse names it in its error
+_batch.__name__ = "size of batch"  # the name in argparse's error
 
 
 if __name__ == "__main__":

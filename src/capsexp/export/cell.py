@@ -1,4 +1,4 @@
-"""What exporting a finished cell adds to exporting a network: its way of inference, its test images, its facts."""
+"""The export of a finished cell: the network with its inference mode, its test images and its metadata."""
 
 import json
 import pydoc
@@ -17,21 +17,21 @@ from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 def export_cell(
     directory: Path, inference: str | None, path: Path | None, *, batch: int | None, opset: int | None
 ) -> tuple[ExportedFile, str]:
-    """Export a finished cell's network, compared on its test images.
+    """Export a finished cell's network, verified on its test images.
 
     Args:
-        directory: the cell's.
-        inference: ``dynamic``, ``fast`` or ``folded``; None as the checkpoint says.
-        path: of the file; None for ``model-<inference>.onnx`` in the cell's directory.
+        directory: the cell's directory.
+        inference: ``dynamic``, ``fast`` or ``folded``; None for the mode in the checkpoint.
+        path: path of the file; None for ``model-<inference>.onnx`` in the cell's directory.
         batch: see :func:`~capsexp.export.file.export`.
-        opset: the same.
+        opset: see :func:`~capsexp.export.file.export`.
 
     Returns:
-        The file, and its way of inference; an empty word where there are no capsule layers.
+        The file, and its inference mode; an empty string if there are no capsule layers.
 
     Raises:
-        ConfigError: no finished cell, another data file than it was trained on, or no master coefficients.
-        ExportError: as :func:`~capsexp.export.file.export` does.
+        ConfigError: the cell is not finished, its data file has changed, or it has no master coefficients.
+        ExportError: see :func:`~capsexp.export.file.export`.
     """
     run = load_run(directory)
     model = run.module.model
@@ -51,7 +51,7 @@ def export_cell(
 
 
 def _set_way(model: nn.Module, asked: str | None) -> str:
-    """Let the capsule layers work as asked, or as they do; returns the way's name, empty where there are none."""
+    """Set the inference mode of the capsule layers if one is given; returns the mode, empty without such layers."""
     layers = capsule_layers(model)
     if not layers:
         rule = "be dynamic or left out, as this network has no capsule layers"
@@ -67,7 +67,7 @@ def _set_way(model: nn.Module, asked: str | None) -> str:
 
 
 def _metadata(run: LoadedRun, way: str, classes: int) -> dict[str, str]:
-    """What one has to know who feeds the network."""
+    """The metadata that a user of the file needs to prepare its input."""
     augment = run.config["augment"]
     facts = {
         "cell": run.result["id"],
@@ -80,7 +80,7 @@ def _metadata(run: LoadedRun, way: str, classes: int) -> dict[str, str]:
 
 
 def _normalised(augment: str, scheme: str) -> str:
-    """How pixels become the network's input, in words."""
+    """The normalisation of pixels, as text."""
     if getattr(pydoc.locate(augment), "normalise", None) is not Augment.normalise:
         return f"each image by {augment}.normalise"
     return {"symmetric": "v / 127.5 - 1, v in 0..255", "unit": "v / 255, v in 0..255"}[scheme]

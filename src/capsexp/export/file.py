@@ -18,11 +18,11 @@ from capsexp.errors import CommandError, require_int
 from capsexp.export.network import single, traceable
 
 TOLERANCE = 1e-4
-"""By how much a score may differ from torch's."""
+"""The largest accepted difference between a score and torch's."""
 BATCHES = (1, 7)
-"""Batches on which scores are compared, where the file takes any."""
+"""Batch sizes on which scores are compared if the file takes any size."""
 OLDEST_OPSET = 18
-"""The oldest that torch writes without another tool."""
+"""The oldest opset that torch writes without another tool."""
 
 
 class ExportError(CommandError):
@@ -33,14 +33,14 @@ class ExportError(CommandError):
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file that was written.
+    """An ONNX file that was written.
 
     Attributes:
-        path: where it lies.
-        size: in bytes.
-        parameters: numbers in its weights.
-        difference: the largest by which a score differs from torch's.
-        opset: of ONNX's own operators; there are no others.
+        path: its path.
+        size: its size in bytes.
+        parameters: number of values in its weights.
+        difference: the largest difference between a score and torch's.
+        opset: the opset of ONNX's own operators; the file has no other operators.
     """
 
     path: Path
@@ -60,23 +60,23 @@ def export(
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> ExportedFile:
-    """Write a network as an ONNX file: ``images`` (B, C, H, W), float32, in; ``scores`` (B, K), float32, out.
+    """Write a network as an ONNX file: input ``images`` (B, C, H, W), output ``scores`` (B, K), both float32.
 
-    Capsule layers are exported with the inference they are set to.  The module itself is left as it is; weights in
-    half or double precision become float32.
+    Capsule layers are exported in their present inference mode.  The module itself is not changed; weights in half or
+    double precision become float32.
 
     Args:
-        module: gives class scores for images, such as ``load_run(directory).module.model``.
-        path: of the file, which appears once the scores are found equal.
+        module: a network that returns class scores, such as ``load_run(directory).module.model``.
+        path: path of the file; it is written only if the scores agree.
         image_shape: (C, H, W) of the images.
-        images_BCHW: normalised images to compare scores on, float32; None for random ones in [-1, 1].
-        batch: the only size of batch that the file takes; None for any.
-        opset: of ONNX, from 18 on; None for torch's own choice.
-        metadata: what else the file shall say.
+        images_BCHW: normalised images for the comparison, float32; None for random ones in [-1, 1].
+        batch: the only batch size that the file accepts; None for any.
+        opset: ONNX opset, 18 or later; None for torch's default.
+        metadata: further entries for the file.
 
     Raises:
-        ConfigError: ``batch`` or ``opset`` is not possible.
-        ExportError: the network cannot be traced, or onnxruntime finds scores that differ by more than 1e-4.
+        ConfigError: ``batch`` or ``opset`` is out of range.
+        ExportError: the network cannot be traced, or onnxruntime's scores differ by more than 1e-4.
     """
     batch = None if batch is None else require_int("batch", batch, 1)
     opset = None if opset is None else require_int("opset", opset, OLDEST_OPSET, onnx.defs.onnx_opset_version())
@@ -89,7 +89,7 @@ def export(
     with records.replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         difference = max(_differences(temporary, reference, torch.split(images_BCHW, list(sizes))))
-        if not difference <= TOLERANCE:  # nor is NaN
+        if not difference <= TOLERANCE:  # NaN is refused too
             raise ExportError(f"onnxruntime's scores differ from torch's by {difference:.2g}, more than {TOLERANCE:g}")
     return ExportedFile(path, path.stat().st_size, _count(model), difference, model.opset_import[0].version)
 
@@ -98,15 +98,15 @@ def export(
 
 
 def _onnx_model(module: nn.Module, image_shape: Sequence[int], batch: int | None, opset: int | None) -> Any:
-    """An ``onnx.ModelProto`` of a module that can be traced."""
-    example_BCHW = torch.zeros(batch or 2, *image_shape)  # two: torch takes one for a size that never changes
+    """The ``onnx.ModelProto`` of a traceable module."""
+    example_BCHW = torch.zeros(batch or 2, *image_shape)  # two, since torch treats size one as constant
     shapes = None if batch else ({0: torch.export.Dim("batch")},)
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["scores"]}
     with torch.no_grad(), _quiet():
         try:
             traced = torch.export.export(module, (example_BCHW,), dynamic_shapes=shapes)
             program = torch.onnx.export(traced, dynamo=True, opset_version=opset, verbose=False, **names)
-        except Exception as error:  # of many types, and of any that a network's own code raises
+        except Exception as error:  # torch and the network's own code raise errors of many types
             sizes = f"of {batch}" if batch else "of any size"
             raise ExportError(f"torch cannot trace this network for batches {sizes}: {_first_line(error)}") from error
     assert program is not None
@@ -121,7 +121,7 @@ def _onnx_model(module: nn.Module, image_shape: Sequence[int], batch: int | None
 
 
 def _tidy(model: Any) -> None:
-    """Call the batch ``batch``, and leave out the lines of code that each operator comes from."""
+    """Name the batch dimension ``batch``, and remove the source locations of the operators."""
     graph = model.graph
     symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output):
@@ -135,7 +135,7 @@ def _tidy(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep away what the exporter says of itself: calls that torch has deprecated, libraries that it does not need."""
+    """Suppress the exporter's own warnings: calls that torch has deprecated, and libraries that it does not need."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -152,7 +152,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _count(model: Any) -> int:
-    """Numbers in the file's weights; numbers that stand alone belong to the formulas."""
+    """Number of values in the file's weights; scalars are constants of the operators."""
     floats = (each for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT and each.dims)
     return sum(torch.Size(each.dims).numel() for each in floats)
 
@@ -167,7 +167,7 @@ def _differences(path: Path, module: nn.Module, batches: Sequence[Tensor]) -> It
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         found = [session.run(["scores"], {"images": images_BCHW.numpy()})[0] for images_BCHW in batches]
-    except Exception as error:  # its types have no common base of their own
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise ExportError(f"onnxruntime cannot run the file: {_first_line(error)}") from error
     for images_BCHW, found_BK in zip(batches, found, strict=True):
         with torch.inference_mode():
@@ -180,7 +180,7 @@ def _random(image_shape: Sequence[int]) -> Tensor:
 
 
 def _enough(images_BCHW: Tensor, count: int) -> Tensor:
-    """So many images, repeated where there are fewer."""
+    """``count`` images, repeated if there are fewer."""
     return images_BCHW.repeat(-(-count // len(images_BCHW)), 1, 1, 1)[:count].float().cpu().contiguous()
 
 

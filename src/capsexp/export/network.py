@@ -1,4 +1,4 @@
-"""A network made ready for tracing: in float32, and whatever the size of a batch."""
+"""A network prepared for tracing: in float32, for any batch size."""
 
 import copy
 import functools
@@ -21,7 +21,7 @@ def single(module: nn.Module) -> nn.Module:
 
 
 def traceable(module: nn.Module) -> nn.Module:
-    """A copy whose capsule layers work on votes for tracing, and whose weights hold the couplings that images share."""
+    """A copy for tracing: capsule layers use materialised votes, and shared couplings are folded into weights."""
     module = copy.deepcopy(module)
     for layer in capsule_layers(module).values():
         shared_JI = _shared(layer)
@@ -39,7 +39,7 @@ def _shared(layer: CapsuleLayer) -> Tensor | None:
 
 
 def _route(layer: CapsuleLayer, folded: bool, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
-    """What ``CapsuleLayer.route`` does, in plain operations that do not depend on the size of the batch."""
+    """``CapsuleLayer.route`` in plain operations that do not depend on the batch size."""
     votes = LinearVotes(poses_BID, layer.weight, mask_BI, form="materialised")
     weigh = cast("Callable[..., RoutingOutput]", layer.routing.weigh)
     if folded:
