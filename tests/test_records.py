@@ -296,7 +296,7 @@ def test_running_with_a_dead_process_is_interrupted(tmp_path: Path) -> None:
     records.write_status(tmp_path, records.Status("running", "0123456789", pid=pid))
     status = records.read_status(tmp_path)
     assert status is not None
-    assert (status.state, status.cause) == ("interrupted", f"process {pid} ended without a word")
+    assert (status.state, status.cause) == ("interrupted", f"process {pid} ended unexpectedly")
 
 
 def test_a_process_of_before_a_restart_is_not_believed(tmp_path: Path) -> None:

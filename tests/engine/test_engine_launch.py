@@ -60,10 +60,10 @@ def sizes() -> list[int]:
 
 ALIKE = "auto: stacked (9 cells can share a stack)"
 LAUNCHERS = {
-    ("capsexp",): ([1] * 9, ["running 9, 2 at once, 1 thread a cell"]),
-    ("stacked",): ([4, 5], ["running 9 in 2 stacks, 2 at once, 1 thread a stack"]),
-    ("stacked", "members=3", "max_cells=1"): ([3] * 3, ["running 9 in 3 stacks, 1 at once, 1 thread a stack"]),
-    ("auto",): ([4, 5], [ALIKE, "running 9 in 2 stacks, 2 at once, 1 thread a stack"]),
+    ("capsexp",): ([1] * 9, ["running 9, 2 at once, 1 thread per cell"]),
+    ("stacked",): ([4, 5], ["running 9 in 2 stacks, 2 at once, 1 thread per stack"]),
+    ("stacked", "members=3", "max_cells=1"): ([3] * 3, ["running 9 in 3 stacks, 1 at once, 1 thread per stack"]),
+    ("auto",): ([4, 5], [ALIKE, "running 9 in 2 stacks, 2 at once, 1 thread per stack"]),
 }
 """Launchers with their options, the sizes of the groups that they make of nine cells, and what they say."""
 
@@ -95,7 +95,7 @@ def test_auto_stacks_on_a_gpu(
     assert sizes() == [9]
     assert capsys.readouterr().out.splitlines()[1:3] == [
         "auto: stacked (9 cells can share a stack on a GPU)",
-        "running 9 in 1 stack on GPU 0, 1 at once, 16 threads a stack",
+        "running 9 in 1 stack on GPU 0, 1 at once, 16 threads per stack",
     ]
 
 
@@ -108,7 +108,7 @@ def test_settings_reach_the_engine_and_those_that_cannot_share_run_alone(
     assert Engine.made[0].settings == Settings("unfold", 2)
     kernels = [{tuple(cell.config["model"]["kernels"]) for cell in group} for group in Engine.made[0].groups]
     assert [len(each) for each in kernels] == [1] * 4
-    assert "running 6, 4 of them in 2 stacks, 2 at once, 1 thread a stack" in capsys.readouterr().out.splitlines()
+    assert "running 6, 4 of them in 2 stacks, 2 at once, 1 thread per stack" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(

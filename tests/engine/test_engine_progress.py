@@ -31,7 +31,7 @@ def test_plain_lines(tmp_path: Path) -> None:
     cells, lines = cells_in(tmp_path, 3), io.StringIO()
     shown = Progress(12, 7, 2, lines)
     with shown.shown():
-        shown.message("running 5, 2 at once, 1 thread a cell")
+        shown.message("running 5, 2 at once, 1 thread per cell")
         for cell in cells:
             shown.started(cell, "GPU 0")
             shown.tick()
@@ -41,7 +41,7 @@ def test_plain_lines(tmp_path: Path) -> None:
         shown.message("the cache is slow")
         shown.ended(cells[2], failed(cells[2]))
     assert lines.getvalue().splitlines() == [
-        "running 5, 2 at once, 1 thread a cell",
+        "running 5, 2 at once, 1 thread per cell",
         "[ 8/12]  cell-0000000000  done  test/acc 0.5000  1.0 s",
         "[ 8/12]  cell-0000000001  put back: signal: killed; it is tried again, alone on its device",
         "the cache is slow",

@@ -362,7 +362,7 @@ def test_the_command_on_a_cluster(two: Nodes, tmp_path: Path, in_tmp: Path, capf
     assert len(results) == 2
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == "multirun/adhoc: 2 cells"
-    assert lines[1] == "running 2, 1 at once, 1 thread a cell"
+    assert lines[1] == "running 2, 1 at once, 1 thread per cell"
     assert [line[:5] for line in lines[2:4]] == ["[1/2]", "[2/2]"]
     assert lines[4].startswith("2 of 2 cells done")
 

@@ -68,7 +68,7 @@ def test_a_mean_with_a_hole_is_marked(tmp_path):
     put(tmp_path, cells[4], "running")
     lines = drawn(tmp_path)
     assert lines[2] == " 25x >"
-    assert lines[-1] == "x failed, > running; behind a number: some of its cells"
+    assert lines[-1] == "x failed, > running; after a number: some of its cells"
 
 
 def digits(tmp_path, values):

@@ -77,7 +77,7 @@ def test_what_is_done_and_what_the_rest_will_cost(
     told = tell(*quick, "model.c2=2,3,4,5", "-m", "hydra/launcher=capsexp", "hydra.launcher.max_cells=2")
     assert "now: 1 done, 1 failed, 1 pending, 1 stale; 1 orphaned; to run: 2" in told
     assert "time: about 2 min, 2 cells at a time (mean of 2 finished cells: 120.0 s)" in told
-    assert re.search(r"disk: about \d+ kB more \(\d+(\.\d)? kB a cell\); .* are free", told)
+    assert re.search(r"disk: about \d+ kB more \(\d+(\.\d)? kB per cell\); .* are free", told)
     # A sweep of the same sort that has measured nothing yet takes the other's word.
     told = tell(*quick, "model.c2=8,9", "sweep.name=other", "-m")
     assert "(mean of 2 finished cells of other sweeps: 120.0 s)" in told

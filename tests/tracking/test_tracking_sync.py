@@ -83,7 +83,7 @@ def test_what_is_not_there_yet_is_uploaded_and_what_is_bad_is_named(
     *lines, last = capsys.readouterr().out.splitlines()
     assert sorted(lines) == [
         f"failed: {bad}: permission denied",
-        f"failed: {mute}: wandb sync ended with 3 and no mark of success; it said last: Syncing 1 run(s):",
+        f"failed: {mute}: wandb sync ended with 3 and no mark of success; its last output: Syncing 1 run(s):",
         f"failed: {none}: there is no run-*.wandb file in it",
     ]
     assert last == (
@@ -156,7 +156,7 @@ def test_wandb_is_told_to_speak_and_asked_without_a_terminal(
     (path / "run-x.wandb.synced").unlink()
     stub.write_text(stub.read_text().partition("\n:")[0] + "\n")
     ((_, reason),) = sync([root], command=["wandb", "sync"]).failures
-    assert reason.endswith(f"and no mark of success; it said last: |||sync {path}")
+    assert reason.endswith(f"and no mark of success; its last output: |||sync {path}")
 
 
 def test_a_command_that_is_missing_is_a_failure_of_the_run(make: Make, root: Path) -> None:

@@ -1,13 +1,13 @@
-"""What is on disk: the files of a cell and of a sweep, how they are written, and how they are read.
+"""The files of cells and sweeps on disk: their names, formats, reading and writing.
 
 A cell's directory holds ``config.yaml``, ``status.json``, ``result.json``, ``metrics.csv``, ``arrays.npz``,
 ``checkpoints/`` and ``log.txt``; a sweep's directory holds its cells, its plan ``sweep.json`` and the cells' configs as
 they were at launch, ``configs.json``.  Every file here is written to a temporary name, flushed to the disk and renamed,
-so a reader sees the old file or the new one and never a half.
-Only the standard library is used: ``status`` and ``report`` read a thousand cells without importing torch.
+so a reader sees either the old or the new file, never a partial one.
+Only the standard library is used, so that ``status`` and ``report`` read a thousand cells without importing torch.
 
-The rooms: ``layout`` names files and versions, ``files`` writes and reads them, ``identity`` makes ids; ``status``,
-``result`` and ``sweep`` are what the files mean.
+The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``identity`` computes
+ids; ``status``, ``result`` and ``sweep`` define the contents of the files.
 """
 
 from capsexp.records.files import read_json, replacing, write_json, write_text

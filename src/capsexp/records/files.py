@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to the disk, renamed."""
+"""Atomic files: written to a temporary name, flushed to the disk and renamed."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; when the block ends well it is flushed to the disk and becomes ``path``."""
+    """A temporary path in the folder of ``path``; after the block it is flushed to the disk and renamed to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -28,18 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader never sees a part of it."""
+    """Write ``text`` atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON; numbers that JSON has no word for (NaN, infinities) become null."""
+    """Write ``value`` as JSON; numbers that JSON cannot represent (NaN, infinities) become null."""
     write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def finite(value: object) -> object:
-    """``value`` with None for every number that is not finite."""
+    """``value`` with None in place of NaN and infinite numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -50,7 +50,7 @@ def finite(value: object) -> object:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, or None where there is no such file or no whole object in it."""
+    """The JSON object in ``path``; None if the file is missing or has no complete object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):

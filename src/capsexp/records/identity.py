@@ -1,4 +1,4 @@
-"""A cell's identity: what of its config decides what it computes."""
+"""A cell's identity: the part of its config that determines its result."""
 
 import copy
 import hashlib
@@ -25,21 +25,22 @@ VOLATILE = (
     "trainer.log_every_n_steps",
     "trainer.progress",
 )
-"""Keys that do not change what a cell computes, only where, how visibly or how fast it does.
+"""Keys that do not change a cell's result, but only its place, its output or its speed.
 
-The two guards among the callbacks change no number of a cell that they let pass, and one that they stop has no result.
+The two guards among the callbacks do not change the numbers of a cell that passes, and a cell that they stop has no
+result.
 """
 
 FILES = ("data.path", "data.source.path", "routing.coupling", "model.routing.coupling")
-"""Keys that may name a file which decides what a cell computes: the file counts by its content, not by its path."""
+"""Keys that may name a file which determines a cell's result: the content of the file counts, not its path."""
 
 FORMER_TARGETS = {"capsexp.callbacks.collapse.CollapseGuard": "capsexp.callbacks.broken.BrokenGuard"}
-"""The name by which a renamed class counts in ids, by its present name: a cell keeps its id whatever is renamed."""
+"""The name of a renamed class in ids, by its present name: a cell keeps its id after a rename."""
 
 IMPLIED: dict[str, Any] = {}
-"""Dotted keys that a later version added, with the value that a config without them stands for.
+"""Dotted keys that a later version added, with the value that a config without them implies.
 
-Such a key counts in an id only where it holds something else, so that finished cells keep theirs.
+Such a key counts in an id only if it has another value, so that finished cells keep their ids.
 """
 
 ID_LENGTH = 10
@@ -52,7 +53,7 @@ def file_sha256(path: Path) -> str:
 
 
 def named_files(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """The keys of :data:`FILES` that hold something: dotted key, the dict that holds it, and its key there."""
+    """The keys of :data:`FILES` that are set: the dotted key, the dict that holds it, and its key in that dict."""
     for dotted in FILES:
         *groups, key = dotted.split(".")
         node: Any = config
@@ -65,13 +66,13 @@ def named_files(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 def digested(
     config: Mapping[str, Any], digest: Callable[[str, Path], str] = lambda _key, path: file_sha256(path)
 ) -> dict[str, Any]:
-    """A copy of a resolved config in which every file that it names is replaced by the digest of its content.
+    """A copy of a resolved config in which the path of every file is replaced by the digest of its content.
 
-    ``data.path`` takes the place of ``data.source``, so beside it ``data.source.path`` is not read and becomes None.
+    ``data.path`` overrides ``data.source``; if it is set, ``data.source.path`` is not read and becomes None.
 
     Args:
         config: the resolved config as plain dicts, lists and scalars.
-        digest: makes a digest from the dotted key and the path.
+        digest: computes a digest from the dotted key and the path.
     """
     kept = copy.deepcopy(dict(config))
     named = list(named_files(kept))
@@ -85,12 +86,12 @@ def digested(
 
 
 def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[str, Any]:
-    """The part of a resolved config that decides what the cell computes.
+    """The part of a resolved config that determines the cell's result.
 
     Args:
         config: the resolved config as plain dicts, lists and scalars.
-        data_sha256: digest of the data file, which takes the place of ``data.path``.  Other files must have been
-            replaced before: see :func:`digested`.
+        data_sha256: digest of the data file, which replaces ``data.path``.  The paths of other files must be replaced
+            before: see :func:`digested`.
     """
     kept = cast("dict[str, Any]", _with_targets(json.loads(json.dumps(config)), FORMER_TARGETS))
     for dotted in VOLATILE:
@@ -104,12 +105,12 @@ def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[
 
 
 def present_targets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as an older version may have written it, with the present names of the classes that it names."""
+    """A config that an older version may have written, with the present names of its classes."""
     return cast("dict[str, Any]", _with_targets(config, {former: now for now, former in FORMER_TARGETS.items()}))
 
 
 def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
-    """The same tree with each ``_target_`` replaced that ``names`` has a name for."""
+    """The same tree with each ``_target_`` replaced that is a key of ``names``."""
     if isinstance(value, Mapping):
         replaced = {key: _with_targets(item, names) for key, item in value.items()}
         target = replaced.get("_target_")
@@ -118,7 +119,7 @@ def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _at(tree: Any, dotted: str) -> list[Any]:
-    """The value of a dotted key, alone in a list; an empty one where there is no such key."""
+    """A list with the value of a dotted key; empty if there is no such key."""
     for key in dotted.split("."):
         if not isinstance(tree, Mapping) or key not in tree:
             return []
@@ -131,7 +132,7 @@ def _canonical(value: Any) -> str:
 
 
 def _one_spelling(value: Any) -> Any:
-    """0 and 0.0 are the same dropout."""
+    """The value with whole floats as integers, since 0 and 0.0 mean the same."""
     if isinstance(value, dict):
         return {key: _one_spelling(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -140,7 +141,7 @@ def _one_spelling(value: Any) -> Any:
 
 
 def drop(tree: dict[str, Any], dotted: str) -> None:
-    """Take a dotted key out of nested dictionaries, if it is there."""
+    """Remove a dotted key from nested dictionaries, if it exists."""
     *groups, last = dotted.split(".")
     for key in groups:
         tree = tree.get(key) or {}
@@ -150,5 +151,5 @@ def drop(tree: dict[str, Any], dotted: str) -> None:
 
 
 def cell_id(config: Mapping[str, Any], data_sha256: str | None = None) -> str:
-    """The cell's identity as ten hexadecimal digits: the same work has the same id on any machine."""
+    """The cell's id, ten hexadecimal digits: equal identities have the same id on any machine."""
     return hashlib.sha256(_canonical(identity(config, data_sha256)).encode()).hexdigest()[:ID_LENGTH]

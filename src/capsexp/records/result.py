@@ -17,13 +17,13 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 
 def write_result(directory: Path, body: Mapping[str, Any], name: str = RESULT) -> None:
-    """Write a cell's result (by another ``name``: a stage's) with its schema version and a checksum over its body."""
+    """Write a cell's result (or a stage's, under another ``name``) with its schema version and a checksum."""
     plain = cast("dict[str, Any]", json.loads(json.dumps(finite(body))))
     write_json(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), "body": plain})
 
 
 def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:
-    """A cell's result, or None where there is none or it is not whole (its checksum does not fit)."""
+    """A cell's result; None if it is missing or damaged (its checksum does not match)."""
     raw = read_json(directory / name)
     if raw is None or not isinstance(raw.get("body"), dict) or raw.get("checksum") != _checksum(raw["body"]):
         return None
@@ -31,7 +31,7 @@ def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:
 
 
 def set_aside(directory: Path) -> None:
-    """Make a finished or failed cell one that is still to do; its result stays beside, as the previous one."""
+    """Set a finished or failed cell back to pending; its result is kept as the previous one."""
     identifier = directory.name.rpartition("-")[2]
     write_status(directory, Status("pending", identifier, cause="set back by sweep.rerun"))
     with contextlib.suppress(FileNotFoundError):
@@ -40,5 +40,5 @@ def set_aside(directory: Path) -> None:
 
 
 def is_stale(result: Mapping[str, Any]) -> bool:
-    """True if a finished cell's numbers come from code that has since changed what it computes."""
+    """True if a finished cell's numbers come from an older numerics version of the code."""
     return bool(result.get("numerics") != NUMERICS_VERSION)

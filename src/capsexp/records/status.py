@@ -1,4 +1,4 @@
-"""Where a cell stands, as its process wrote it and as it truly is."""
+"""The status of a cell, corrected if its process has died."""
 
 import os
 import socket
@@ -14,29 +14,29 @@ State = Literal["pending", "running", "done", "failed", "interrupted"]
 Kind = Literal["config", "exception", "signal", "timeout", "out-of-memory", "disk", "diverged"]
 
 HEARTBEAT_S = 30.0
-"""A running cell touches its lock file this often (seconds)."""
+"""Interval at which a running cell touches its lock file (seconds)."""
 
 LOST_AFTER_S = 300.0
-"""A cell that runs on another machine and has not touched its lock file for so long (seconds) reads as interrupted."""
+"""Seconds without a touch of the lock file after which a cell on another machine counts as interrupted."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a cell stands.
+    """The status of a cell.
 
     Attributes:
-        state: what the cell's process wrote last; read it through :func:`read_status`, which corrects a dead one's.
+        state: the last state that the cell's process wrote; :func:`read_status` corrects it for a dead process.
         id: the cell's id.
         pid: process that runs or ran it.
         host: machine of that process.
-        boot: identifier of that machine's start, so that a process number from before a restart is not believed.
-        born: when that process started, in clock ticks since the machine's start, so that a number given to another
-            process is not believed; 0 where the system does not say.
+        boot: identifier of that machine's boot, so that a process number from before a restart is ignored.
+        born: start time of that process, in clock ticks since the machine's boot, so that a reused process number is
+            ignored; 0 if the system does not report it.
         started: seconds since 1970.
         updated: seconds since 1970.
-        cause: for failed, interrupted and pending cells, one line saying why.
-        kind: for failed cells, which sort of cause it is.
-        retried: the causes of the earlier tries that this command's launcher put back into its queue.
+        cause: for failed, interrupted and pending cells, the cause as one line.
+        kind: for failed cells, the kind of failure.
+        retried: the causes of the earlier attempts that this command's launcher put back into its queue.
     """
 
     state: State
@@ -64,13 +64,13 @@ def _boot_id() -> str:
 
 
 def _born(pid: int) -> int:
-    """When a process started, in clock ticks since the machine's start; 0 where there is no such process."""
+    """Start time of a process, in clock ticks since the machine's boot; 0 if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    state, *numbers = stat.rpartition(")")[2].split()  # from field 3 on; the name before it may hold spaces
-    return 0 if state in "ZX" else int(numbers[18])  # one that has ended and that nobody has collected is gone too
+    state, *numbers = stat.rpartition(")")[2].split()  # fields from 3 on; the name before them may contain spaces
+    return 0 if state in "ZX" else int(numbers[18])  # a zombie has ended too
 
 
 def write_status(directory: Path, status: Status) -> None:
@@ -79,10 +79,10 @@ def write_status(directory: Path, status: Status) -> None:
 
 
 def read_status(directory: Path) -> Status | None:
-    """A cell's status as it truly is: a running cell whose process is gone reads as interrupted.
+    """A cell's status; a running cell whose process has died is reported as interrupted.
 
-    On this machine the process itself is looked for; of one on another machine, the lock file must have been touched
-    within :data:`LOST_AFTER_S`.
+    On this machine the process itself is checked.  For a process on another machine, the lock file must have been
+    touched within :data:`LOST_AFTER_S`.
     """
     raw = read_json(directory / STATUS)
     if raw is None or raw.get("schema") != SCHEMA:
@@ -95,7 +95,7 @@ def read_status(directory: Path) -> Status | None:
     if status.state != "running":
         return status
     if status.host == socket.gethostname():
-        lost = None if _alive(status) else f"process {status.pid} ended without a word"
+        lost = None if _alive(status) else f"process {status.pid} ended unexpectedly"
     else:
         lost = _silence(directory / LOCK, status)
     return replace(status, state="interrupted", cause=lost) if lost else status

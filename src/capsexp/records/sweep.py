@@ -22,16 +22,16 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it was launched.
+    """The plan of a sweep at its launch.
 
     Attributes:
         name: the experiment's name.
         axes: each swept key with its values, in the order given.
         cells: every cell of the plan, in the order in which they run.
-        overrides: what the command line said, word for word.
+        overrides: the arguments of the command line, verbatim.
         report: the experiment's ``report:`` block.
-        launch: when and with what it was launched: ``time`` (seconds since 1970), ``host``, ``python``, ``versions`` of
-            the packages, and ``git`` (commit, branch, whether files were changed) where the code lies in a repository.
+        launch: the provenance of the launch: ``time`` (seconds since 1970), ``host``, ``python``, ``versions`` of the
+            packages, and ``git`` (commit, branch, changed files) if the code is in a repository.
     """
 
     name: str
@@ -48,7 +48,7 @@ def write_sweep(directory: Path, sweep: Sweep) -> None:
 
 
 def read_sweep(directory: Path) -> Sweep | None:
-    """The plan of the sweep that was last launched in ``directory``, or None where there is none."""
+    """The plan of the sweep that was last launched in ``directory``; None if there is none."""
     raw = read_json(directory / SWEEP)
     if raw is None:
         return None
@@ -56,13 +56,13 @@ def read_sweep(directory: Path) -> Sweep | None:
     try:
         raw["cells"] = [PlannedCell(**cell) for cell in raw["cells"]]
         return Sweep(**raw)
-    except (KeyError, TypeError):  # not whole, or written by another version of this package
+    except (KeyError, TypeError):  # damaged, or written by another version of this package
         return None
 
 
 @dataclass(frozen=True)
 class FrozenCell:
-    """A cell's resolved config as it was at launch, and the overrides by which Hydra's launchers know it."""
+    """A cell's resolved config at launch, and its overrides for Hydra's launchers."""
 
     config: dict[str, Any]
     overrides: list[str]
@@ -74,11 +74,11 @@ def write_configs(directory: Path, frozen: Mapping[str, FrozenCell]) -> None:
 
 
 def read_configs(directory: Path) -> dict[str, FrozenCell]:
-    """The configs of the sweep that was last launched in ``directory``, by cell id; empty where there are none."""
+    """The configs of the sweep that was last launched in ``directory``, by cell id; empty if there are none."""
     raw = read_json(directory / CONFIGS) or {}
     try:
         return {key: FrozenCell(**cell) for key, cell in raw.get("cells", {}).items()}
-    except (AttributeError, TypeError):  # not whole, or written by another version of this package
+    except (AttributeError, TypeError):  # damaged, or written by another version of this package
         return {}
 
 

@@ -1,4 +1,4 @@
-"""``python -m capsexp.status DIR``: how far the sweep in DIR is."""
+"""``python -m capsexp.status DIR``: show the progress of the sweep in DIR."""
 
 import argparse
 import dataclasses
@@ -62,11 +62,11 @@ def _interval(word: str) -> float:
     return seconds
 
 
-_interval.__name__ = "number of seconds"  # as argparse names it in its error
+_interval.__name__ = "number of seconds"  # the name in argparse's error
 
 
 def _with_seconds(words: Sequence[str]) -> list[str]:
-    """``--watch DIR`` means a DIR, which argparse would take for SECONDS."""
+    """The arguments with explicit SECONDS for ``--watch DIR``, where argparse would parse DIR as SECONDS."""
     followed = itertools.zip_longest(words, words[1:], fillvalue="0")
     return [f"--watch={EVERY_S}" if word == "--watch" and not _is_number(after) else word for word, after in followed]
 
@@ -102,7 +102,7 @@ def _lines(snapshot: Snapshot, found: Facts, screen: bool) -> list[str]:
 
 
 def _fitting(lines: list[str]) -> list[str]:
-    """The lines that fit on the screen, since what scrolls away at the top would be the counts."""
+    """The lines that fit on the screen; otherwise the counts at the top would scroll away."""
     columns, height = shutil.get_terminal_size()
     used = 0
     for place, line in enumerate(lines):
@@ -114,7 +114,7 @@ def _fitting(lines: list[str]) -> list[str]:
 
 
 def _write(words: str) -> None:
-    """Write and flush; what the terminal's encoding cannot say becomes a question mark."""
+    """Write and flush; characters that the terminal's encoding lacks become question marks."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(words.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What is to be said of a sweep: counts, times, and the cells worth a look."""
+"""The facts about a sweep: counts, times, slow and failed cells."""
 
 import heapq
 import shlex
@@ -13,18 +13,18 @@ from capsexp.report.cells import Cell
 from capsexp.status.read import STATES, Snapshot, finite
 
 SECONDS, SHARE = "clocks.total_s", "clocks.share_s"
-"""What a cell took, and what it cost where others were trained with it meanwhile."""
+"""Columns of a cell's duration, and of its cost if it was trained in a stack."""
 
 SLOWEST = 5
 TO_DO = ("pending", "interrupted", "corrupt")
-"""The states of cells that are left to do.  A failed one is tried again only when the command is given again."""
+"""The states of cells that are left to run.  A failed cell is retried only when the command is given again."""
 SETTLED = {"done", "failed", "stale"}
-"""The states that a sweep leaves its cells in."""
+"""The final states of cells."""
 
 
 @dataclass(frozen=True)
 class CellTime:
-    """A cell and how long it took, or has been running."""
+    """A cell and its duration in seconds, or its running time so far."""
 
     name: str
     seconds: float | None
@@ -38,7 +38,7 @@ class Failure:
         name: its directory's name.
         state: failed or corrupt.
         cause: why, in one line.
-        retried: how many earlier tries the launcher put back into its queue.
+        retried: number of earlier attempts that the launcher put back into its queue.
         log: path of its log, if there is one.
     """
 
@@ -51,24 +51,24 @@ class Failure:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that ``--json`` prints; times are in seconds, None where they are not known.
+    """The output of ``--json``; times are in seconds, None if unknown.
 
     Attributes:
         sweep: name of the sweep.
-        folder: where it lies.
-        command: how it was launched.
+        folder: its folder.
+        command: the command that launched it.
         planned: number of cells in the plan.
-        counts: how many of them are in each state that occurs; adds up to ``planned``.
+        counts: number of cells in each state that occurs; the sum is ``planned``.
         orphans: names of cell directories that are not in the plan.
-        settled: whether nothing is left that would run.
-        since: when it was launched, seconds since 1970.
-        elapsed_s: from then until now, or until the last cell ended if none is running.
+        settled: whether no cell is left to run.
+        since: time of its launch in seconds since 1970.
+        elapsed_s: time from the launch until now, or until the last cell ended if none is running.
         cell_s: mean seconds of a finished cell.
-        cells_s: seconds of all finished cells together.
-        left_s: expected seconds of the cells that are left, one at a time.
-        eta_s: expected seconds until the end with as many cells at a time as now; None if none is running.
-        running: running cells and how long they have been.
-        slowest: the finished cells that took longest.
+        cells_s: total seconds of all finished cells.
+        left_s: expected seconds of the remaining cells, one at a time.
+        eta_s: expected seconds until the end with the present number of concurrent cells; None if none is running.
+        running: running cells and their running times.
+        slowest: the finished cells with the longest durations.
         failures: failed and corrupt cells.
     """
 
@@ -91,7 +91,7 @@ class Facts:
 
 
 def facts(snapshot: Snapshot) -> Facts:
-    """All that is to be said of a snapshot, the heat map apart."""
+    """All facts about a snapshot, except the heat map."""
     states = Counter(cell.state for cell in snapshot.cells)
     counts = {state: states[state] for state in STATES if states[state]}
     took = [(cell.name, seconds) for cell in snapshot.cells if (seconds := _seconds(cell)) is not None]
@@ -120,7 +120,7 @@ def facts(snapshot: Snapshot) -> Facts:
 
 
 def _seconds(cell: Cell) -> float | None:
-    """What a finished cell took, its share if it was in a stack; a stale one says nothing about the present code."""
+    """Seconds of a finished cell, or its share if it was in a stack; None for stale cells, which ran older code."""
     if not cell.done:
         return None
     share = finite(cell.value(SHARE))
@@ -134,7 +134,7 @@ def _age(cell: Cell, snapshot: Snapshot) -> float | None:
 
 
 def _spent(snapshot: Snapshot) -> list[list[float]]:
-    """For all that runs, what its cells have cost so far: those of a stack are one process, and share its time."""
+    """Seconds that the running cells have cost so far, by process: the cells of a stack share their process' time."""
     stacked = any(finite(cell.value(SHARE)) is not None for cell in snapshot.cells if cell.done)
     together: dict[object, list[float]] = {}
     for cell in snapshot.cells:
@@ -146,18 +146,18 @@ def _spent(snapshot: Snapshot) -> list[list[float]]:
 
 
 def _left(to_do: int, cell_s: float | None, spent: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
-    """Seconds of work that is left, and seconds until it is done by as many cells, or stacks, as run now."""
+    """Seconds of the remaining work, and seconds until its end with the present number of running processes."""
     if not to_do and not spent:
         return 0.0, None
     if cell_s is None:
         return None, None
     rests = [sum(max(cell_s - each, 0.0) for each in process) for process in spent]
     left = to_do * cell_s + sum(rests)
-    return left, max(left / len(spent), *rests) if spent else None  # the last cell is not shared by idle processes
+    return left, max(left / len(spent), *rests) if spent else None  # idle processes cannot share the last cell
 
 
 def _since(snapshot: Snapshot) -> float | None:
-    """When the sweep was launched; a plan that does not say was launched when its first cell started."""
+    """Time of the launch; without one in the plan, the start of the first cell."""
     launch = snapshot.sweep.launch
     launched = finite(launch.get("time")) if isinstance(launch, dict) else None
     started = [finite(status.started) for status in snapshot.statuses.values()]

@@ -1,4 +1,4 @@
-"""The swept axes as a map of characters, within a terminal's width."""
+"""The heat map of the swept axes as text, within a terminal's width."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from capsexp.text import plain
 
 MOST_ROWS = 40
 LONGEST_HEAD = 8
-"""A column's head is cut to so many characters."""
+"""Maximum length of a column's head in characters."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A swept key with its values; the one without a key makes a map of a single row."""
+    """A swept key with its values; an axis without a key gives a map of a single row."""
 
     key: str = ""
     values: list[Any] = field(default_factory=lambda: [None])
@@ -31,7 +31,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Map:
-    """What is drawn, and which axes are averaged over."""
+    """The content of a heat map, and the axes that are averaged over."""
 
     metric: str
     rows: Axis
@@ -45,7 +45,7 @@ class Map:
 
 
 def heat_map(snapshot: Snapshot, width: int, colour: bool = False) -> list[str]:
-    """The map's lines, none longer than ``width``; none at all where no axis has two values."""
+    """The map's lines, at most ``width`` characters each; empty if no axis has two values."""
     axes = _axes(snapshot)
     shown = [axis for axis in axes if axis.key != SEED][:2] or axes
     if not shown:
@@ -56,7 +56,7 @@ def heat_map(snapshot: Snapshot, width: int, colour: bool = False) -> list[str]:
 
 
 def _axes(snapshot: Snapshot) -> list[Axis]:
-    """The axes of more than one value, with their values in order."""
+    """The axes with more than one value, with their values in order."""
     every = snapshot.sweep.axes.items()
     axes = [Axis(key, ordered([cell.axes.get(key) for cell in snapshot.cells], values)) for key, values in every]
     return [axis for axis in axes if len(axis.values) > 1]
@@ -71,7 +71,7 @@ def _map(snapshot: Snapshot, rows: Axis, columns: Axis, averaged: list[str]) -> 
 
 
 def first_metric(block: object) -> str:
-    """The first metric that a ``report:`` block names; of one that names none, the first standard one."""
+    """The first metric in a ``report:`` block; the first standard metric if the block names none."""
     named: list[object] = []
     for key in ("columns", "metrics"):
         found = block.get(key) if isinstance(block, Mapping) else None
@@ -88,7 +88,7 @@ def _lines(drawn: Map, width: int, colour: bool) -> list[str]:
     if room < 1:
         return [*title, *_wrapped(["This terminal is too narrow for the map."], width)]
     rows = drawn.rows.values[:MOST_ROWS]
-    bands = max(MOST_ROWS // (len(rows) + 1), 1)  # what is too wide goes on below, while there is room
+    bands = max(MOST_ROWS // (len(rows) + 1), 1)  # columns that do not fit continue below, while there is room
     columns = drawn.columns.values[: room * bands]
     measure = scale(drawn.squares.values())
     grid: list[str] = []
@@ -111,7 +111,7 @@ def _legend(drawn: Map, measure: Scale | None) -> list[str]:
     squares = list(drawn.squares.values())
     marks = marks_legend(squares)
     shared = any(each.mark and each.mean is not None for each in squares)
-    behind = "; behind a number: some of its cells" if shared else ""
+    behind = "; after a number: some of its cells" if shared else ""
     return [line for line in (measure.legend() if measure else "", marks + behind) if line]
 
 
@@ -141,17 +141,17 @@ def _label(value: object, longest: int) -> str:
 
 
 def _margin(rows: Axis, width: int) -> int:
-    """Characters for the rows' labels, a third of the width at most."""
+    """Characters for the rows' labels, at most a third of the width."""
     return min(max(len(_label(value, width)) for value in rows.values), width // 3)
 
 
 def _column(columns: Axis) -> int:
-    """Characters for a column: its head or two digits, and a mark or a blank."""
+    """Width of a column in characters: its head or two digits, and a mark or a blank."""
     return max(2, *(len(_label(value, LONGEST_HEAD)) for value in columns.values)) + 1
 
 
 def _room(rows: Axis, columns: Axis, width: int) -> int:
-    """How many columns fit; a blank stands behind the rows' labels."""
+    """Number of columns that fit; a blank follows the rows' labels."""
     return (width - _margin(rows, width) - 1) // _column(columns)
 
 

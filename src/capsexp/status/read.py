@@ -11,7 +11,7 @@ from capsexp.report import results
 from capsexp.report.cells import Cell, is_number
 
 STATES = ("done", "running", "failed", "interrupted", "pending", "stale", "corrupt")
-"""What a planned cell can be, in the order in which counts are shown."""
+"""The states of a planned cell, in the order in which counts are shown."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Snapshot:
         directory: the folder.
         sweep: its plan.
         cells: the planned cells in the plan's order, each in one of :data:`STATES`.
-        statuses: by cell id, where there is one that can be read.
+        statuses: the readable statuses by cell id.
         orphans: names of cell directories that are not in the plan.
-        now: when it was read, in seconds since 1970.
+        now: time of the snapshot in seconds since 1970.
     """
 
     directory: Path
@@ -39,7 +39,7 @@ def read(directory: Path) -> Snapshot:
     """Read a sweep's folder.
 
     Raises:
-        ReportError: it is no sweep's folder.
+        ReportError: the folder has no plan of a sweep.
         OSError: the folder itself or its plan cannot be read.
     """
     sweep = _plan(directory)
@@ -90,12 +90,12 @@ def _statuses(cells: Iterable[Cell]) -> dict[str, records.Status]:
 def _status(directory: Path) -> records.Status | None:
     try:
         return records.read_status(directory)
-    except Exception:  # _cell has said so already
+    except Exception:  # _cell has reported the error already
         return None
 
 
 def finite(value: object) -> float | None:
-    """A number from a file, or None where it is none or not finite."""
+    """A number from a file; None for NaN, infinities and other values."""
     try:
         number = float(value) if is_number(value) else math.nan  # type: ignore[arg-type]
     except OverflowError:

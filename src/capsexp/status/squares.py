@@ -1,4 +1,4 @@
-"""One square of the heat map: two digits for a number, a mark for a hole, and a colour."""
+"""One square of the heat map: two digits for a number, a mark for a missing value, and a colour."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,25 +16,25 @@ MARKS = {
     "running": ">",
     "pending": ".",
 }
-"""How a cell without a number is shown; where several cells share a square, the first that occurs."""
+"""The mark of a cell without a number; if several cells share a square, the first mark in this order."""
 
 VIRIDIS = (53, 54, 60, 24, 30, 36, 71, 77, 148, 226)
-"""The colour map viridis, as the nearest of a terminal's 256 colours."""
+"""The colour map viridis in the nearest of a terminal's 256 colours."""
 
 NARROW = 0.05
-"""Shares that differ by less than this are stretched from 00 to 99, or all would look the same."""
+"""Range of shares below which they are stretched from 00 to 99, since all would look the same otherwise."""
 
 
 @dataclass(frozen=True)
 class Square:
-    """The cells in one place of the map: their mean, if any gives a number, and a mark if any does not."""
+    """The cells of one square: their mean, if any has a number, and a mark, if any has none."""
 
     mean: float | None
     mark: str
 
 
 def square(cells: Iterable[Cell], metric: str) -> Square:
-    """Make a square of the cells that differ in the averaged axes only."""
+    """The square of cells that differ only in the averaged axes."""
     values: list[float] = []
     holes: set[str] = set()
     for cell in cells:
@@ -50,11 +50,11 @@ def square(cells: Iterable[Cell], metric: str) -> Square:
 
 @dataclass(frozen=True)
 class Scale:
-    """From a number to two digits and a colour.
+    """The scale that maps a number to two digits and a colour.
 
     Attributes:
         low: the smallest number on the map.
-        high: the largest.
+        high: the largest number on the map.
     """
 
     low: float
@@ -62,7 +62,7 @@ class Scale:
 
     @property
     def is_share(self) -> bool:
-        """True if the digits are those behind the point."""
+        """True if the digits are the first two decimals."""
         return self.low >= 0 and self.high <= 1 and not 0 < self.high - self.low < NARROW
 
     def digits(self, value: float) -> str:
@@ -76,29 +76,29 @@ class Scale:
         return VIRIDIS[round(self._place(value) * (len(VIRIDIS) - 1))]
 
     def legend(self) -> str:
-        """How to read the digits."""
+        """The legend of the digits."""
         ends = f"min {self.low:.4g}, max {self.high:.4g}"
         if self.is_share:
-            return f"digits: the first two behind the point (99 is also 1); {ends}"
+            return f"digits: the first two after the point (99 is also 1); {ends}"
         if self.low == self.high:
             return f"== is {self.low:.4g}, the same everywhere"
         return f"digits: from 00, the min {self.low:.4g}, to 99, the max {self.high:.4g}"
 
     def _place(self, value: float) -> float:
-        """0 for the smallest, 1 for the largest."""
+        """The position of a value: 0 for the smallest, 1 for the largest."""
         spread = self.high - self.low
         return min(max((value - self.low) / spread, 0.0), 1.0) if 0 < spread < math.inf else 0.5
 
 
 def scale(squares: Iterable[Square]) -> Scale | None:
-    """The scale of all numbers on a map, or None where there is none."""
+    """The scale of all numbers on a map; None if there are none."""
     means = [each.mean for each in squares if each.mean is not None]
     return Scale(min(means), max(means)) if means else None
 
 
 def painted(each: Square | None, scale: Scale | None, width: int, colour: bool) -> str:
-    """A square as text of ``width`` characters (3 at least): right-aligned digits, then the mark or a blank."""
-    if each is None:  # the plan has no such cell
+    """A square as text of ``width`` characters (at least 3): right-aligned digits, then the mark or a blank."""
+    if each is None:  # no such cell is planned
         return " " * width
     if each.mean is None or scale is None:
         return f"{each.mark:>{width - 1}} "
@@ -107,12 +107,12 @@ def painted(each: Square | None, scale: Scale | None, width: int, colour: bool) 
 
 
 def paint(text: str, background: int) -> str:
-    """Text on a colour; white on the dark half of the colour map, black on the bright one."""
+    """Text on a background colour: white on the dark half of the colour map, black on the bright half."""
     foreground = 15 if VIRIDIS.index(background) < len(VIRIDIS) // 2 else 16
     return f"\x1b[48;5;{background};38;5;{foreground}m{text}\x1b[0m"
 
 
 def marks_legend(squares: Sequence[Square]) -> str:
-    """What the marks that occur mean."""
+    """The legend of the marks that occur."""
     used = {each.mark for each in squares}
     return ", ".join(f"{mark} {state}" for state, mark in MARKS.items() if mark in used)

@@ -12,7 +12,7 @@ WIDEST_BAR = 60
 
 
 def lines(facts: Facts, map_lines: Sequence[str], width: int) -> list[str]:
-    """Everything that the command prints, block by block; what changes most stands at the top."""
+    """All lines that the command prints, in blocks; the blocks that change most are at the top."""
     head = [f"{facts.sweep}  {facts.folder}", facts.command]
     progress = [bar(facts, width), _counts(facts), *_times(facts)]
     running = _timed("running", facts.running[:MOST_RUNNING], len(facts.running))
@@ -52,7 +52,7 @@ def _times(facts: Facts) -> list[str]:
 
 
 def _left(facts: Facts) -> list[str]:
-    """What is left; an end is foretold only while something runs."""
+    """Lines about the remaining time; the end is estimated only while cells run."""
     running = len(facts.running)
     if facts.left_s == 0 and not running:
         return []

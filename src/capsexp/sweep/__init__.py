@@ -1,8 +1,8 @@
-"""From a command to its cells: a sweep's plan, and what runs it.
+"""Sweeps: the plan of a command's cells, and its execution.
 
-``cells`` gives one cell its config and id, ``names`` folders their names, ``grid`` finds the cells of a command,
-``plan`` freezes them in the sweep's folder before the first one runs, ``rerun`` says which ended ones run again,
-``provenance`` what they were launched with.  ``run`` hands the plan to the engine or to another launcher, ``job`` runs
-one cell in the command's own process, ``closing`` says how the sweep stands in the end.  ``estimate`` and ``preview``
-are what ``python -m capsexp.plan`` shows.
+``cells`` computes the config and id of a cell, ``names`` the names of folders, ``grid`` the cells of a command.
+``plan`` freezes them in the sweep's folder before the first cell runs, ``rerun`` selects the ended cells that run
+again, ``provenance`` records the versions at launch.  ``run`` passes the plan to the engine or to another launcher,
+``job`` runs one cell in the command's own process, ``search`` runs a search by Optuna, ``closing`` prints the final
+state of the sweep.  ``estimate`` and ``preview`` make the output of ``python -m capsexp.plan``.
 """

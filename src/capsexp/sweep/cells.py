@@ -1,4 +1,4 @@
-"""One cell: its config as plain Python, and its id."""
+"""A cell's config as plain Python, and its id."""
 
 import functools
 from pathlib import Path
@@ -14,14 +14,14 @@ Plain = dict[str, Any]
 
 
 def resolved(config: DictConfig) -> Plain:
-    """A cell's config with every interpolation filled in, without Hydra's own part and the plan's ``sweep.cell``."""
+    """A cell's config with every interpolation resolved, without Hydra's own part and the plan's ``sweep.cell``."""
     plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
     records.drop(plain, records.CELL_KEY)
     for dotted, node, key in records.named_files(plain):
         path = node[key]
         if dotted.startswith("data."):
             require(isinstance(path, str), dotted, "be the path of an .npz file", path)
-        if isinstance(path, str):  # else the routing says what is wrong with it
+        if isinstance(path, str):  # else the routing reports the error
             node[key] = str(Path(path).expanduser().absolute())
     return plain
 
@@ -31,21 +31,21 @@ def _plain(node: Any) -> Any:
 
 
 def override_texts(hydra: DictConfig, kind: str = "task") -> list[str]:
-    """The overrides of a command, word for word; interpolations in them are left as they are.
+    """The overrides of a command, verbatim; their interpolations are not resolved.
 
     Args:
-        hydra: Hydra's part of what was composed for it.
-        kind: ``task`` or ``hydra``, as Hydra tells them apart.
+        hydra: Hydra's part of the composed config.
+        kind: ``task`` or ``hydra``, Hydra's two kinds of overrides.
     """
     words = cast("Plain", OmegaConf.to_container(hydra.overrides, resolve=False))
     return [str(word) for word in words[kind]]
 
 
 def swept_by_experiment(hydra: DictConfig) -> dict[str, str]:
-    """The grid of an experiment, by key, as overrides write the values.
+    """The grid of an experiment by key, with values in the syntax of overrides.
 
     Args:
-        hydra: Hydra's part of what was composed.
+        hydra: Hydra's part of the composed config.
     """
     sweeper = cast("Plain", OmegaConf.to_container(hydra.sweeper, resolve=False))
     return {str(key): str(value) for key, value in (sweeper.get("params") or {}).items()}
@@ -57,7 +57,7 @@ def cell_id(config: DictConfig) -> str:
 
 
 def id_of(plain: Plain) -> str:
-    """The id of a cell from its resolved config; a file counts by its content."""
+    """The id of a cell from its resolved config; files count by their content."""
     kept = records.digested(plain, _digest)
     return records.cell_id(kept, kept["data"]["path"])
 

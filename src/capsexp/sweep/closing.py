@@ -1,4 +1,4 @@
-"""How a sweep stands when its command ends: the closing lines and the exit code, from the cells' own files."""
+"""The closing lines and the exit code of a sweep, from the cells' own files."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def statuses_of(directory: Path, sweep: records.Sweep) -> dict[str, records.Stat
 
 
 def exit_code(statuses: Sequence[records.Status]) -> int:
-    """0 all cells are done, 1 one is not, 2 not one has worked and each failed by a value in its config."""
+    """The exit code: 0 if all cells are done, 2 if every cell failed by a value in its config, else 1."""
     failed = [status for status in statuses if status.state != "done"]
     if failed and all(records.is_user_error(status) for status in statuses):
         return 2
@@ -27,7 +27,7 @@ def exit_code(statuses: Sequence[records.Status]) -> int:
 
 
 def print_closing(directory: Path, statuses: dict[str, records.Status]) -> None:
-    """Print how many cells are in which state, and for each that is not done why."""
+    """Print the number of cells in each state, and the cause for each cell that is not done."""
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
     facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
@@ -48,9 +48,11 @@ def _why(status: records.Status) -> str:
 
 
 def _write(text: str) -> None:
-    """Write to the terminal or pipe; that it is gone changes nothing in what was done."""
+    """Write to the terminal or pipe; errors are ignored, since the cells are done."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # otherwise Python reports the error again at its exit

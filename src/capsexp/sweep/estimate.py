@@ -1,4 +1,4 @@
-"""What a sweep will cost, from what finished cells have cost."""
+"""The estimated cost of a sweep, from the cost of finished cells."""
 
 import math
 import shutil
@@ -13,22 +13,22 @@ from capsexp import records
 from capsexp.sweep.rerun import runs_again
 
 SAMPLE = 50
-"""Finished cells that are looked at, at most."""
+"""Maximum number of finished cells that are read."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a sweep.
+    """The remaining work of a sweep.
 
     Attributes:
-        states: number of planned cells in each state; ``stale`` ones are finished by older code.
-        orphans: cell directories that the plan does not name.
-        left: cells that the command would run.
-        measured: number of finished cells that the figures below come from; 0 = nothing is known.
-        elsewhere: whether those lie in other sweeps.
-        cell_s: seconds a cell, their mean.
-        cell_bytes: bytes a cell on the disk, their mean.
-        free_bytes: free space where the sweep lies.
+        states: number of planned cells in each state; ``stale`` cells were finished by older code.
+        orphans: number of cell directories that are not in the plan.
+        left: number of cells that the command would run.
+        measured: number of finished cells from which the means below are computed; 0 = nothing is known.
+        elsewhere: whether these cells belong to other sweeps.
+        cell_s: mean seconds per cell.
+        cell_bytes: mean bytes on disk per cell.
+        free_bytes: free space on the sweep's disk.
     """
 
     states: Mapping[str, int]
@@ -47,13 +47,13 @@ def estimate_of(
     frozen: Mapping[str, records.FrozenCell],
     rerun: Collection[str],
 ) -> Estimate:
-    """The estimate for the cells that are planned in ``directory``, ended ones run again as ``sweep.rerun`` says."""
+    """The estimate for the cells planned in ``directory``; ``rerun`` selects the ended cells that run again."""
     states = [state_of(directory / cell.name) for cell in cells]
     here = [path for path in records.cell_directories(directory).values() if records.read_result(path)]
     found = here or list(_alike(directory, next(iter(frozen.values())).config))
     sample = found[:: max(1, math.ceil(len(found) / SAMPLE))]
     clocks = [result["clocks"] for path in sample if (result := records.read_result(path))]
-    seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # of a stack's hour, a member cost a part
+    seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # a member of a stack cost a share of its time
     return Estimate(
         states=Counter(states),
         orphans=len(records.cell_directories(directory).keys() - {cell.id for cell in cells}),
@@ -67,7 +67,7 @@ def estimate_of(
 
 
 def state_of(directory: Path) -> str:
-    """A planned cell's state; one without a directory is ``pending``."""
+    """A planned cell's state; ``pending`` if it has no directory."""
     result = records.read_result(directory)
     if result is not None:
         return "stale" if records.is_stale(result) else "done"
@@ -76,7 +76,7 @@ def state_of(directory: Path) -> str:
 
 
 def _alike(directory: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Finished cells of other sweeps beside this one that do the same sort of work."""
+    """Finished cells of the same kind in other sweeps of the parent folder."""
     sort = _sort(config)
     for other in sorted(directory.parent.glob(f"*/{records.CONFIGS}")):
         if other.parent == directory:
@@ -89,7 +89,7 @@ def _alike(directory: Path, config: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _sort(config: Mapping[str, Any]) -> list[Any]:
-    """What mostly decides how long a cell takes, but for its swept values."""
+    """The settings that mainly determine the duration of a cell, without its swept values."""
     model, data, recipe = config.get("model") or {}, config.get("data") or {}, config.get("recipe") or {}
     trainer = config.get("trainer") or {}
     return [

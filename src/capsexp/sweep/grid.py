@@ -1,10 +1,11 @@
-"""The cells of a sweep, found before any of them runs.
+"""The cells of a sweep, computed before any of them runs.
 
-The law of this file: a cell has the config, and so the id and the numbers, that its overrides give it alone.
+The invariant of this module: a cell has the same config, and so the same id and numbers, as a single cell with its
+overrides.
 
-Hydra composes a config in tens of milliseconds.  A grid is composed once for each combination of values that decide
-what is composed (``data=digits,mnist``) or that are merged (mappings); numbers, words and null are set on a composed
-config, which gives the same.
+Hydra composes a config in tens of milliseconds.  A grid is composed once for each combination of values that select
+config files (``data=digits,mnist``) or that are merged (mappings).  Numbers, strings and null are set on a composed
+config, which gives the same result.
 """
 
 import itertools
@@ -25,7 +26,7 @@ from capsexp.sweep.cells import Plain, id_of, override_texts, resolved, swept_by
 
 @dataclass
 class Grid:
-    """Every cell of a sweep, in the order in which they run, each once.
+    """The distinct cells of a sweep, in the order in which they run.
 
     Attributes:
         axes: each swept key with its values.
@@ -38,12 +39,12 @@ class Grid:
     frozen: dict[str, records.FrozenCell] = field(default_factory=dict)
 
     def add(self, names: Mapping[str, Path], values: Mapping[str, Any], overrides: list[str], plain: Plain) -> str:
-        """Add a cell unless it is there already.
+        """Add a cell unless it exists already.
 
         Args:
-            names: the directories that the sweep's folder holds, by cell id: a cell keeps its directory's name.
-            values: the swept ones.
-            overrides: what the cell's job is given.
+            names: the directories in the sweep's folder, by cell id: a cell keeps its directory's name.
+            values: the swept values.
+            overrides: the overrides of the cell's job.
             plain: the resolved config.
 
         Returns:
@@ -63,9 +64,9 @@ class CommandOverride:
     """One override of a command.
 
     Attributes:
-        override: as Hydra parses it.
-        values: the values that it takes, by the override of a job that has one: one value, unless it is swept.
-        is_axis: whether it is swept, or pins an axis of the experiment to one value.
+        override: Hydra's parsed override.
+        values: its values by the override text of a job: one value, unless it is swept.
+        is_axis: whether it is swept, or sets an axis of the experiment to one value.
     """
 
     override: Override
@@ -83,10 +84,10 @@ def make_grid(config: DictConfig, loader: ConfigLoader) -> Grid:
 
     Args:
         config: the command's composed config, Hydra's part included.
-        loader: what composed it.
+        loader: the loader that composed it.
 
     Raises:
-        ConfigError: an axis has no listed values, moves the folder, or there is no cell at all.
+        ConfigError: an axis has no listed values, changes the folder, or there is no cell at all.
     """
     words = command_overrides(config, loader)
     axes = {word.key: list(word.values.values()) for word in _by_first_mention(words, config) if word.is_axis}
@@ -108,8 +109,8 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
     Args:
         grid: the cells so far.
         config: the command's composed config.
-        loader: what composed it.
-        jobs: the overrides of each.
+        loader: the loader that composed it.
+        jobs: the overrides of each job.
 
     Returns:
         The id of each job's cell.
@@ -125,18 +126,18 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
     return ids
 
 
-# -- the command's words ----------------------------------------------------------------------------------------------
+# -- overrides --------------------------------------------------------------------------------------------------------
 
 
 def command_overrides(config: DictConfig, loader: ConfigLoader, *, listed: bool = True) -> list[CommandOverride]:
     """The overrides in the order in which Hydra applies them, without those that a later one replaces.
 
-    An experiment's axis that the command line pins to one value stays an axis, of one value.
+    An experiment's axis that the command line sets to one value stays an axis, with one value.
 
     Args:
         config: the command's composed config.
-        loader: what composed it.
-        listed: whether each axis must list its values; else a swept word has none here.
+        loader: the loader that composed it.
+        listed: whether each axis must list its values; else ``values`` is empty.
 
     Raises:
         ConfigError: an axis has no listed values.
@@ -157,7 +158,7 @@ def _key(override: Override) -> str:
 
 
 def _is_replaced(override: Override, later: Sequence[Override]) -> bool:
-    """True if a later override of the same key leaves nothing of this one: a mapping is merged, a new key must be."""
+    """True if a later override of the key replaces this one: mappings are merged, and an added key must stay."""
     same = [each for each in later if _key(each) == _key(override)]
     return any(not _may_merge(each) and each.is_add() == override.is_add() for each in same)
 
@@ -180,7 +181,7 @@ def _word(override: Override, parser: OverridesParser, *, pinned: bool) -> Comma
 
 
 def _by_first_mention(words: Sequence[CommandOverride], config: DictConfig) -> list[CommandOverride]:
-    """The words in the order in which their keys are named first: the experiment's axes, then the command line's."""
+    """The overrides in the order in which their keys first occur: the experiment's axes, then the command line."""
     names = [*swept_by_experiment(config.hydra), *override_texts(config.hydra)]
     keys = list(dict.fromkeys(name.partition("=")[0].lstrip("+") for name in names))
     return sorted(words, key=lambda word: keys.index(word.key))
@@ -192,7 +193,7 @@ def _by_first_mention(words: Sequence[CommandOverride], config: DictConfig) -> l
 def _combinations(
     config: DictConfig, loader: ConfigLoader, words: Sequence[CommandOverride], axes: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], list[str], Plain]]:
-    """Each combination of swept values, with the overrides that give it and with its resolved config."""
+    """Each combination of swept values, with its overrides and its resolved config."""
     direct = [_is_set_directly(word, words, loader) for word in words]
     compose = _composer(config, loader)
     in_order = sorted(
@@ -213,7 +214,7 @@ def _combinations(
 
 
 def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[str]], DictConfig]:
-    """Composes the config of a job; equal overrides give the same object."""
+    """A cached function that composes the config of a job; equal overrides give the same object."""
     composed: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(overrides: Sequence[str]) -> DictConfig:
@@ -234,7 +235,7 @@ def _composed(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]
 
 
 def _is_set_directly(word: CommandOverride, words: Sequence[CommandOverride], loader: ConfigLoader) -> bool:
-    """True if setting the word's values on a composed config gives what composing with them gives."""
+    """True if setting an override's values on a composed config gives the same as composing with them."""
     override, key = word.override, word.key
     if not word.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
         return False
@@ -252,7 +253,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _as_resolved(key: str, value: Any, plain: Plain) -> Any:
-    """A swept value; of one that refers to another key (``${model.c2}``), what it is in this cell."""
+    """A swept value; a reference to another key (``${model.c2}``) is resolved for this cell."""
     if not (isinstance(value, str) and "${" in value):
         return value
     node: Any = plain
@@ -262,12 +263,12 @@ def _as_resolved(key: str, value: Any, plain: Plain) -> Any:
 
 
 def _as_planned(key: str, values: list[Any], grid: Grid) -> list[Any]:
-    """An axis' values; where some refer to other keys, those that the cells have."""
+    """An axis' values; if some refer to other keys, the resolved values of the cells."""
     if not any(isinstance(value, str) and "${" in value for value in values):
         return values
     return _distinct(cell.axes[key] for cell in grid.cells)
 
 
 def _distinct(values: Iterator[Any]) -> list[Any]:
-    """The values, each once, told apart by type too (1 and true differ)."""
+    """The values without duplicates; values of different types are different (1 and true)."""
     return list({repr(value): value for value in values}.values())

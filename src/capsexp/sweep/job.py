@@ -18,22 +18,22 @@ from capsexp.sweep.plan import frozen_cell
 from capsexp.sweep.rerun import set_back, tries_failed
 
 STAGE_POLL_S = 2.0
-"""Seconds between two looks at a stage that another cell computes: there is no queue here to put this one back into."""
+"""Seconds between two checks of a stage that another cell computes; there is no queue here to put the cell back."""
 
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> CellOutcome:
-    """Run the cell of a job in this process, and say how it ended.
+    """Run the cell of a job in this process, and log its outcome.
 
     Raises:
-        ConfigError: the cell's directory was moved, or ``sweep.rerun`` names something else than cells.
+        ConfigError: the cell's directory was changed, or ``sweep.rerun`` has a value that names no cells.
     """
     job = _cell_of(config)
     saves = bool(job.config["callbacks"].get("resume"))
     with stop_request.saved_by_ctrl_c(log.info) if saves else contextlib.nullcontext():
         ended = _run_until_not_pending(job)
-    if job.in_sweep or not records.is_user_error(ended.status):  # of a single cell, the command says it
+    if job.in_sweep or not records.is_user_error(ended.status):  # the command itself prints the error of a single cell
         log.info("%s  %s", job.name, ended.words)
     return ended
 
@@ -59,7 +59,7 @@ def _cell_of(config: DictConfig) -> Cell:
 
 
 def _run_until_not_pending(job: Cell) -> CellOutcome:
-    """Run a cell; while it waits for a stage that another cell computes, wait with it."""
+    """Run a cell; retry it while it waits for a stage that another cell computes."""
     ended = cell.run(job)
     while ended.status.state == "pending":
         time.sleep(STAGE_POLL_S)

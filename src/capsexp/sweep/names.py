@@ -1,4 +1,4 @@
-"""Names of folders: of a sweep that nobody has named, from what it sweeps and fixes, and of a cell."""
+"""Names of folders: the default name of a sweep, from its swept and fixed keys, and the name of a cell."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,17 @@ from capsexp.errors import ConfigError
 from capsexp.sweep.cells import Plain, cell_id, override_texts, swept_by_experiment
 
 SINGLE = "adhoc"
-"""Where single cells lie."""
+"""The name of the sweep of single cells."""
 
 MOST = 80
-"""Characters of a name; a longer one ends in a digest."""
+"""Maximum length of a name; a longer one is cut and ends in a digest."""
 
 
 def sweep_name(*, _root_: DictConfig) -> str:
-    """Hydra resolver ``${sweep_name:}``: the experiment's name, or what the command sweeps, or ``adhoc`` for one cell.
+    """Hydra resolver ``${sweep_name:}``: the experiment's name, or the command's swept keys, or ``adhoc`` for one cell.
 
-    ``model.c2=4,8 seed=0,1 data=mnist`` gives ``c2_x_seed_data-mnist``: the same folder however many values there are
-    and in whatever order the words stand, another one for other fixed values.
+    ``model.c2=4,8 seed=0,1 data=mnist`` gives ``c2_x_seed_data-mnist``.  The folder does not depend on the number of
+    values or on the order of the arguments, but on the fixed values.
     """
     if _root_.sweep.cell is not None:  # a job of a plan
         return str(_root_.sweep.cell).rpartition("/")[0]
@@ -37,7 +37,7 @@ def sweep_name(*, _root_: DictConfig) -> str:
         return str(experiment).replace("/", "-")
     if hydra.mode != RunMode.MULTIRUN:
         return SINGLE
-    if not OmegaConf.is_missing(hydra.job, "num"):  # a job of launchers and sweepers that know no plan
+    if not OmegaConf.is_missing(hydra.job, "num"):  # a job of launchers and sweepers without a plan
         raise ConfigError("sweep.name", "be given unless hydra/sweeper or hydra/launcher is capsexp", None)
     params = [f"{key}={value}" for key, value in swept_by_experiment(hydra).items()]
     overrides = OverridesParser.create().parse_overrides(params + override_texts(hydra))
@@ -52,7 +52,7 @@ def _matters(key: str) -> bool:
 
 
 def _name(overrides: Mapping[str, Override], used: Mapping[str, int]) -> str:
-    """A name from the last parts of the keys, or from whole keys where the config uses a last part more than once."""
+    """A name from the last parts of the keys, or from whole keys if the config uses a last part more than once."""
     swept = [key for key, override in overrides.items() if override.is_sweep_override()]
     fixed = [_fixed(key, override, used) for key, override in overrides.items() if not override.is_sweep_override()]
     parts = ["_x_".join(sorted(_short(swept, used))), *sorted(fixed)]
@@ -60,7 +60,7 @@ def _name(overrides: Mapping[str, Override], used: Mapping[str, int]) -> str:
 
 
 def _last_parts(config: DictConfig) -> dict[str, int]:
-    """How many keys of a config end in each last part."""
+    """The number of keys of a config with each last part."""
     counts: dict[str, int] = {}
     plain = cast("Plain", OmegaConf.to_container(config, resolve=False))
     for key in _keys({key: value for key, value in plain.items() if key not in records.VOLATILE}):
@@ -76,7 +76,7 @@ def _keys(tree: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def _short(keys: Sequence[str], used: Mapping[str, int]) -> list[str]:
-    """The last parts of the keys, or whole keys where those are alike, here or in the config."""
+    """The last parts of the keys, or whole keys if a last part is not unique here or in the config."""
     last = [key.rpartition(".")[2] for key in keys]
     alone = [last.count(name) == 1 and used.get(name, 0) < 2 for name in last]
     return [name if is_alone else key for key, name, is_alone in zip(keys, last, alone, strict=True)]
@@ -95,7 +95,7 @@ def _cut(name: str) -> str:
 
 
 def _sweeps(earlier: records.Sweep, overrides: Mapping[str, Override]) -> bool:
-    """True if a folder with a short name, as older versions gave it, holds a sweep of these keys."""
+    """True if a folder with the short name of older versions holds a sweep of these keys."""
     words = OverridesParser.create().parse_overrides([str(word) for word in earlier.overrides])
     return {word.key_or_group for word in words if _matters(word.key_or_group)} == set(overrides)
 
@@ -106,8 +106,8 @@ def _sweeps(earlier: records.Sweep, overrides: Mapping[str, Override]) -> bool:
 def cell_name(*, _root_: DictConfig) -> str:
     """Hydra resolver ``${cell_name:}``: the name of the cell's directory.
 
-    A directory that carries the cell's id already keeps its name, so that the same work stays in the same place even
-    when it is now part of another sweep.
+    An existing directory with the cell's id keeps its name, so that a cell stays in the same place even if it is now
+    part of another sweep.
     """
     directory = Path(_root_.paths.sweep)
     identifier = str(_root_.sweep.cell or cell_id(_root_)).rpartition("/")[2]
@@ -125,7 +125,7 @@ def planned_cell(directory: Path, identifier: str) -> records.PlannedCell | None
 
 
 def axes_of(config: DictConfig, hydra: Any, identifier: str) -> Plain:
-    """The swept keys of a cell with its values: as planned, or those that its experiment would sweep."""
+    """The swept keys of a cell with its values: those of the plan, or those that its experiment would sweep."""
     planned = planned_cell(Path(config.paths.sweep), identifier)
     if planned is not None:
         return planned.axes

@@ -1,7 +1,7 @@
 """The plan of a sweep: its cells and their configs, frozen in its folder before the first cell runs.
 
-Whatever launcher runs a cell, it gets the config that was resolved when the sweep was planned: what is changed in a
-YAML file afterwards changes nothing in a sweep that runs or waits in a cluster's queue.
+Under any launcher, a cell gets the config that was resolved when the sweep was planned.  A later change of a YAML file
+does not affect a sweep that runs or waits in a cluster's queue.
 """
 
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ from capsexp.sweep.rerun import checked_rerun
 from capsexp.tracking import names
 
 OURS = "hydra_plugins.capsexp_launcher."
-"""What the classes of our own launcher and sweeper lie in."""
+"""The package of capsexp's own launcher and sweeper."""
 
 
 FOLDERS = {"dir": "${paths.sweep}", "subdir": "${cell_name:}"}
-"""What ``hydra.sweep`` must say."""
+"""The required values of ``hydra.sweep``."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one command runs.
+    """The plan of one command.
 
     Attributes:
         directory: the sweep's folder.
-        sweep: its plan as it is on disk.
+        sweep: its plan on disk.
         frozen: the config and the overrides of each of its cells, by id.
-        options: the settings of our launcher, None under another one.
-        rerun: which cells that came to an end are run again.
+        options: the settings of capsexp's launcher; None under another one.
+        rerun: the ended cells that are run again.
     """
 
     directory: Path
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def layout(self) -> Layout:
-        """How the sweep uses this machine under our launcher."""
+        """The layout of the sweep on this machine under capsexp's launcher."""
         assert self.options is not None, "only our launcher asks"
         return layout(self.options, len(self.sweep.cells), [frozen.config for frozen in self.frozen.values()])
 
@@ -63,7 +63,7 @@ class Plan:
     def freeze(self) -> None:
         """Write the plan into the sweep's folder.
 
-        Jobs of an earlier command may still wait in a cluster's queue: its cells keep their configs.
+        Jobs of an earlier command may still wait in a cluster's queue, so the configs of its cells are kept.
         """
         earlier = records.read_configs(self.directory)
         kept = {key: cell for key, cell in earlier.items() if key not in self.frozen}
@@ -75,8 +75,8 @@ def plan_sweep(config: DictConfig, loader: ConfigLoader) -> Plan:
     """The plan of a command with ``-m``; nothing is written yet.
 
     Args:
-        config: what Hydra composed for the command, its own part included.
-        loader: what composed it.
+        config: the composed config of the command, Hydra's own part included.
+        loader: the loader that composed it.
 
     Raises:
         ConfigError: a value that concerns the sweep as a whole breaks its rule.
@@ -90,13 +90,13 @@ def plan_sweep(config: DictConfig, loader: ConfigLoader) -> Plan:
 def plan_batch(
     config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], before: Plan | None
 ) -> tuple[Plan, list[str]]:
-    """The plan with the jobs that another sweeper wants next; a search makes its cells as it goes.
+    """Extend a plan by the next jobs of another sweeper, such as a search, which creates its cells as it proceeds.
 
     Args:
-        config: what Hydra composed for the command.
-        loader: what composed it.
-        jobs: the overrides of each.
-        before: the plan so far; None for the first batch, which goes on from what the same command has left.
+        config: the composed config of the command.
+        loader: the loader that composed it.
+        jobs: the overrides of each job.
+        before: the plan so far; None for the first batch, which continues the plan of an earlier run of the command.
 
     Returns:
         The plan, and the id of each job's cell.
@@ -116,7 +116,7 @@ def plan_batch(
 
 
 def plan_cell(config: DictConfig) -> Plan:
-    """A single cell as a plan of one, to be shown and not to be run."""
+    """The plan of a single cell, for display only."""
     plain = resolved(config)
     identifier, name = id_of(plain), cell_name(_root_=config)
     cell = records.PlannedCell(identifier, name, axes_of(config, config.hydra, identifier))
@@ -126,10 +126,10 @@ def plan_cell(config: DictConfig) -> Plan:
 
 
 def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
-    """A planned cell as it was frozen in a sweep's folder.
+    """A planned cell's frozen config from a sweep's folder.
 
     Raises:
-        ConfigError: the folder's plan does not know it.
+        ConfigError: the cell is not in the folder's plan.
     """
     frozen = records.read_configs(directory).get(identifier)
     rule = f"name a cell that is planned in {directory}; the plan sets it"
@@ -146,7 +146,7 @@ def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
 
 
 def _command_line(config: DictConfig) -> list[str]:
-    """What the command line said, word for word."""
+    """The arguments of the command line, verbatim."""
     return [
         word
         for word in [*override_texts(config.hydra), *override_texts(config.hydra, "hydra")]
@@ -155,7 +155,7 @@ def _command_line(config: DictConfig) -> list[str]:
 
 
 def _check_folders(config: DictConfig) -> None:
-    """Cells lie where the plan says, which Hydra's own settings would not change."""
+    """Refuse Hydra's folder settings, which would not move the cells: the plan determines their folders."""
     folders = cast("Plain", OmegaConf.to_container(config.hydra.sweep, resolve=False))
     for key, expected in FOLDERS.items():
         rule = "be left as it is (say where with paths.output)"

@@ -1,4 +1,4 @@
-"""What ``python -m capsexp.plan`` shows: how many cells, which, what is done, and what the rest will cost."""
+"""The output of ``python -m capsexp.plan``: the cells, their states, and the estimated cost of the remaining ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
 from capsexp.text import count, roughly
 
 SHOWN = 8
-"""Values of an axis that are written out."""
+"""Maximum number of values of an axis that are listed."""
 
 
 GRIDS = ("hydra_plugins.capsexp_launcher.sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
-"""Where sweepers lie whose cells are every combination of the listed values."""
+"""The modules of sweepers whose cells are every combination of the listed values."""
 
 
 def plan_command(words: Sequence[str], *, multirun: bool, folder: str | None = None) -> Plan:
-    """The plan of a command; nothing is written, and nothing is run.
+    """The plan of a command; nothing is written or run.
 
     Args:
         words: its overrides.
@@ -32,8 +32,8 @@ def plan_command(words: Sequence[str], *, multirun: bool, folder: str | None = N
         folder: a further folder of configs (``--config-dir``).
 
     Raises:
-        ConfigError: a value that concerns the sweep as a whole breaks its rule, or the sweeper makes its cells as it
-            goes.
+        ConfigError: a value that concerns the sweep as a whole breaks its rule, or the sweeper creates its cells
+            during the search.
     """
     search = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
@@ -51,7 +51,7 @@ def plan_command(words: Sequence[str], *, multirun: bool, folder: str | None = N
 
 
 def text_of(plan: Plan) -> str:
-    """A plan for people, with what is left of it and what that will cost."""
+    """A plan as text, with the remaining cells and their estimated cost."""
     estimate = estimate_of(plan.directory, plan.sweep.cells, plan.frozen, plan.rerun)
     if plan.options is None:
         return _text(plan, estimate, None)
@@ -66,11 +66,11 @@ def _text(plan: Plan, estimate: Estimate, at_once: int | None, groups: Sequence[
     """The plan as text.
 
     Args:
-        plan: what is planned.
-        estimate: what is left of it.
-        at_once: how many cells the launcher runs together, None if it does not say.
-        groups: how many cells each worker would get if nothing were done yet; empty where they are not stacked.
-        why: what ``hydra/launcher=auto`` has chosen, in one line.
+        plan: the plan.
+        estimate: the estimate of its remaining work.
+        at_once: number of concurrent cells; None if the launcher does not define it.
+        groups: the sizes of the stacks if no cell were done yet; empty if cells are not stacked.
+        why: the choice of ``hydra/launcher=auto``, in one line.
     """
     sweep = plan.sweep
     first, last = sweep.cells[0], sweep.cells[-1]
@@ -130,7 +130,8 @@ def _disk(estimate: Estimate) -> str:
     if not estimate.measured:
         return f"disk: not known; {free}"
     return (
-        f"disk: about {_bytes(estimate.left * estimate.cell_bytes)} more ({_bytes(estimate.cell_bytes)} a cell); {free}"
+        f"disk: about {_bytes(estimate.left * estimate.cell_bytes)} more "
+        f"({_bytes(estimate.cell_bytes)} per cell); {free}"
     )
 
 

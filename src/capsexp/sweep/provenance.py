@@ -1,4 +1,4 @@
-"""With what a sweep was launched: versions, machine, and the state of the code."""
+"""The provenance of a sweep: versions, machine, and the state of the code at launch."""
 
 import platform
 import socket
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def provenance(code: Path) -> dict[str, Any]:
-    """What a plan keeps of its launch; ``git`` is there where the file ``code`` belongs to a repository."""
+    """The launch record of a plan; ``git`` is set if the file ``code`` belongs to a repository."""
     return {
         "time": time.time(),
         "host": socket.gethostname(),
@@ -43,7 +43,7 @@ def _git(code: Path) -> dict[str, Any] | None:
     folder = code.parent
     commit = _ask(folder, "rev-parse", "HEAD")
     if commit is None or _ask(folder, "ls-files", "--error-unmatch", code.name) is None:
-        return None  # an installed package may lie inside of a repository that is not ours
+        return None  # an installed package may be inside an unrelated repository
     changed = _ask(folder, "status", "--porcelain", "--untracked-files=no")
     return {
         "commit": commit,

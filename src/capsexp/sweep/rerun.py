@@ -1,4 +1,4 @@
-"""Which cells that came to an end are run again: ``sweep.rerun``."""
+"""The selection of ended cells that are run again: ``sweep.rerun``."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -14,10 +14,10 @@ RERUN = ("failed", "stale", "all")
 
 
 def set_back(directory: Path, cells: Collection[records.PlannedCell], rerun: Any) -> None:
-    """Set the finished cells that ``sweep.rerun`` names back to pending; what runs at this moment is left alone.
+    """Set the finished cells that ``sweep.rerun`` names back to pending; running cells are skipped.
 
     Raises:
-        ConfigError: it names neither a group of cells nor a planned cell.
+        ConfigError: a value names neither a group of cells nor a planned cell.
     """
     wanted = checked_rerun(rerun, cells)
     for cell in cells:
@@ -26,10 +26,10 @@ def set_back(directory: Path, cells: Collection[records.PlannedCell], rerun: Any
 
 
 def checked_rerun(rerun: Any, cells: Collection[records.PlannedCell]) -> tuple[str, ...]:
-    """The words of ``sweep.rerun``.
+    """The values of ``sweep.rerun``.
 
     Raises:
-        ConfigError: one names neither a group of cells nor a planned cell.
+        ConfigError: a value names neither a group of cells nor a planned cell.
     """
     wanted = _words(rerun)
     known = {*RERUN, *(cell.id for cell in cells)}
@@ -45,11 +45,11 @@ def _set_back(directory: Path) -> None:
         with lock:
             records.set_aside(directory)
     except Timeout:
-        return  # it is being run
+        return  # the cell is running
 
 
 def tries_failed(rerun: Any, identifier: str) -> bool:
-    """True if a cell that has failed is to be tried again."""
+    """True if a failed cell must be retried."""
     return any(word in ("failed", "all", identifier) for word in _words(rerun))
 
 
@@ -63,7 +63,7 @@ def _is_finished(directory: Path) -> bool:
 
 
 def runs_again(directory: Path, identifier: str, rerun: Collection[str]) -> bool:
-    """True if a command with these words in ``sweep.rerun`` would run the cell."""
+    """True if a command with these values of ``sweep.rerun`` would run the cell."""
     result, status = records.read_result(directory), records.read_status(directory)
     if "all" in rerun or identifier in rerun:
         return True

@@ -1,4 +1,4 @@
-"""From a plan to whatever runs it: our engine, or the launcher that ``hydra/launcher`` names."""
+"""The execution of a plan by capsexp's engine or by another launcher."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,20 +24,20 @@ from capsexp.sweep.rerun import set_back, tries_failed
 from capsexp.text import count
 
 MULTIRUN = "multirun.yaml"
-"""Hydra's own record of a sweep's command, in the sweep's folder."""
+"""Name of Hydra's own record of a command in the sweep's folder."""
 
 
 def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batch_size: int | None) -> int:
-    """Plan every cell of a command, freeze the plan, and run what needs it.
+    """Plan every cell of a command, freeze the plan, and run the cells that need it.
 
     Args:
-        config: what Hydra composed for the command, its own part included.
-        loader: what composed it.
-        launcher: runs the jobs, unless it is ours.
-        batch_size: cells that another launcher gets at once; None for all.
+        config: the composed config of the command, Hydra's own part included.
+        loader: the loader that composed it.
+        launcher: the launcher that runs the jobs, unless it is capsexp's.
+        batch_size: cells per batch for another launcher; None for all.
 
     Returns:
-        The exit code that the cells' files stand for.
+        The exit code, from the cells' files.
 
     Raises:
         ConfigError: a value that concerns the sweep as a whole breaks its rule; nothing is written then.
@@ -62,16 +62,16 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
 def run_batch(
     config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], before: Plan | None
 ) -> tuple[Plan, list[CellOutcome]]:
-    """Run the jobs that another sweeper wants next, with our engine; the plan grows by their cells.
+    """Run the next jobs of another sweeper with capsexp's engine; their cells are added to the plan.
 
     Args:
-        config: what Hydra composed for the command.
-        loader: what composed it.
-        jobs: the overrides of each.
+        config: the composed config of the command.
+        loader: the loader that composed it.
+        jobs: the overrides of each job.
         before: the plan so far; None for the first batch.
 
     Returns:
-        The plan, and how each job's cell ended.
+        The plan, and the outcome of each job's cell.
     """
     plan, ids = plan_batch(config, loader, jobs, before)
     assert plan.options is not None, "only our launcher calls this"
@@ -84,7 +84,7 @@ def run_batch(
 
 
 def _not_run(plan: Plan, identifier: str) -> CellOutcome:
-    """How a cell stands that was not started: it had failed before, or the sweep was given up."""
+    """The outcome of a cell that was not started: it had failed before, or the sweep was aborted."""
     name = next(cell.name for cell in plan.sweep.cells if cell.id == identifier)
     status = records.read_status(plan.directory / name) or records.Status("pending", identifier)
     return CellOutcome(status, f"{status.state}, not run: {status.cause or 'the sweep was given up'}", ran=False)
@@ -95,16 +95,16 @@ def _launch(jobs: Sequence[Sequence[str]], launcher: Launcher, batch_size: int |
     for first in range(0, len(jobs), size):
         try:
             for job in launcher.launch(jobs[first : first + size], initial_job_idx=first):
-                _ = job.return_value  # raises what has ended the job
+                _ = job.return_value  # raises the job's exception
         except RuntimeError as error:
             raise LaunchError(f"{type(error).__name__}: {error}") from error
 
 
 def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, CellOutcome]:
-    """Run some cells of a plan, those that need it, with our engine.
+    """Run those of the given cells of a plan that need it, with capsexp's engine.
 
     Returns:
-        How each ended, by id; a cell that was not started is left out.
+        The outcomes by id; cells that were not started are left out.
 
     Raises:
         KeyboardInterrupt: the user stopped it.
@@ -146,7 +146,7 @@ def _engine(options: Options, layout: Layout) -> Engine:
 
 
 def _left_alone(plan: Plan, cell: Cell) -> records.Status | None:
-    """The status of a cell that has failed and is not to be tried again."""
+    """The status of a failed cell that must not be retried, else None."""
     status = records.read_status(cell.directory)
     failed = status is not None and status.state == "failed" and not records.read_result(cell.directory)
     return status if failed and not tries_failed(plan.rerun, cell.id) else None
@@ -184,5 +184,5 @@ def _launch_line(parts: Sequence[Group], layout: Layout, at_once: int) -> str:
     where = f" on GPU {', '.join(gpus)}" if gpus else ""
     measured = gpus and layout.per_device is None
     each = "as many on each as fit" if measured else f"{min(at_once, len(parts))} at once"
-    threads = f"{count(layout.threads, 'thread')} a {'stack' if stacks else 'cell'}"
+    threads = f"{count(layout.threads, 'thread')} per {'stack' if stacks else 'cell'}"
     return f"running {number}{together}{where}, {each}, {threads}"

@@ -1,4 +1,4 @@
-"""A search for the best values of some keys by Optuna, as ``hydra/sweeper=optuna`` does it."""
+"""The search for the best values of some keys by Optuna: ``hydra/sweeper=optuna``."""
 
 import json
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ RESULT = "optimization_results.yaml"
 
 
 class Search:
-    """Batches of trials, each chosen by what the ones before it scored.
+    """Runs batches of trials; each batch depends on the scores of the batches before.
 
     Args:
-        n_trials: cells in all.
-        n_jobs: cells of a batch.
+        n_trials: total number of cells.
+        n_jobs: cells per batch.
         direction: ``maximize`` or ``minimize``.
         sampler: one of Optuna's, as a config with its ``_target_``.
-        storage: where Optuna keeps the study, as a URL of its own; None for nowhere.
-        study_name: its name there.
+        storage: Optuna's storage URL of the study; None to keep it in memory.
+        study_name: the name of the study.
         max_failure_rate: share of a batch that may fail, 0 to 1.
-        max_batch_size: None, since ``n_jobs`` says it.
+        max_batch_size: None, since ``n_jobs`` sets it.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Search:
         self._sampler, self._storage, self._name = instantiate(sampler), storage, str(study_name)
 
     def run(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
-        """Search, and write the best values into the sweep's folder.
+        """Run the search, and write the best values into the sweep's folder.
 
         Args:
-            config: what Hydra composed for the command, its own part included.
-            loader: what composed it.
-            launcher: runs the cells.
+            config: the composed config of the command, Hydra's own part included.
+            loader: the loader that composed it.
+            launcher: the launcher that runs the cells.
 
         Raises:
-            ConfigError: a swept value is none that can be searched for.
+            ConfigError: a swept value cannot be searched for.
             LaunchError: too many cells of a batch failed.
         """
         words = command_overrides(config, loader, listed=False)
@@ -85,7 +85,7 @@ class Search:
         self._write_best(study, Path(config.paths.sweep))
 
     def _report_scores(self, study: optuna.Study, trials: Sequence[optuna.Trial], returns: Sequence[JobReturn]) -> None:
-        """Let the study learn from a batch; a cell that is not done, or that has no score, is a failed trial."""
+        """Report the scores of a batch to the study; a cell that is not done or has no score is a failed trial."""
         scores = [each._return_value if each.status == JobStatus.COMPLETED else None for each in returns]
         for trial, score in zip(trials, scores, strict=True):
             if score is None:
@@ -105,14 +105,14 @@ class Search:
 
 
 def _distribution(word: CommandOverride) -> BaseDistribution:
-    """What Optuna draws a key's values from."""
+    """Optuna's distribution of a key's values."""
     value: Any = word.override.value()
     if word.override.is_interval_sweep():
         kind = IntDistribution if _whole(value.start, value.end) else FloatDistribution
         return kind(value.start, value.end, log="log" in value.tags)
     if word.override.is_range_sweep() and _whole(value.start, value.stop, value.step) and value.step > 0:
         return IntDistribution(value.start, value.stop - 1, step=value.step)
-    # The texts of the listed values, since Optuna keeps neither lists nor mappings.
+    # The texts of the listed values, since Optuna stores neither lists nor mappings.
     return CategoricalDistribution(list(word.override.sweep_string_iterator()))
 
 

@@ -1,8 +1,8 @@
-"""Weights & Biases: one run a cell, a copy of what is on disk anyway, and never able to hurt the cell.
+"""Weights & Biases: one run per cell, a copy of the files on disk, whose failure never affects the cell.
 
-``names`` makes names within its limits (the planner checks them before anything runs), ``login`` says whether there is
-a key, ``guard``, ``deadline`` and ``service`` keep a run from hurting its cell, ``run`` opens and closes one, ``sync``
-uploads what was kept offline.  Importing any of these loads neither wandb nor Lightning.
+``names`` makes names within its limits (the planner checks them before any cell runs), ``login`` finds the API key,
+``guard``, ``deadline`` and ``service`` isolate the cell from failures of its run, ``run`` opens and closes a run,
+``sync`` uploads offline runs.  Importing any of these loads neither wandb nor Lightning.
 """
 
 from capsexp.tracking.guard import About

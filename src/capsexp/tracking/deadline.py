@@ -1,4 +1,4 @@
-"""Calls that may never return, and the seconds that they may cost."""
+"""Time limits for calls that may never return."""
 
 import queue
 import threading
@@ -10,39 +10,39 @@ T = TypeVar("T")
 
 
 class HungError(Exception):
-    """A call was abandoned because its time was up."""
+    """A call was abandoned because its time limit was reached."""
 
 
 class Budget:
-    """Seconds that are spent call by call.
+    """A time budget that several calls share.
 
-    A call runs in a thread of its own, a daemon, so that one that never returns can be left behind: neither the caller
-    nor the process's exit waits for it.
+    Each call runs in its own daemon thread, so that a call which never returns can be abandoned: neither the caller nor
+    the process's exit waits for it.
 
     Attributes:
-        total: the seconds there were.
-        left: the seconds that no call has used yet.
-        kept: the part of them that :meth:`spend` leaves for :meth:`spend_all`.
+        total: the total seconds.
+        left: the remaining seconds.
+        kept: the seconds that :meth:`spend` reserves for :meth:`spend_all`.
     """
 
     def __init__(self, total: float, kept: float = 0.0) -> None:
         self.total, self.left, self.kept = total, total, kept
 
     def spend(self, action: Callable[[], T], at_most: float = float("inf")) -> T:
-        """The result of ``action``, waited for as long as there is time.
+        """Run ``action`` and return its result, within the remaining time.
 
         Args:
-            action: what to do.
-            at_most: seconds to wait, where fewer than what is left.
+            action: the function to call.
+            at_most: limit of this call in seconds, if less than the remaining time.
 
         Raises:
-            HungError: it did not end in time, or there was no time left to begin.
-            Exception: whatever ``action`` raised; a SystemExit comes as a RuntimeError, since it was not meant for us.
+            HungError: it did not end in time, or no time was left.
+            Exception: the exception of ``action``; a SystemExit becomes a RuntimeError, so that it cannot end the cell.
         """
         return self._wait(action, min(self.left - self.kept, at_most))
 
     def spend_all(self, action: Callable[[], T]) -> T:
-        """As :meth:`spend`, with the kept part too."""
+        """Run ``action`` like :meth:`spend`, but with the reserved seconds too."""
         return self._wait(action, self.left)
 
     def _wait(self, action: Callable[[], T], seconds: float) -> T:

@@ -1,4 +1,4 @@
-"""A Weights & Biases run that cannot hurt its cell: it may raise, hang or be offline."""
+"""A Weights & Biases run that may raise, hang or be offline without an effect on its cell."""
 
 import contextlib
 import functools
@@ -18,21 +18,21 @@ from capsexp.tracking.service import kill_service
 log = logging.getLogger(__name__)
 
 UNSENT = "unsent"
-"""Empty file in the directory of a run that began online and was given up; ``sync`` uploads such runs too."""
+"""Empty file in the directory of an online run that was abandoned; ``sync`` uploads such runs too."""
 
 KEPT = 0.1
-"""Share of the time that is kept for clearing up after a hang."""
+"""Share of the time that is reserved for the cleanup after a hang."""
 
 INIT_ONLINE = 0.5
-"""Share of the time that an online run may take to begin; an offline one must still have time after it."""
+"""Share of the time for the start of an online run; the rest is needed if an offline run replaces it."""
 
 FINISH_ONLINE = 0.3
-"""Share of the time after which wandb itself is to give up uploading: its file on disk is then whole."""
+"""Share of the time after which wandb itself stops uploading: its file on disk is then complete."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a run is told about its cell: resolved config, directory, id, and swept values."""
+    """The data of a cell for its run: resolved config, directory, id, and swept values."""
 
     config: dict[str, Any]
     directory: Path
@@ -42,12 +42,12 @@ class About:
 
 @dataclass
 class Process:
-    """What this process has learned.
+    """The state of Weights & Biases in this process.
 
     Attributes:
-        most: the most that is still tried: online, offline or disabled.
-        warned: the warnings that were given; a sweep is not to hear one for every cell.
-        open: runs that are open: cells of a stack have theirs beside each other, on one wandb-core.
+        most: the best mode that is still tried: online, offline or disabled.
+        warned: the warnings that were logged, so that a sweep does not repeat them for every cell.
+        open: number of open runs; the cells of a stack have theirs at the same time, on one wandb-core.
     """
 
     most: str = "online"
@@ -55,11 +55,11 @@ class Process:
     open: int = 0
 
     def allows(self, mode: str) -> str:
-        """``mode``, or less where that has failed before."""
+        """``mode``, or a lower mode if it has failed before."""
         return mode if self.most == "online" or mode == "disabled" else self.most
 
     def step_down(self, mode: str, why: str) -> None:
-        """Try less from now on: the server does not answer, or wandb hangs even without one."""
+        """Use a lower mode from now on: the server does not answer, or wandb hangs even offline."""
         if mode == "offline":
             self.most = "disabled"
             log.warning("Weights & Biases hangs even offline (%s); this process goes on without it", why)
@@ -68,7 +68,7 @@ class Process:
             log.warning("Weights & Biases cannot be reached (%s); the runs of this process are kept offline", why)
 
     def warn_once(self, text: str) -> None:
-        """Warn, unless another cell of the process has done so."""
+        """Log a warning, unless another cell of the process has logged it."""
         if text not in self.warned:
             self.warned.add(text)
             log.warning("%s (said once for all cells of this process, which go on)", text)
@@ -78,10 +78,10 @@ process = Process()
 
 
 def importable() -> bool:
-    """True if wandb is there and whole; it is imported here, since a thread left behind might hold an import's lock.
+    """True if wandb can be imported; it is imported here, since an abandoned thread might hold the import lock.
 
-    Its messages about itself are switched off, and its reports to its makers: their sending holds up the exit of the
-    process for ten seconds where the server is silent, even after an offline run.
+    Its own messages and its error reports are switched off: if the server is silent, sending them delays the exit of
+    the process by ten seconds, even after an offline run.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -94,7 +94,7 @@ def importable() -> bool:
 
 
 class GuardedRun:
-    """One cell's run: what it may still cost, and whether it still works."""
+    """The run of one cell, with its time budget and its failures."""
 
     def __init__(self, seconds: float) -> None:
         self.budget = Budget(seconds, seconds * KEPT)
@@ -104,7 +104,7 @@ class GuardedRun:
         self._counted = False
 
     def open(self, about: About, options: dict[str, Any], mode: str) -> None:
-        """Begin the run: online if that is wanted and possible, else offline, else not at all."""
+        """Start the run: online if requested and possible, else offline, else not at all."""
         if mode != "offline":
             if has_login():
                 self._begin(about, options, mode, self.budget.total * INIT_ONLINE)
@@ -114,7 +114,7 @@ class GuardedRun:
             self._begin(about, options, "offline", float("inf"))
 
     def do(self, what: str, action: Callable[[], Any]) -> None:
-        """Do something with the run, unless that failed before."""
+        """Call ``action`` on the run, unless ``what`` failed before."""
         if self.run is None or what in self.failed:
             return
         try:
@@ -125,7 +125,7 @@ class GuardedRun:
             self._failed(what, error)
 
     def close(self, exit_code: int) -> None:
-        """End the run; what an online one could not upload stays on disk for later."""
+        """Finish the run; data that an online run could not upload stay on disk."""
         if self.run is None:
             return
         self._count(is_open=False)
@@ -162,12 +162,12 @@ class GuardedRun:
         self._counted = is_open
 
     def _failed(self, what: str, error: Exception) -> None:
-        if not self.failed:  # one warning a cell
+        if not self.failed:  # one warning per cell
             process.warn_once(f"Weights & Biases failed in {what}: {_line(error)}")
         self.failed.add(what)
 
     def _give_up(self, what: str, error: Exception) -> None:
-        """Leave the run behind, and make sure that nothing waits for it."""
+        """Abandon the run, and make sure that nothing waits for it."""
         self._count(is_open=False)
         self._clear_up(kill=not isinstance(error, TimeoutError))
         if self.run is not None and self.mode != "offline":
@@ -177,9 +177,9 @@ class GuardedRun:
         process.step_down(self.mode, f"{what}: {_line(error)}")
 
     def _clear_up(self, *, kill: bool) -> None:
-        """Let the next run begin with a wandb-core of its own, and the process's exit not wait for this one's.
+        """End the run's wandb-core, so that the next run starts its own and the process's exit does not wait.
 
-        While other cells' runs are open on it, and it answers, it stays: without it they would end here.
+        While it answers and other cells' runs are open on it, it stays, since these runs need it.
         """
         import wandb
 
@@ -195,7 +195,7 @@ class GuardedRun:
                 log.debug("teardown: %s", _line(error))
         if kill:
             kill_service()
-            with contextlib.suppress(Exception):  # wandb misses its process
+            with contextlib.suppress(Exception):  # wandb reports that its process has ended
                 self.budget.spend_all(wandb.teardown)
 
 
@@ -224,7 +224,7 @@ def _init(about: About, options: dict[str, Any], mode: str, seconds: float) -> A
         dir=about.directory,
         mode=mode,  # type: ignore[arg-type]
         resume="allow" if mode == "online" else None,
-        reinit="create_new",  # a run that was left behind is no business of this one
+        reinit="create_new",  # independent of an abandoned run
         config={key: value for key, value in about.config.items() if key != "report"},
         settings=settings,
     )

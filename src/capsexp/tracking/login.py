@@ -1,4 +1,4 @@
-"""The Weights & Biases login: whether there is one (nobody is asked for it), and whose it is."""
+"""The Weights & Biases login: whether it exists, without a prompt, and its default entity."""
 
 import netrc
 import os
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def has_login() -> bool:
-    """True if a key is at hand: in the environment, or where ``wandb login`` writes it."""
+    """True if there is an API key: in the environment, or in the file of ``wandb login``."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     import wandb
@@ -22,7 +22,7 @@ def has_login() -> bool:
 
 
 def default_entity() -> str | None:
-    """Whose runs they are where nobody is named; asks the server."""
+    """The default entity of the login; the server is queried."""
     import wandb
 
     entity: str | None = wandb.Api().default_entity

@@ -1,4 +1,4 @@
-"""Names that Weights & Biases takes, made from the names of a sweep and its cells."""
+"""Names that Weights & Biases accepts, made from the names of a sweep and its cells."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ _LIKE_OTHER_TYPES = {"true", "false", "none", "null", "nan", "inf"}
 
 
 def check(project: object, entity: object, sweep: object) -> None:
-    """Refuse names for which Weights & Biases would refuse every run.
+    """Refuse names that Weights & Biases would reject for every run.
 
     A sweep's name may be longer than its limits: :func:`run_id` and :func:`group` shorten it.
 
@@ -43,7 +43,7 @@ def _check(key: str, value: object, most: int) -> None:
 def run_id(sweep: str, cell_id: str) -> str:
     """The run's id, at most 64 of the characters ``A-Z a-z 0-9 _ . -``; no two (sweep, cell) share one.
 
-    It is ``<sweep>-<cell id>`` where that is short and plain.  Any other pair, and one that looks like a shortened one,
+    It is ``<sweep>-<cell id>`` if that is short and plain.  Any other pair, and one that looks like a shortened id,
     gets a digest of both.
     """
     plain = f"{sweep}-{cell_id}"
@@ -57,7 +57,7 @@ def run_id(sweep: str, cell_id: str) -> str:
 
 
 def group(sweep: str) -> str:
-    """The runs' group: the sweep's name, or its beginning and a digest where it is longer than 128 characters."""
+    """The runs' group: the sweep's name, or its beginning and a digest if it is longer than 128 characters."""
     if len(sweep) <= GROUP_MOST:
         return sweep
     tail = f"-{_digest(sweep, _DIGEST)}"
@@ -65,11 +65,10 @@ def group(sweep: str) -> str:
 
 
 def display_name(directory: str, cell_id: str, axes: Mapping[str, Any]) -> str:
-    """What a run is called: its cell's swept values, as in ``c2-16_c3-07``.
+    """The display name of a run: its cell's swept values, as in ``c2-16_c3-07``.
 
-    Two cells of a sweep never share a name.  So the cell's id stays in the name where the values alone may not tell
-    them apart: nothing was swept, the directory's name was shortened, or a value cannot be written into a name as it
-    is.
+    Two cells of a sweep never share a name.  So the cell's id stays in the name if the values may be ambiguous: nothing
+    was swept, the directory's name was shortened, or a value cannot be written into a name unchanged.
 
     Args:
         directory: the name of the cell's directory, which ends in the cell's id.
@@ -85,7 +84,7 @@ def display_name(directory: str, cell_id: str, axes: Mapping[str, Any]) -> str:
 
 
 def _is_unambiguous(value: object) -> bool:
-    """True if a directory's name holds this value so that no other one looks like it."""
+    """True if a directory's name represents this value unambiguously."""
     if isinstance(value, str):
         return bool(_WORD.fullmatch(value)) and value.lower() not in _LIKE_OTHER_TYPES
     return value is None or isinstance(value, bool | int | float)

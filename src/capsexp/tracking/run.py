@@ -1,4 +1,4 @@
-"""One run a cell, opened and closed here; whatever Weights & Biases does, the cell goes on."""
+"""The Weights & Biases run of a cell, whose failures never stop the cell."""
 
 import contextlib
 import os
@@ -13,16 +13,16 @@ from capsexp.tracking.login import has_login
 MODES = ("auto", "online", "offline", "disabled")
 
 OTHER_WORDS = {"dryrun": "offline", "run": "online"}
-"""What WANDB_MODE may also say."""
+"""Further values of WANDB_MODE, and their modes."""
 
 
 @contextlib.contextmanager
 def wandb_run(about: About) -> Iterator[Any]:
-    """A Lightning logger around a Weights & Biases run, or None where there is to be none.
+    """A Lightning logger for a Weights & Biases run, or None if the mode is disabled.
 
-    The run belongs to the group of its sweep, is named by its swept values and closed whatever happens.  All that
-    Weights & Biases does for the cell may take ``logger.wandb.timeout_s`` together.  A server that does not answer in
-    that time leaves the cell and all later ones of the process with offline runs, a wandb that hangs even so with none.
+    The run belongs to the group of its sweep, is named by its swept values, and is always closed.  All calls of Weights
+    & Biases for the cell share the time limit ``logger.wandb.timeout_s``.  If the server does not answer in that time,
+    the cell and all later cells of the process get offline runs; if wandb hangs even offline, they get none.
     """
     options = (about.config.get("logger") or {}).get("wandb") or {"mode": "disabled"}
     mode = _mode(require_choice("logger.wandb.mode", options["mode"], MODES))
@@ -40,7 +40,7 @@ def wandb_run(about: About) -> Iterator[Any]:
 
 
 def summarise(logger: Any, body: dict[str, Any], axes: dict[str, Any]) -> None:
-    """Put the result and the swept values into the run's summary."""
+    """Write the result and the swept values into the run's summary."""
     if logger is None:
         return
     facts = {key: body[key] for key in ("params", "params_paper")}
@@ -50,7 +50,7 @@ def summarise(logger: Any, body: dict[str, Any], axes: dict[str, Any]) -> None:
 
 
 def log_images(about: About, pictures: Mapping[str, Path]) -> bool:
-    """Put pictures into a finished cell's run, by the names under which they are shown; whether there was a run."""
+    """Log pictures to a finished cell's run, by their displayed names; returns whether there was a run."""
     with wandb_run(about) as logger:
         if logger is None:
             return False
@@ -76,12 +76,12 @@ def _logger(run: GuardedRun) -> Any:
     from lightning.pytorch.loggers import WandbLogger
 
     class Guarded(WandbLogger):
-        """One whose failures end the copy and not the cell."""
+        """A logger whose failures stop only the run and not the cell."""
 
         guarded = run
 
         def of_stage(self, stage: str) -> "Guarded":
-            """A logger into the same run that puts the name of a stage before what it logs."""
+            """A logger for the same run with the name of a stage as prefix."""
             return Guarded(experiment=self.guarded.run, log_model=False, prefix=stage)
 
         def log_metrics(self, metrics: Any, step: int | None = None) -> None:

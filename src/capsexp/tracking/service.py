@@ -1,4 +1,4 @@
-"""wandb-core, the process in which wandb does its work: how to be rid of one that hangs."""
+"""The end of a hanging wandb-core, the process in which wandb does its work."""
 
 import contextlib
 import itertools
@@ -10,23 +10,23 @@ from pathlib import Path
 
 
 def kill_service() -> None:
-    """End the wandb-core process of this process at once, if there is one.
+    """Kill the wandb-core process of this process, if there is one.
 
-    wandb waits for it when the process exits, and for as long as it takes; one that hangs would hang the exit.  What it
-    has not yet written to disk is lost.
+    wandb waits for it without a limit when the process exits, so a hanging one would block the exit.  Data that it has
+    not yet written to disk are lost.
     """
     process = _known()
     if process is not None:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
-    for pid in _found():  # one that was still starting, of which wandb has no handle yet
+    for pid in _found():  # a process that is still starting, of which wandb has no handle yet
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
 def _known() -> "subprocess.Popen[bytes] | None":
-    """The process as wandb knows it; these are its own inner names, so any of them may be gone."""
+    """The process from wandb's internal attributes, any of which may be missing in another version."""
     import wandb.sdk.wandb_setup
 
     value: object = wandb.sdk.wandb_setup
@@ -36,7 +36,7 @@ def _known() -> "subprocess.Popen[bytes] | None":
 
 
 def _found() -> Iterator[int]:
-    """Processes named wandb-core that were told to watch this process; none where there is no /proc."""
+    """Processes named wandb-core with this process as their parent option; none without /proc."""
     ours = str(os.getpid()).encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

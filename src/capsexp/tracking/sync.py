@@ -156,4 +156,4 @@ def _reason(output: str, code: int) -> str:
     errors = [line for line in lines if line.lower().startswith("error") and "debug-cli" not in line]
     if errors:
         return errors[-1].removeprefix("ERROR ").removeprefix("Error: ")[:300]
-    return f"wandb sync ended with {code} and no mark of success; it said last: {(lines or ['nothing'])[-1][:200]}"
+    return f"wandb sync ended with {code} and no mark of success; its last output: {(lines or ['nothing'])[-1][:200]}"
