@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         if command.refused:
             raise command.refused[0]
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        # OSError: a folder that cannot be written, a full disk.  ValueError: ours, or an argument that Hydra refuses.
+        # OSError: a folder that cannot be written, a full disk.  ValueError: an argument that Hydra or capsexp refuses.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return _complain(str(config_error(error) or one_line(error)))

@@ -66,9 +66,9 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """True if an error reports a lack of memory, on a GPU or on the CPU."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    by_message = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     by_name = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
-    return isinstance(error, MemoryError) or said or by_name
+    return isinstance(error, MemoryError) or by_message or by_name
 
 
 class StageBusy(Exception):  # noqa: N818 - no error, a reason to wait

@@ -24,7 +24,7 @@ def requested() -> bool:
 
 
 @contextlib.contextmanager
-def saved_by_ctrl_c(say: Callable[[str], None]) -> Iterator[None]:
+def saved_by_ctrl_c(notify: Callable[[str], None]) -> Iterator[None]:
     """In this block the first Ctrl-C asks the cell to save and stop; a second one is a KeyboardInterrupt."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
@@ -36,7 +36,7 @@ def saved_by_ctrl_c(say: Callable[[str], None]) -> Iterator[None]:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        say("stopping: the cell saves itself at the end of its epoch; Ctrl-C again ends it at once")
+        notify("stopping: the cell saves itself at the end of its epoch; Ctrl-C again ends it at once")
 
     signal.signal(signal.SIGINT, on_ctrl_c)
     listen(pressed.is_set)

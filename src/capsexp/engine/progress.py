@@ -33,7 +33,7 @@ class Progress:
         self.at_once = at_once
         self._seconds, self._counted = 0.0, 0
         self._begun = time.monotonic()
-        self._said: set[str] = set()
+        self._messages: set[str] = set()
         self._stream = stream or sys.stdout
 
     # -- events from the engine ---------------------------------------------------------------------------------------
@@ -70,8 +70,8 @@ class Progress:
 
     def message(self, line: str) -> None:
         """Print a message about the whole sweep, or a warning from a cell; each is shown once."""
-        if line not in self._said:
-            self._said.add(line)
+        if line not in self._messages:
+            self._messages.add(line)
             self.line(line)
 
     def tick(self) -> None:

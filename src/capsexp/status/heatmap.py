@@ -111,8 +111,8 @@ def _legend(drawn: Map, measure: Scale | None) -> list[str]:
     squares = list(drawn.squares.values())
     marks = marks_legend(squares)
     shared = any(each.mark and each.mean is not None for each in squares)
-    behind = "; after a number: some of its cells" if shared else ""
-    return [line for line in (measure.legend() if measure else "", marks + behind) if line]
+    note = "; after a number: some of its cells" if shared else ""
+    return [line for line in (measure.legend() if measure else "", marks + note) if line]
 
 
 def _cut(axis: Axis, shown: int) -> list[str]:

@@ -36,19 +36,19 @@ def bar(facts: Facts, width: int) -> str:
 
 
 def _counts(facts: Facts) -> str:
-    said = ", ".join(f"{count} {state}" for state, count in facts.counts.items())
+    counts = ", ".join(f"{count} {state}" for state, count in facts.counts.items())
     orphans = len(facts.orphans)
-    return said + (f"; {orphans} orphaned {plural(orphans, 'directory', 'directories')}" if orphans else "")
+    return counts + (f"; {orphans} orphaned {plural(orphans, 'directory', 'directories')}" if orphans else "")
 
 
 def _times(facts: Facts) -> list[str]:
-    said = []
+    times = []
     if facts.elapsed_s is not None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.since))
-        said.append(f"elapsed: {duration(facts.elapsed_s)} since {when}")
+        times.append(f"elapsed: {duration(facts.elapsed_s)} since {when}")
     if facts.cell_s is not None:
-        said.append(f"finished cells took {duration(facts.cells_s)} together, {duration(facts.cell_s)} on average")
-    return [*said, *_left(facts)]
+        times.append(f"finished cells took {duration(facts.cells_s)} together, {duration(facts.cell_s)} on average")
+    return [*times, *_left(facts)]
 
 
 def _left(facts: Facts) -> list[str]:

@@ -1,4 +1,4 @@
-"""One job as Hydra runs it: a single cell, or a cell of a sweep under a launcher that is not ours."""
+"""One job as Hydra runs it: a single cell, or a cell of a sweep under another launcher than capsexp's."""
 
 import contextlib
 import logging

@@ -45,7 +45,7 @@ def plan_command(words: Sequence[str], *, multirun: bool, folder: str | None = N
         if config.hydra.mode != RunMode.MULTIRUN:
             return plan_cell(config)
         sweeper = str(config.hydra.sweeper.get("_target_"))
-        rule = "be capsexp or basic: others make their cells as they go, so nobody can plan them"
+        rule = "be capsexp or basic: others create their cells during the search, so they cannot be planned"
         require(sweeper.startswith(GRIDS), "hydra/sweeper", rule, sweeper)
         return plan_sweep(config, loader)
 

@@ -71,7 +71,7 @@ class Process:
         """Log a warning, unless another cell of the process has logged it."""
         if text not in self.warned:
             self.warned.add(text)
-            log.warning("%s (said once for all cells of this process, which go on)", text)
+            log.warning("%s (logged once for all cells of this process, which continue)", text)
 
 
 process = Process()

@@ -65,8 +65,8 @@ def _mode(wanted: str) -> str:
     if wanted == "disabled" or not importable():
         return "disabled"
     if wanted == "auto":
-        said = os.environ.get("WANDB_MODE")
-        wanted = OTHER_WORDS.get(said, said) if said else "online" if has_login() else "offline"
+        setting = os.environ.get("WANDB_MODE")
+        wanted = OTHER_WORDS.get(setting, setting) if setting else "online" if has_login() else "offline"
     return process.allows(wanted)
 
 
