@@ -36,12 +36,12 @@ def _upload(command: Sequence[str], given: argparse.Namespace) -> int:
         raise CommandError(f"--timeout must be > 0, got {given.timeout:g}")
     if not has_login():
         raise CommandError("there is no Weights & Biases login: run `wandb login`, or set WANDB_API_KEY")
-    tally = sync(given.directories, command=command, timeout_s=given.timeout, tell=_tell)
-    _tell(str(tally))
-    return 1 if tally.failures else 0
+    summary = sync(given.directories, command=command, timeout_s=given.timeout, report=_print)
+    _print(str(summary))
+    return 1 if summary.failures else 0
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
