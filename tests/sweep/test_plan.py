@@ -121,6 +121,27 @@ def test_axes_keep_their_types(loader: ConfigLoader, in_tmp: Path) -> None:
     assert len(sweep.cells) == 12
 
 
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        (["+experiment=cnn_prune"], 1),
+        (["model=baseline_cnn", "model.c2=1,2,3", "seed=range(0,9)"], 1),
+        (["data=digits,mnist", "model=cnn", "model.c2=4,5,6", "optimizer.lr=0.1,1"], 2),
+        (["optimizer={lr:1},{lr:2}", "optimizer.weight_decay=0,1", "seed=0,1"], 4),
+        (["model.c3=${model.c2},7", "model.c2=4,5,6"], 2),
+    ],
+)
+def test_a_grid_is_composed_as_rarely_as_can_be(
+    words: list[str], times: int, loader: ConfigLoader, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composing takes tens of milliseconds: once per combination of values that decide what is composed or merged."""
+    config = loader.load_configuration("config", ["hydra.mode=MULTIRUN", *words], run_mode=RunMode.MULTIRUN)
+    compose_job, composed = loader.load_sweep_config, []
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or compose_job(*given))
+    plan_sweep(config, loader)
+    assert len(composed) == times
+
+
 def test_cnn_prune_is_the_papers_grid(loader: ConfigLoader, in_tmp: Path) -> None:
     sweep = planned(loader, "+experiment=cnn_prune")
     assert sweep.name == "cnn_prune"

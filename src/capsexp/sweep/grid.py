@@ -240,9 +240,15 @@ def _is_set_directly(word: CommandOverride, words: Sequence[CommandOverride], lo
     if not word.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
         return False
     plain = all(_is_plain(value) for value in word.values.values())
-    others = [other.key.lstrip("~") for other in words if other is not word]
+    others = [each.key.lstrip("~") for each in words if each is not word and not _is_choice(each, loader)]
     alone = not any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in others)
-    return plain and alone and not loader.get_group_options(override.key_or_group)
+    return plain and alone and not _is_choice(word, loader)
+
+
+def _is_choice(word: CommandOverride, loader: ConfigLoader) -> bool:
+    """True if an override chooses an option of a group, which Hydra does before it applies any value."""
+    mapping = any(isinstance(value, dict) for value in word.values.values())
+    return bool(loader.get_group_options(word.override.key_or_group)) and not mapping
 
 
 def _is_plain(value: Any) -> bool:
