@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -209,6 +209,82 @@ def test_a_wrong_import_is_found(module: str, source: str, why: str) -> None:
 def test_right_imports_pass(module: str, source: str) -> None:
     assert faults(source, module) == []
 
+
+# -- circles ----------------------------------------------------------------------------------------------------------
+
+
+def modules_imported(source: str, module: str, is_package: bool, known: Mapping[str, object]) -> set[str]:
+    """The modules of ``known`` that a source imports anywhere: in functions and under ``TYPE_CHECKING`` too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            base = parts[: len(parts) - node.level + is_package] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            dotted = [f"{origin}.{alias.name}" for alias in node.names]
+            found |= {name if name in known else origin for name in dotted}
+    return found & known.keys()
+
+
+def circles(sources: Mapping[str, tuple[str, bool]]) -> list[set[str]]:
+    """Strongly connected components of more than one module, and modules that import themselves.
+
+    Args:
+        sources: text of each module, and whether it is a package.
+    """
+    graph = {name: modules_imported(text, name, package, sources) for name, (text, package) in sources.items()}
+    reached = {name: reachable(graph, name) for name in graph}
+    components = [frozenset(other for other in reached[name] if name in reached[other]) for name in graph]
+    return [set(component) for component in dict.fromkeys(components) if component]
+
+
+def reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    """All modules that a module imports, directly or through others; itself only if it lies on a circle."""
+    found: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += graph[name]
+    return found
+
+
+def sources_of_the_package() -> dict[str, tuple[str, bool]]:
+    return {name: (path.read_text(encoding="utf-8"), path.name == "__init__.py") for name, path in FILES.items()}
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    assert circles(sources_of_the_package()) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "from capsexp.stacking.folding import fold",
+        "from capsexp.stacking import folding",
+        "from . import folding",
+        "import capsexp.stacking.folding",
+        "def f():\n    from capsexp.stacking.folding import fold",
+        "if TYPE_CHECKING:\n    from capsexp.stacking.folding import fold",
+        "from capsexp.stacking.signature import signature",
+    ],
+)
+def test_a_planted_circle_is_found(planted: str) -> None:
+    sources = sources_of_the_package()
+    text, package = sources["capsexp.stacking.layers"]
+    (found,) = circles({**sources, "capsexp.stacking.layers": (f"{text}\n{planted}\n", package)})
+    assert {"capsexp.stacking.layers", "capsexp.stacking.folding"} <= found
+
+
+def test_a_module_that_imports_itself_is_a_circle() -> None:
+    sources = {"capsexp.a": ("import capsexp.a", False), "capsexp.b": ("import capsexp.a", False)}
+    assert circles(sources) == [{"capsexp.a"}]
+
+
+# -- what is loaded ---------------------------------------------------------------------------------------------------
 
 HEAVY = ("torch", "lightning", "torchmetrics", "matplotlib", "sklearn", "scipy", "wandb", "rich")
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capsexp.stacking.convolutions import Geometry, Impl, apart, convolve, deconvolve
-from capsexp.stacking.folding import Fold
-from capsexp.stacking.layers import FoldedBatchNorm2d, FoldedDropout, FoldedLinear
+from capsexp.stacking.layers import Fold, FoldedBatchNorm2d, FoldedDropout, FoldedLinear
 from tests.stacking.test_folding import IMPLS
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

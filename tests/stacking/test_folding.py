@@ -17,7 +17,8 @@ from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
 from capsexp.stacking.adam import StackedAdam
 from capsexp.stacking.convolutions import Impl, apart
-from capsexp.stacking.folding import Fold, Slots, fold, foldable, tensors_of
+from capsexp.stacking.folding import Slots, fold, foldable, tensors_of
+from capsexp.stacking.layers import Fold
 
 IMPLS: tuple[Impl, ...] = get_args(Impl)
 SIDE = 12

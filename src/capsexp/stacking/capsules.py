@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,8 @@ from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.max_min import MaxMin
 from capsexp.routing.uniform import Uniform
 from capsexp.stacking.convolutions import apart
-from capsexp.stacking.layers import FoldedLayer
+from capsexp.stacking.layers import Fold, FoldedLayer
 from capsexp.types import RoutingOutput
-
-if TYPE_CHECKING:
-    from capsexp.stacking.folding import Fold
 
 ROUTINGS = (Dynamic, MaxMin, Uniform)
 """Routing algorithms that have no tensors of their own and treat each image independently."""

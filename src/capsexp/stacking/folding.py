@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -14,42 +13,7 @@ from capsexp.nn.capsules import ClassCapsules
 from capsexp.nn.decoder import Decoder
 from capsexp.stacking import capsules, layers
 from capsexp.stacking.convolutions import Impl
-
-
-@dataclass
-class Fold:
-    """The shared state of the layers of one folded model.
-
-    Attributes:
-        members: N, the number of models.
-        impl: the implementation of the convolutions.
-        format: the memory format of maps (B, C, H, W) in a member alone; noise is drawn in it.
-        layout: the memory format of the stack's maps.  On a CPU, channels-last makes poolings and grouped convolutions
-            about twice as fast, since the members together have many channels.
-        widths_N: number of channels of each member in the present maps; the last layer sets it.
-        generators: the random generator of each member's dropout noise, set before training.
-    """
-
-    members: int
-    impl: Impl
-    format: torch.memory_format = torch.contiguous_format
-    layout: torch.memory_format = torch.channels_last
-    widths_N: list[int] = field(default_factory=list)
-    generators: list[torch.Generator] | None = None
-
-    def own(self, member: int, channels: int) -> int:
-        """Number of the member's own values among ``channels`` consecutive values; the rest is padding.
-
-        Args:
-            member: index of the member.
-            channels: number of values of the widest member: channels, or positions in the channels after a flattening.
-        """
-        return channels // max(self.widths_N) * self.widths_N[member]
-
-    def laid_out(self, maps_BCHW: Tensor) -> Tensor:
-        """Convert maps to the stack's memory format."""
-        return maps_BCHW.to(memory_format=self.layout)
-
+from capsexp.stacking.layers import Fold
 
 Leaf = Callable[[Sequence[Any], Fold], layers.FoldedLayer]
 

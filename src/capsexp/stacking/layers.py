@@ -5,20 +5,51 @@ members.  Folded maps are (B, N*C, H, W), the first member's channels first.  C 
 member; the missing channels of the others are zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capsexp.models.autoencoder import SharedDeconvolution
-from capsexp.stacking.convolutions import Geometry, apart, convolve, deconvolve
+from capsexp.stacking.convolutions import Geometry, Impl, apart, convolve, deconvolve
 
-if TYPE_CHECKING:
-    from capsexp.stacking.folding import Fold
+
+@dataclass
+class Fold:
+    """The shared state of the layers of one folded model.
+
+    Attributes:
+        members: N, the number of models.
+        impl: the implementation of the convolutions.
+        format: the memory format of maps (B, C, H, W) in a member alone; noise is drawn in it.
+        layout: the memory format of the stack's maps.  On a CPU, channels-last makes poolings and grouped convolutions
+            about twice as fast, since the members together have many channels.
+        widths_N: number of channels of each member in the present maps; the last layer sets it.
+        generators: the random generator of each member's dropout noise, set before training.
+    """
+
+    members: int
+    impl: Impl
+    format: torch.memory_format = torch.contiguous_format
+    layout: torch.memory_format = torch.channels_last
+    widths_N: list[int] = field(default_factory=list)
+    generators: list[torch.Generator] | None = None
+
+    def own(self, member: int, channels: int) -> int:
+        """Number of the member's own values among ``channels`` consecutive values; the rest is padding.
+
+        Args:
+            member: index of the member.
+            channels: number of values of the widest member: channels, or positions in the channels after a flattening.
+        """
+        return channels // max(self.widths_N) * self.widths_N[member]
+
+    def laid_out(self, maps_BCHW: Tensor) -> Tensor:
+        """Convert maps to the stack's memory format."""
+        return maps_BCHW.to(memory_format=self.layout)
 
 
 class FoldedLayer(nn.Module):
