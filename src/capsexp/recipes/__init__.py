@@ -1,1 +1,1 @@
-"""Recipes: what a cell does from start to end."""
+"""Recipes: the work of a cell from start to end."""

@@ -25,17 +25,17 @@ from capsexp.recipes.stages import Stage, keep_history
 
 
 class Accumulate(Recipe):
-    """Zhao et al. (2019): one training, and both ways of inference of what it found.
+    """Zhao et al. (2019): one training, and both ways of inference with its result.
 
-    The network is trained to its peak (a stage that cells share), the couplings of its training images become the
-    master coefficients of every capsule layer, and the test images are classified twice: with routing and, ``fast``,
-    with the masters.  The checkpoint holds the trained weights and the masters.
+    The network is trained to its peak (a stage that cells share).  The couplings of its training images become the
+    master coefficients of every capsule layer.  The test images are classified twice: with routing, and with the master
+    coefficients (``fast``).  The checkpoint holds the trained weights and the master coefficients.
 
-    In the result ``test/*`` and ``dynamic/acc`` are the routed network's, ``fast/*`` those of the masters, and
-    ``fast/change`` is fast less dynamic accuracy.
+    In the result, ``test/*`` and ``dynamic/acc`` are those of the network with routing, ``fast/*`` those with master
+    coefficients, and ``fast/change`` is the fast accuracy minus the dynamic one.
 
     Args:
-        filter: which training images' couplings count; None for all.
+        filter: selects the training images whose couplings are accumulated; None for all.
         columns: ``whole`` or ``ground_truth``, see :class:`~capsexp.callbacks.master_coefficients.MasterCoefficients`.
     """
 
@@ -48,15 +48,15 @@ class Accumulate(Recipe):
 
     @property
     def first(self) -> Stage:
-        """The training that everything else begins with."""
+        """The training that precedes everything else."""
         return Stage("train", irrelevant=self.irrelevant)
 
     def stages(self, factories: Factories) -> Sequence[Stage]:
-        """The one training."""
+        """The only training."""
         return [self.first]
 
     def run(self, factories: Factories) -> Outcome:
-        """Train or take what was trained, accumulate, test twice, and gather what was found."""
+        """Train or load the trained network, accumulate, test twice, and collect the results."""
         return self._accumulate(factories)[1]
 
     def _accumulate(self, factories: Factories) -> tuple[BaseModule, Outcome]:
@@ -78,11 +78,11 @@ class Accumulate(Recipe):
         return module, outcome
 
     def _train(self, factories: Factories, directory: Path) -> dict[str, Any]:
-        """The first training, in a stage's folder."""
+        """Run the first training in a stage's folder."""
         return train(factories, Networks(factories).new(), factories.make_data(), directory)
 
     def _test_both(self, trainer: L.Trainer, module: BaseModule, data: ImageDataModule) -> dict[str, float]:
-        """Metrics on the test part with routing and with the masters, which are on the layers by now."""
+        """Metrics on the test split with routing and with the master coefficients, which the layers already hold."""
         dynamic, fast = (self._test(trainer, module, data, *test) for test in TESTS)
         set_inference(module.model, "dynamic")
         return {
@@ -104,14 +104,14 @@ class Accumulate(Recipe):
 def train(
     factories: Factories, module: BaseModule, data: ImageDataModule, directory: Path, **options: Any
 ) -> dict[str, Any]:
-    """Fit a module in a stage's folder and leave its best weights there; returns the stage's facts.
+    """Fit a module in a stage's folder and save its best weights there; returns the stage's facts.
 
     Args:
-        factories: the cell's.
-        module: as it begins.
-        data: for the fit.
-        directory: the stage's.
-        **options: what ``make_trainer`` takes.
+        factories: the cell's makers.
+        module: the module in its initial state.
+        data: data of the fit.
+        directory: the stage's folder.
+        **options: arguments of ``make_trainer``.
     """
     trainer = factories.make_trainer(directory=directory, **options)
     fitted = fit(trainer, module, data)

@@ -1,4 +1,4 @@
-"""Train an autoencoder to draw its images, then a linear layer on what its encoder says of them."""
+"""Train an autoencoder to reconstruct its images, then a linear layer on its encoder's output."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,23 +20,23 @@ from capsexp.recipes.outcome import Outcome, outcome_of
 from capsexp.recipes.stages import Stage, keep_history
 
 HISTORY = "autoencode.csv"
-"""The autoencoder's epochs in the cell's folder, beside those of the classification."""
+"""File name of the autoencoder's epochs in the cell's folder, beside those of the classification."""
 
 
 class AutoencodeThenClassify(Recipe):
     """Wang (2019), section 3.2: the autoencoder is trained on its images, then the encoder is frozen.
 
     ``autoencode`` (a stage that cells share): encoder and decoder are trained to the lowest mean squared error on the
-    selection split.  Then the decoder is out of use, the encoder is frozen and in evaluation mode, and the linear layer
-    is trained to classify.
+    selection split.  After that the decoder is not used, the encoder is frozen and in evaluation mode, and the linear
+    layer is trained to classify.
 
-    In the result ``train/*``, ``val/*`` and ``test/*`` are the classification's.  ``reconstruction/loss`` is the mean
-    squared error per pixel of the normalised test images, ``reconstruction/val_loss`` that at the peak and
-    ``reconstruction/train_loss`` that of the last epoch.  ``params`` are those of encoder and decoder (a shared tensor
-    counts once), ``classifier/params`` those of encoder and linear layer.
+    In the result, ``train/*``, ``val/*`` and ``test/*`` are those of the classification.  ``reconstruction/loss`` is
+    the mean squared error per pixel of the normalised test images, ``reconstruction/val_loss`` that at the peak and
+    ``reconstruction/train_loss`` that of the last epoch.  ``params`` counts encoder and decoder (a shared tensor
+    once), ``classifier/params`` counts encoder and linear layer.
 
     Args:
-        reconstruction_epochs: at most so many for the autoencoder; None for ``trainer.max_epochs``.
+        reconstruction_epochs: largest number of epochs of the autoencoder; None for ``trainer.max_epochs``.
     """
 
     irrelevant: ClassVar[tuple[str, ...]] = (
@@ -54,17 +54,17 @@ class AutoencodeThenClassify(Recipe):
         return [Stage("autoencode", irrelevant=self.irrelevant, settings=(("trainer.max_epochs", epochs),))]
 
     def check(self, factories: Factories) -> None:
-        """Find out what is wrong or in the way before anything is trained.
+        """Check the config and the availability of the stage before anything is trained.
 
         Raises:
             ConfigError: a value of the trainer, of a callback or of the model breaks a rule.
-            StageBusy: another cell trains the same autoencoder at this moment.
+            StageBusy: another cell is training the same autoencoder.
         """
         _untrained(factories)
         super().check(factories)
 
     def run(self, factories: Factories) -> Outcome:
-        """Train or take the autoencoder, then train and test the classifier."""
+        """Train or load the autoencoder, then train and test the classifier."""
         (stage,) = self.stages(factories)
         autoencoded = factories.stages.get(stage, lambda directory: self._reconstruct(factories, directory))
         best = read_best(autoencoded.directory).weights
@@ -77,7 +77,7 @@ class AutoencodeThenClassify(Recipe):
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
         facts, model = autoencoded.facts, cast("Autoencoder", module.model)
-        metrics = {**fitted.metrics, **tested, **_told(facts), "classifier/params": model.count_classifier()}
+        metrics = {**fitted.metrics, **tested, **_reconstruction(facts), "classifier/params": model.count_classifier()}
         outcome = outcome_of(trainer, module, data, fitted, metrics)
         outcome.params = model.count_autoencoder()
         outcome.training |= {f"autoencode_{name}": found for name, found in facts["training"].items()}
@@ -86,7 +86,7 @@ class AutoencodeThenClassify(Recipe):
         return outcome
 
     def _reconstruct(self, factories: Factories, directory: Path) -> dict[str, Any]:
-        """The training of the autoencoder, in a stage's folder."""
+        """Train the autoencoder in a stage's folder."""
         limit: dict[str, Any] = {} if self._epochs is None else {"max_epochs": self._epochs}
         module, data = _untrained(factories), factories.make_data()
         module.only("reconstruct")
@@ -110,7 +110,7 @@ def _untrained(factories: Factories) -> AutoencoderModule:
 
 
 def _check_frozen(module: AutoencoderModule, before: Mapping[str, Tensor]) -> None:
-    """The encoder and the decoder must have stayed exactly as they were."""
+    """Assert that the weights of encoder and decoder are unchanged."""
     after = module.state_dict()
     changed = [
         name
@@ -120,7 +120,7 @@ def _check_frozen(module: AutoencoderModule, before: Mapping[str, Tensor]) -> No
     assert not changed, f"frozen, yet changed: {', '.join(changed)}"
 
 
-def _told(facts: dict[str, Any]) -> dict[str, float]:
+def _reconstruction(facts: dict[str, Any]) -> dict[str, float]:
     return {
         "reconstruction/loss": facts["tested"]["test/loss"],
         "reconstruction/val_loss": facts["metrics"]["val/loss"],

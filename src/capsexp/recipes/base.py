@@ -1,4 +1,4 @@
-"""What a recipe is given, and what it declares."""
+"""The base class of recipes, the makers that a recipe works with, and the config groups that it declares."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,17 +18,17 @@ from capsexp.recipes.stages import Stage, StageMemo
 
 @dataclass(frozen=True)
 class Part:
-    """An argument of a recipe that has a config group, or some keys of one, to itself.
+    """An argument of a recipe that is made from a config group of its own, or from some keys of one.
 
     Attributes:
-        group: of the config.
-        keys: those that the argument is made from; all where none are named.
-        but: keys of the group that are another argument's.
-        target: dotted path of the class, where the group's own is another argument's.
-        asked_by: the key whose presence asks for the argument; of ``keys`` the others make no sense without it.  None
-            where the group's presence does.
-        hint: for those who set one of the other keys alone.
-        everywhere: whether the group is there with any recipe, so that its presence asks for nothing.
+        group: name of the config group.
+        keys: keys that the argument is made from; empty for all keys of the group.
+        but: keys of the group that belong to another argument.
+        target: dotted path of the class; None for the group's ``_target_``.
+        asked_by: the key whose presence requests the argument; the other ``keys`` have no effect without it.  None if
+            the group's presence requests the argument.
+        hint: addition to the error message if one of the other keys is set alone.
+        everywhere: True if every recipe's config has the group, so that its presence requests nothing.
     """
 
     group: str
@@ -42,11 +42,11 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """What is known of a cell's trainers before one is made.
+    """The settings of a cell's trainers, known before one is made.
 
     Attributes:
-        max_epochs: of a fit that is given no other number.
-        callbacks: those of the config, by their names there.
+        max_epochs: largest number of epochs of a fit that sets no other limit.
+        callbacks: the callbacks of the config, by their names there.
     """
 
     max_epochs: int
@@ -66,33 +66,34 @@ class MakeTrainer(Protocol):
         prefix: str = "",
         **options: Any,
     ) -> L.Trainer:
-        """A trainer for one fit, or for passes over a network.
+        """A trainer for one fit, or for evaluation passes of a network.
 
         Args:
-            directory: where the fit writes; None for the cell's own.
-            callbacks: further ones, behind those of the config.
-            without: names of the config's callbacks that stay out.
-            in_run: whether what it logs goes into the cell's Weights & Biases run.
-            prefix: what stands there before the names of all that it logs: that of the stage, where the cell has
-                another fit whose curves would be mixed with these.
-            **options: arguments of ``lightning.Trainer`` that take the place of the config's.
+            directory: directory that the fit writes to; None for the cell's directory.
+            callbacks: further callbacks, placed after those of the config.
+            without: names of the config's callbacks that are left out.
+            in_run: True if its metrics are logged to the cell's Weights & Biases run.
+            prefix: prefix of all names in that run: the stage's name if the cell has another fit, whose curves would
+                be mixed with these.
+            **options: arguments of ``lightning.Trainer`` that replace those of the config.
         """
 
 
 @dataclass(frozen=True)
 class Factories:
-    """Makers of a cell's parts; a recipe sees these and never a config.
+    """The makers of a cell's parts; a recipe uses these and never reads a config.
 
     Attributes:
         directory: the cell's directory.
-        make_data: the data module.
-        make_model: the architecture for ``image_shape`` and ``classes``, with the weights that training begins with.
-        make_module: a LightningModule around an architecture; takes the sizes that the checkpoint keeps.
-        make_trainer: a trainer, its callbacks and loggers included.
-        make_logger: the logger of the cell's Weights & Biases run that puts a prefix before all names; None where there
+        make_data: makes the data module.
+        make_model: makes the architecture for ``image_shape`` and ``classes``, with the initial weights of training.
+        make_module: makes a LightningModule around an architecture; takes the sizes that the checkpoint keeps.
+        make_trainer: makes a trainer with its callbacks and loggers.
+        make_logger: makes a logger for the cell's Weights & Biases run that adds a prefix to all names; None if there
             is no run.
-        check_trainer: checks the trainer's and the callbacks' settings as ``make_trainer`` does, and makes no trainer.
-        stages: what cells share.
+        check_trainer: checks the trainer's and the callbacks' settings as ``make_trainer`` does, without making a
+            trainer.
+        stages: the stages that cells share.
     """
 
     directory: Path
@@ -106,22 +107,22 @@ class Factories:
 
 
 class Recipe(ABC):
-    """The stages of a cell, in order.
+    """The work of a cell as a sequence of stages.
 
     Attributes:
-        parts: the arguments that are made from config groups of their own, by name.
-        irrelevant: dotted keys of the config that change none of its stages.
+        parts: arguments that are made from config groups of their own, by name.
+        irrelevant: dotted keys of the config that change none of the stages.
     """
 
     parts: ClassVar[Mapping[str, Part]] = {}
     irrelevant: ClassVar[tuple[str, ...]] = ()
 
     def stages(self, factories: Factories) -> Sequence[Stage]:
-        """The stages that it is known to go through, in order."""
+        """The stages that are known before the run, in order."""
         return ()
 
     def check(self, factories: Factories) -> None:
-        """Find out what is wrong or in the way before anything is trained.
+        """Check the config and the availability of the stages before anything is trained.
 
         Raises:
             ConfigError: a value breaks a rule.
@@ -132,4 +133,4 @@ class Recipe(ABC):
 
     @abstractmethod
     def run(self, factories: Factories) -> Outcome:
-        """Do the cell's work; go on from the checkpoints in its directory where there are any."""
+        """Do the cell's work; continue from the checkpoints in its directory if there are any."""

@@ -1,4 +1,4 @@
-"""What a finished network's couplings and class capsules say, found once more: passes over its data, no training."""
+"""Analysis of a finished network's couplings and class capsules by passes over its data, without training."""
 
 from collections.abc import Callable
 from typing import cast
@@ -16,23 +16,24 @@ from capsexp.data.base import ImageDataModule
 from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 
 TESTS: tuple[tuple[str, Inference], ...] = (("dynamic", "dynamic"), ("fast", "folded"))
-"""What the tests are called, and how they run: folded inference gives what the paper's form does, sooner."""
+"""Name and inference of each test.  Folded inference gives the same result as the paper's form and is faster."""
 
 
 def diagnose(
     module: L.LightningModule, data: ImageDataModule, make_trainer: Callable[[list[L.Callback]], L.Trainer]
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, float]]:
-    """What :class:`CouplingAnalysis` finds, and :class:`ActivityVectors` where the network has a decoder.
+    """Results of :class:`CouplingAnalysis`, and of :class:`ActivityVectors` if the network has a decoder.
 
-    A network without master coefficients gets those of all its training images.  How it runs otherwise stays.
+    A network without master coefficients receives those of all its training images.  The inference of its layers is
+    the same afterwards as before.
 
     Args:
-        module: with its best weights.
+        module: the module with its best weights.
         data: the data that it was trained on.
-        make_trainer: makes a trainer with the callbacks given.
+        make_trainer: makes a trainer with the given callbacks.
 
     Returns:
-        Arrays and numbers by the names that a result gives them.
+        Arrays and numbers by their names in a result.
     """
     model = cast("nn.Module", module.model)
     layers = capsule_layers(model)

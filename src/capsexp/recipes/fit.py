@@ -1,4 +1,4 @@
-"""One fit to its peak, and what there is to say about it."""
+"""One fit to its peak, and its results."""
 
 import statistics
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from capsexp.models.base import Classifier
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit found.
+    """The results of a fit.
 
     Attributes:
-        metrics: the last epoch's training means, and the peak's on the selection split.
-        training: epochs, peak epoch, and why it stopped.
-        memory: bytes that can be told beforehand.
-        clocks: seconds.
+        metrics: training means of the last epoch, and means of the peak on the selection split.
+        training: number of epochs, peak epoch, and reason of the stop.
+        memory: memory in bytes that is known before training.
+        clocks: durations in seconds.
     """
 
     metrics: dict[str, float]
@@ -34,45 +34,44 @@ class FitResult:
     clocks: dict[str, float]
 
     def plain(self) -> dict[str, Any]:
-        """The same as a dictionary that JSON can hold."""
+        """The results as a dictionary that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """The same from such a dictionary; what else it holds is left out."""
+        """Results from such a dictionary; its other keys are ignored."""
         return cls(*(dict(facts[each.name]) for each in fields(cls)))
 
 
 class StartingStates(L.Callback):
-    """Lets a fit start from known random states, whatever was drawn before.
+    """Makes a fit start from known random states, whatever was drawn before.
 
-    It is the last to act in ``setup``, where a network may still be replaced.  A fit that goes on takes the states from
+    It acts last in ``setup``, where other callbacks may still replace the network.  A resumed fit takes the states from
     its checkpoint (:class:`~capsexp.callbacks.resume.ResumeCheckpoint`).
 
     Args:
-        states: the states; None for those behind the drawing of the network's weights.
+        states: the states; None for those after the network's weights were drawn.
     """
 
     def __init__(self, states: rng.States | None = None) -> None:
         self._states = states
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Put them back."""
+        """Restore the states at the start of a fit."""
         if stage == "fit":
             states = self._states or cast("Classifier", pl_module.model).random_states
-            assert states is not None, "whoever makes a model keeps them"
+            assert states is not None, "the maker of a model keeps them"
             rng.put_back(states)
 
 
 def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) -> FitResult:
-    """Train to the peak, from a checkpoint of an interrupted fit where there is one; the best weights are back then.
+    """Train to the peak and restore the best weights; an interrupted fit continues from its checkpoint.
 
     Raises:
-        KeyboardInterrupt: the user stopped it.
+        KeyboardInterrupt: the user stopped the fit.
     """
-    trainer.precision_plugin.convert_module(
-        module
-    )  # Lightning does so behind a checkpoint's loading, which would round
+    # Lightning converts the module only after it loads a checkpoint, so that the loading would round.
+    trainer.precision_plugin.convert_module(module)
     trainer.callbacks.append(StartingStates())  # type: ignore[attr-defined]
     trainer.fit(module, data, ckpt_path=resumable(trainer), weights_only=True)
     if trainer.interrupted:

@@ -1,4 +1,4 @@
-"""How long one batch takes a trained network, by each way of inference."""
+"""The time that a trained network takes for one batch, for each way of inference."""
 
 import contextlib
 import statistics
@@ -15,16 +15,16 @@ from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 
 BATCHES = (1, 128)
 ROUNDS, SECONDS = 10, 0.5
-"""A way is timed so often, but not longer than that."""
+"""Number of timed passes for each way of inference, and the time limit in seconds."""
 
 
 def latencies(module: L.LightningModule, data: ImageDataModule, trainer: L.Trainer | None = None) -> dict[str, float]:
-    """Median milliseconds of a forward pass for each inference and size of batch, ``<inference>_batch<n>_ms``.
+    """Median milliseconds of a forward pass for each inference and batch size, as ``<inference>_batch<n>_ms``.
 
     Args:
-        module: around a network that has its masters.
-        data: its test images are used; a batch of more than there are repeats them.
-        trainer: on its device, and in its precision; None for where and how the network is.
+        module: the module of a network that has master coefficients.
+        data: source of the test images; a batch of more images than there are repeats them.
+        trainer: sets device and precision; None for the network's present ones.
     """
     model = cast("nn.Module", module.model)
     found = {}
@@ -40,7 +40,7 @@ def latencies(module: L.LightningModule, data: ImageDataModule, trainer: L.Train
 
 @contextlib.contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back behind the block where couplings come from, and which modules were training."""
+    """Restore the inference of each capsule layer and the mode of each module after the block."""
     sources = [(layer, layer.inference) for layer in capsule_layers(model).values()]
     modes = [(each, each.training) for each in model.modules()]
     try:
@@ -48,19 +48,19 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, source in sources:
             layer.inference = source
-        model.train(model.training)  # layers forget what they folded here
+        model.train(model.training)  # layers discard the matrices that they folded here
         for each, training in modes:
             each.training = training
 
 
 @contextlib.contextmanager
 def _place(module: L.LightningModule, trainer: L.Trainer | None) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Inside, the module is where a trainer has it while it works; gives what puts a batch there too."""
+    """Inside the block, the module is on the trainer's device.  Yields a function that moves a batch there too."""
     if trainer is None:
         yield lambda images_BCHW: images_BCHW.to(module.device)
         return
     before, device, precision = module.device, trainer.strategy.root_device, trainer.precision_plugin
-    module.to(device)  # behind its work a trainer leaves it on the CPU
+    module.to(device)  # a trainer moves it to the CPU after its work
     try:
         with precision.forward_context():
             yield lambda images_BCHW: cast("Tensor", precision.convert_input(images_BCHW.to(device)))
@@ -74,7 +74,7 @@ def _images(data: ImageDataModule, count: int) -> Tensor:
 
 
 def _seconds(model: nn.Module, images_BCHW: Tensor) -> Iterator[float]:
-    model(images_BCHW)  # whatever is made once is made now
+    model(images_BCHW)  # a warm-up: what is made only once is made here
     ends = time.perf_counter() + SECONDS
     for _ in range(ROUNDS):
         _wait(images_BCHW)
