@@ -126,7 +126,7 @@ class Recipe(ABC):
 
         Raises:
             ConfigError: a value breaks a rule.
-            StageBusy: another cell is computing one of the stages at this moment.
+            StageBusy: another cell is computing one of the stages.
         """
         for stage in self.stages(factories):
             factories.stages.check(stage)

@@ -1,4 +1,4 @@
-"""How deep a capsule network can be before it breaks."""
+"""The largest depth of a capsule network that does not break."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -19,17 +19,17 @@ class MaxDepth(PruneAndRetrain):
     """The largest number of intermediate layers whose network is not broken: Sahu and Altahhan (2024), table 5.
 
     Each trial is a network of :class:`PruneAndRetrain` at another depth, so it is a stage that cells and experiments
-    share; with a pruning ratio the trials are the pruned network's, made deeper.  Depths are doubled until a network
-    breaks, then the gap is halved.  That supposes that every network deeper than a broken one is broken too.
+    share.  With a pruning ratio, the trials are deeper versions of the pruned network.  Depths are doubled until a
+    network breaks, then the gap is halved.  This assumes that every network deeper than a broken one is broken too.
 
-    In the result ``depth/largest`` is the depth that was found (0 if one layer breaks the network), ``depth/bounded``
-    is 1 where a deeper network broke and 0 where the limit did not suffice; ``trials/depth``, ``trials/broken`` and
-    ``trials/acc`` are arrays over the trials in order of their depth.  All else is that of the deepest network that
-    works.
+    In the result, ``depth/largest`` is the depth that was found (0 if one layer breaks the network), ``depth/bounded``
+    is 1 if a deeper network broke and 0 if none broke up to the limit.  ``trials/depth``, ``trials/broken`` and
+    ``trials/acc`` are arrays over the trials in order of their depth.  Everything else is that of the deepest network
+    that works.
 
     Args:
         limit: the largest depth that is tried.
-        **options: what :class:`PruneAndRetrain` takes.
+        **options: arguments of :class:`PruneAndRetrain`.
     """
 
     irrelevant: ClassVar[tuple[str, ...]] = (*PruneAndRetrain.irrelevant, "recipe.limit")
@@ -39,26 +39,26 @@ class MaxDepth(PruneAndRetrain):
         self._limit = require_int("limit", limit, 1)
 
     def stages(self, factories: Factories) -> Sequence[Stage]:
-        """Those of the first trial."""
+        """The stages of the first trial."""
         return [step.stage for step in self.steps(Networks(factories), 1)]
 
     def check(self, factories: Factories) -> None:
-        """Find out what is wrong or in the way before anything is trained.
+        """Check the config and the availability of the stages before anything is trained.
 
         Raises:
-            ConfigError: a value of the trainer or of a callback breaks a rule, or trainings are too short to be found
-                broken.
-            StageBusy: another cell is computing a stage of the first trial at this moment.
+            ConfigError: a value of the trainer or of a callback breaks a rule, or trainings are too short to be
+                detected as broken.
+            StageBusy: another cell is computing a stage of the first trial.
         """
         _check_guard(factories.check_trainer(), self._deep_epochs)
         super().check(factories)
 
     def prefix(self, stage: str, depth: int) -> str:
-        """With its depth: a cell has many."""
+        """The stage's name with its depth, since a cell trains networks of several depths."""
         return f"{stage}{depth}"
 
     def run(self, factories: Factories) -> Outcome:
-        """Try depths, and say what the deepest working network found."""
+        """Try depths, and return the result of the deepest working network."""
         networks = Networks(factories)
         rule = "be a network of which layers can be stacked (deep_capsnet)"
         require(networks.knows_depth, "model", rule, type(networks.whole).__name__)
@@ -85,7 +85,7 @@ def deepest_working(breaks: Callable[[int], bool], limit: int) -> int:
     """The largest depth from 0 to ``limit`` that does not break, by doubling and then halving the gap.
 
     Args:
-        breaks: whether a depth breaks; asked once a depth, never for 0, and true for all depths beyond a broken one.
+        breaks: True if a depth breaks; called once per depth, never for 0; True for all depths beyond a broken one.
         limit: at least 1.
     """
     works, broken = 0, None
@@ -105,7 +105,7 @@ def deepest_working(breaks: Callable[[int], bool], limit: int) -> int:
 
 
 def _check_guard(settings: TrainerSettings, deep_epochs: int | None) -> None:
-    """A network that is trained for fewer epochs than the guard looks at would always seem to work."""
+    """Require enough epochs: a network trained for fewer epochs than the guard examines would always seem to work."""
     callbacks = settings.callbacks.values()
     guards = [callback for callback in callbacks if isinstance(callback, CollapseGuard)]
     require(bool(guards), "callbacks.broken", "be there: it says which networks are broken", None)

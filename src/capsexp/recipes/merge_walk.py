@@ -1,4 +1,4 @@
-"""From one trained network down to a small one, channel by channel."""
+"""Pruning of a trained network down to a small one, channel by channel."""
 
 import functools
 import itertools
@@ -28,44 +28,45 @@ from capsexp.recipes.stages import Stage, StageResult, keep_history
 Widths = dict[str, int]
 Point = dict[str, float]
 Step = tuple[BaseModule, Mapping[str, float]]
-"""A network on the way, and what was measured of it."""
+"""A network of the walk and its measurements."""
 
 MEASURED = {"test_acc": "test/acc", "test_loss": "test/loss", "val_acc": "val/acc", "val_loss": "val/loss"}
-"""What is kept of every network on the way, and its name where it was measured."""
+"""Measurements that are kept of every network of the walk, and their names in its tests."""
 GUARDS = ("memory_check", "resume", "peak")
-"""Callbacks that a few steps of a network smaller than a trained one do without."""
+"""Callbacks that are left out when a network smaller than a trained one makes a few steps."""
 
 
 class MergeWalk(Recipe):
-    """Wang (2019), section 2.1, as a pruning method, beside what the paper does instead.
+    """Wang (2019), section 2.1, as a pruning method, and the paper's own procedure for comparison.
 
-    A network is trained (``base``, a stage that cells share).  Then its layers lose one channel each in turn, until
-    they are as narrow as they are to be: the criterion says which channel goes, and in the mode ``merge`` the most
-    similar channel that stays takes its outgoing weights over, times the ratio of the two filters
-    (:mod:`capsexp.pruning.merging`).  The optimizer begins anew behind every cut and makes some steps.  The paper
-    trains a new network at each size; that is the mode ``reinit``, whose networks are stages too (``scratch``).
+    A network is trained (``base``, a stage that cells share).  Then its layers lose one channel each in turn, down to
+    the given width.  The criterion selects the channel that is removed.  In the mode ``merge`` the most similar
+    remaining channel takes over its outgoing weights, times the ratio of the two filters
+    (:mod:`capsexp.pruning.merging`).  After every cut a new optimizer makes some steps.  The paper trains a new network
+    at each size; that is the mode ``reinit``, whose networks are stages too (``scratch``).
 
-    Every network on the way is measured.  The arrays ``walk/test_acc``, ``walk/test_loss``, ``walk/val_acc``,
+    Every network of the walk is measured.  The arrays ``walk/test_acc``, ``walk/test_loss``, ``walk/val_acc``,
     ``walk/val_loss``, ``walk/params``, ``walk/params_paper`` and ``walk/<layer>`` (its channels) begin with the trained
-    network; ``walk/mean_acc`` is the mean of ``walk/test_acc`` behind it, and ``walk/params_within`` the number of
-    parameters (by the paper's formula) of the smallest network that is, like all before it, within
-    ``tolerance`` of the trained one.  All else in the result is the last network's, which the checkpoint holds.
+    network.  ``walk/mean_acc`` is the mean of ``walk/test_acc`` over the networks after it.  ``walk/params_within`` is
+    the number of parameters (by the paper's formula) of the smallest network that is, like all before it, within
+    ``tolerance`` of the trained one.  Everything else in the result is that of the last network, which the checkpoint
+    holds.
 
     Args:
-        criterion: which channel goes; ``reinit`` does not ask it.
+        criterion: selects the channel that is removed; ``reinit`` does not use it.
         mode: ``merge``, ``remove`` or ``reinit``.
-        layers: that get narrower, in the order of their turns.
-        down_to: channels that each of them has in the end.
+        layers: the layers that are narrowed, in the order of their turns.
+        down_to: number of channels that each of them has at the end.
         steps: optimizer steps between two cuts; 0 for none.
         tolerance: loss of accuracy that counts as none, for ``walk/params_within``.
-        score_batches: score so many batches of training images, where the criterion needs maps; None for all.
+        score_batches: number of batches of training images that are scored, if the criterion needs maps; None for all.
     """
 
     irrelevant: ClassVar[tuple[str, ...]] = (
         *("recipe._target_", "recipe.criterion", "recipe.mode", "recipe.layers", "recipe.down_to", "recipe.steps"),
         *("recipe.tolerance", "recipe.score_batches", "pruning", "study"),
     )
-    """All that is the walk's and no training's."""
+    """Keys that change the walk but not the training before it."""
 
     def __init__(
         self,
@@ -90,29 +91,29 @@ class MergeWalk(Recipe):
         self._batches = None if score_batches is None else require_int("score_batches", score_batches, 1)
 
     def stages(self, factories: Factories) -> Sequence[Stage]:
-        """The training of the network that the walk begins with."""
+        """The training of the network at the start of the walk."""
         return [base_stage(Networks(factories).depth, self.irrelevant)]
 
     def check(self, factories: Factories) -> None:
-        """Find out what is wrong or in the way before anything is trained.
+        """Check the config and the availability of the stages before anything is trained.
 
         Raises:
             ConfigError: a value of the trainer, of a callback or of the walk breaks a rule.
-            StageBusy: another cell trains the network that the walk begins with at this moment.
+            StageBusy: another cell is training the network at the start of the walk.
         """
         factories.check_trainer()
         self._path(Networks(factories).whole)
         super().check(factories)
 
     def run(self, factories: Factories) -> Outcome:
-        """Train or take the network, walk, and say what was found on the way."""
+        """Train or load the network, walk, and return the measurements of the walk."""
         networks = Networks(factories)
         path = self._path(networks.whole)
         sizes: dict[str, Any] = networks.deep(networks.depth)
         train = functools.partial(networks.train_new, **sizes)
         base = factories.stages.get(base_stage(networks.depth, self.irrelevant), train)
         module = networks.load(base)
-        walk = self._anew(networks, path) if self._mode == "reinit" else self._narrower(networks, module, path)
+        walk = self._from_scratch(networks, path) if self._mode == "reinit" else self._narrower(networks, module, path)
         points = [self._point(module, {**base.facts["metrics"], **base.facts["tested"]})]
         for module, found in walk:  # the last one is what the checkpoint holds
             points.append(self._point(module, found))
@@ -124,23 +125,25 @@ class MergeWalk(Recipe):
                 logger.log_metrics(point, number)
         return outcome
 
-    # -- where it goes ------------------------------------------------------------------------------------------------
+    # -- the path -----------------------------------------------------------------------------------------------------
 
     def _path(self, whole: Classifier) -> list[Widths]:
-        """The widths of all networks on the way, the whole one first."""
+        """The widths of all networks of the walk, those of the whole network first."""
         layers, widths = whole.channel_layers(), whole.widths()
         known = ", ".join(layers) or "it has none that can be pruned"
         for name in self._layers:
             require(name in layers, "recipe.layers", f"name layers of the model ({known})", name)
             rule = f"be at most the channels that {name} has ({widths[name]})"
             require(self._down_to <= widths[name], "recipe.down_to", rule, self._down_to)
-            rule = "name layers whose channels do not become capsules, whose readers would begin anew at every step"
+            rule = (
+                "name layers whose channels do not become capsules, whose readers would get new weights at every step"
+            )
             require(self._mode == "reinit" or mergeable(whole, layers[name]), "recipe.layers", rule, name)
         return list(narrowing(layers, widths, self._layers, self._down_to))
 
-    # -- how it goes --------------------------------------------------------------------------------------------------
+    # -- the steps ----------------------------------------------------------------------------------------------------
 
-    def _anew(self, networks: Networks, path: Sequence[Widths]) -> Iterator[Step]:
+    def _from_scratch(self, networks: Networks, path: Sequence[Widths]) -> Iterator[Step]:
         """The networks of the path, each trained from new weights."""
         depth, stages = networks.depth, networks.factories.stages
         for number, widths in enumerate(path[1:], 1):
@@ -150,7 +153,7 @@ class MergeWalk(Recipe):
             yield networks.load(stage), {**stage.facts["metrics"], **stage.facts["tested"]}
 
     def _narrower(self, networks: Networks, module: BaseModule, path: Sequence[Widths]) -> Iterator[Step]:
-        """The networks of the path, each cut out of the one before."""
+        """The networks of the path, each cut out of the previous one."""
         factories, data = networks.factories, networks.factories.make_data()
         measure = factories.make_trainer(in_run=False, without=GUARDS)
         random = cast("Classifier", module.model).random_states
@@ -162,7 +165,7 @@ class MergeWalk(Recipe):
             fewer = Fewer(before[name] - after[name], merge=self._mode == "merge")
             pruning = ChannelPruning(fewer, {name: scores[name]}, networks.model, renew=False)
             if self._steps:
-                start = StartingStates(random)  # the walk is one long fit: dropout goes on
+                start = StartingStates(random)  # the walk is one long fit: the states of dropout continue
                 self._tune(factories, module, data, pruning, start)
                 random = rng.states()
             else:
@@ -180,7 +183,7 @@ class MergeWalk(Recipe):
             raise KeyboardInterrupt
 
     def _point(self, module: BaseModule, found: Mapping[str, float]) -> Point:
-        """What is kept of a network on the way."""
+        """The numbers that are kept of a network of the walk."""
         model = cast("Classifier", module.model)
         sizes: Point = {"params": count_parameters(model), "params_paper": model.params_paper()}
         return sizes | {name: found[key] for name, key in MEASURED.items()} | dict(model.widths())
@@ -196,7 +199,7 @@ class MergeWalk(Recipe):
         return outcome
 
     def _summary(self, points: Sequence[Point]) -> Point:
-        """One number for the whole walk, and one for how far it goes before the accuracy falls."""
+        """Numbers that summarise the walk: its accuracy, and its smallest network before the accuracy falls."""
         accuracies = [point["test_acc"] for point in points]
         good = list(itertools.takewhile(lambda point: point["test_acc"] >= accuracies[0] - self._tolerance, points))
         return {
@@ -209,13 +212,13 @@ class MergeWalk(Recipe):
 def narrowing(
     layers: Mapping[str, ChannelLayer], widths: Mapping[str, int], names: Sequence[str], down_to: int
 ) -> Iterator[Widths]:
-    """Widths on the way down: the layers lose one step each in turn, as long as ``down_to`` channels are left.
+    """Widths of the walk: the layers lose one step each in turn, as long as ``down_to`` channels are left.
 
     Args:
-        layers: of the model; a layer's step is one channel, or in a capsule network the capsules' dimension.
-        widths: of the network that it begins with; they come first.
-        names: whose turn it is.
-        down_to: at least so many channels stay.
+        layers: the model's layers; a layer's step is one channel, or in a capsule network the capsules' dimension.
+        widths: widths of the network at the start; they are yielded first.
+        names: the layers that are narrowed, in the order of their turns.
+        down_to: smallest number of channels that remain.
     """
     now = dict(widths)
     yield now

@@ -1,4 +1,4 @@
-"""Networks between a recipe's stages: made for the cell's data, trained in a stage's folder, loaded from it again."""
+"""Networks between a recipe's stages: made for the cell's data, trained in a stage's folder and loaded from it."""
 
 import functools
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ DEPTH = "model.depth"
 
 
 def base_stage(depth: int, irrelevant: tuple[str, ...]) -> Stage:
-    """The training of the whole network with so many intermediate layers; cells with the same callbacks share it.
+    """The training of the whole network with ``depth`` intermediate layers; cells with the same callbacks share it.
 
     Args:
-        depth: takes the place of the config's.
-        irrelevant: what it does not depend on.
+        depth: depth that replaces the config's.
+        irrelevant: dotted config keys that do not change the training.
     """
     return Stage("base", irrelevant=irrelevant, settings=((DEPTH, depth),))
 
@@ -37,9 +37,9 @@ def scratch_stage(widths: Mapping[str, int], depth: int, irrelevant: tuple[str, 
     """The training of a network of other widths, from new weights; cells with the same callbacks share it.
 
     Args:
-        widths: of its channel layers.
-        depth: takes the place of the config's.
-        irrelevant: what it does not depend on.
+        widths: widths of its channel layers.
+        depth: depth that replaces the config's.
+        irrelevant: dotted config keys that do not change the training.
     """
     return Stage("scratch", irrelevant=irrelevant, settings=(("widths", sorted(widths.items())), (DEPTH, depth)))
 
@@ -48,7 +48,7 @@ class Networks:
     """Makes, trains and loads the networks of one cell.
 
     Args:
-        factories: the cell's.
+        factories: the cell's makers.
     """
 
     def __init__(self, factories: Factories) -> None:
@@ -57,39 +57,39 @@ class Networks:
 
     @functools.cached_property
     def whole(self) -> Classifier:
-        """The architecture as the config has it, untrained."""
+        """The untrained architecture that the config describes."""
         return self.model()
 
     @property
     def depth(self) -> int:
-        """I, the intermediate capsule layers that the config asks for; 0 for an architecture that knows none."""
+        """I, the number of intermediate capsule layers in the config; 0 for an architecture without this argument."""
         return int(getattr(self.whole, "depth", 0))
 
     @property
     def knows_depth(self) -> bool:
-        """Whether the architecture can have intermediate capsule layers."""
+        """True if the architecture can have intermediate capsule layers."""
         return hasattr(self.whole, "depth")
 
     def deep(self, depth: int) -> dict[str, int]:
-        """The size that says how many intermediate capsule layers there are; none where there can be none."""
+        """The argument for ``depth`` intermediate capsule layers; empty if the architecture can have none."""
         return {"depth": depth} if self.knows_depth else {}
 
     def model(self, **sizes: Any) -> Classifier:
-        """An architecture with the weights that training begins with; ``sizes`` take the place of the config's."""
+        """An architecture with the initial weights of training; ``sizes`` replace those of the config."""
         given = {"image_shape": self._data.image_shape, "classes": self._data.classes, **sizes}
         return self.factories.make_model(**given)
 
     def module(self, model: Classifier, **sizes: Any) -> BaseModule:
-        """What trains a model that was made with these sizes."""
+        """The LightningModule around a model that was made with these sizes."""
         known = {"image_shape": list(self._data.image_shape), "classes": self._data.classes, **sizes}
         return self.factories.make_module(model, known)
 
     def new(self, **sizes: Any) -> BaseModule:
-        """What trains a new model of these sizes."""
+        """The LightningModule around a new model of these sizes."""
         return self.module(self.model(**sizes), **sizes)
 
     def load(self, stage: StageResult) -> BaseModule:
-        """The best network of a finished stage, as wide and deep as it was."""
+        """The best network of a finished stage, with its width and depth."""
         best = read_best(stage.directory)
         module = self.new(**best.sizes)
         module.take(best.weights)
@@ -103,14 +103,14 @@ class Networks:
         prefix: str = "",
         epochs: int | None = None,
     ) -> dict[str, Any]:
-        """Fit a module in a stage's folder, test its best weights and leave them there; returns the stage's facts.
+        """Fit a module in a stage's folder, test its best weights and save them there; returns the stage's facts.
 
         Args:
-            module: as it begins.
-            directory: the stage's.
-            *callbacks: further ones for the fit.
-            prefix: of what is logged, see :class:`~capsexp.recipes.base.MakeTrainer`.
-            epochs: at most so many; None for ``trainer.max_epochs``.
+            module: the module in its initial state.
+            directory: the stage's folder.
+            *callbacks: further callbacks of the fit.
+            prefix: prefix of logged names, see :class:`~capsexp.recipes.base.MakeTrainer`.
+            epochs: largest number of epochs; None for ``trainer.max_epochs``.
         """
         limit: dict[str, Any] = {} if epochs is None else {"max_epochs": epochs}
         data, found = self.factories.make_data(), Outcome()
@@ -130,13 +130,13 @@ class Networks:
     def scores(
         self, module: BaseModule, criterion: Criterion, batches: int | None, directory: Path
     ) -> dict[str, Tensor]:
-        """What a criterion says of a network's channels.
+        """The scores that a criterion gives to a network's channels.
 
         Args:
             module: the network.
-            criterion: that scores.
-            batches: of training images, where it needs feature maps; None for all.
-            directory: the stage's.
+            criterion: the criterion.
+            batches: number of batches of training images, if the criterion needs feature maps; None for all.
+            directory: the stage's folder.
         """
         listener = ChannelScores(criterion, batches)
         if criterion.needs == "weights":
@@ -146,7 +146,7 @@ class Networks:
         return listener.scores
 
     def outcome(self, stage: StageResult) -> Outcome:
-        """What a cell says of a stage's network: tested once more, weights and epochs copied into the cell's folder."""
+        """A cell's result for a stage's network, tested again; weights and epochs are copied to the cell's folder."""
         module, data = self.load(stage), self.factories.make_data()
         trainer = self.factories.make_trainer(callbacks=[ChannelCorrelation()], in_run=False)
         (tested,) = trainer.test(module, data, verbose=False)

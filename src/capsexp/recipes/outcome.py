@@ -1,4 +1,4 @@
-"""What a cell says in the end, and the one place where it is put together."""
+"""The result of a cell; it is assembled only here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from capsexp.recipes.fit import FitResult
 
 @dataclass
 class Outcome:
-    """What a recipe found.
+    """The result of a recipe.
 
     Attributes:
         metrics: numbers by the names under which they are logged.
         arrays: arrays for ``arrays.npz``.
         params: true number of trainable parameters.
-        params_paper: number by the paper's formula.
-        training: plain facts on the fit: epochs, peak epoch, why it stopped.
-        data: plain facts on the data.
-        memory: bytes that can be told beforehand.
-        clocks: seconds.
+        params_paper: number of parameters by the paper's formula.
+        training: plain facts about the fit: epochs, peak epoch, reason of the stop.
+        data: plain facts about the data.
+        memory: memory in bytes that is known before training.
+        clocks: durations in seconds.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -43,14 +43,14 @@ class Outcome:
 def outcome_of(
     trainer: L.Trainer, module: BaseModule, data: ImageDataModule, fitted: FitResult, metrics: Mapping[str, float]
 ) -> Outcome:
-    """What there is to say of a network that was trained and tested.
+    """The result for a network that was trained and tested.
 
     Args:
-        trainer: that tested it; what its callbacks found is added.
-        module: with its best weights.
-        data: the cell's.
-        fitted: the fit that the epochs, the memory and the clocks are those of.
-        metrics: of the fit and of the test.
+        trainer: the trainer of the test; the results of its callbacks are added.
+        module: the module with its best weights.
+        data: the cell's data.
+        fitted: results of the fit, for the epochs, the memory and the clocks.
+        metrics: metrics of the fit and of the test.
     """
     model = cast("Classifier", module.model)
     found = Outcome(
@@ -67,7 +67,7 @@ def outcome_of(
 
 
 def collect(trainer: L.Trainer, module: L.LightningModule, outcome: Outcome) -> None:
-    """Add what the callbacks found to an outcome, once the best weights are back."""
+    """Add the results of a trainer's callbacks to an outcome, once the best weights are restored."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ResultCallback):
             outcome.metrics |= callback.result_metrics(module)

@@ -1,4 +1,4 @@
-"""Train, correlate the channels, score them, prune, train what is left, and build deeper on it."""
+"""Train, correlate and score the channels, prune, train the pruned network, and build a deeper one on it."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +20,21 @@ from capsexp.recipes.outcome import Outcome
 from capsexp.recipes.stages import Stage, StageResult
 
 SELECTION = ("ratio", "granularity", "rounding", "merge")
-"""Keys of the pruning group that say how many channels go; all others are the criterion's."""
+"""Keys of the pruning group that set how many channels are removed; all others belong to the criterion."""
 
 SELECTION_KEYS = tuple(f"pruning.{key}" for key in SELECTION)
 CCM_KEYS = ("recipe.correlation_weight", "recipe.ccm_epochs")
 SCORES_KEYS = ("recipe.score_batches",)
 PRUNED_KEYS = ("recipe.renew", "recipe.pruned_epochs")
 DEEP_KEYS = ("recipe.deep_epochs",)
-"""The recipe's settings by the first stage that they change; those before it do not depend on them."""
+"""The recipe's settings by the first stage that they change; earlier stages do not depend on them."""
 
 StageResults = dict[str, StageResult]
-"""What was found so far, by the stages' names."""
+"""The results so far, by the stages' names."""
 
 
 class Step(NamedTuple):
-    """A stage, and what is done in its folder, given the results of those before it."""
+    """A stage, and the work in its folder, given the results of the earlier stages."""
 
     stage: Stage
     work: Callable[[StageResults, Path], dict[str, Any]]
@@ -43,30 +43,32 @@ class Step(NamedTuple):
 class PruneAndRetrain(Recipe):
     """Sahu and Altahhan (2024), section 3.5; each step is a stage that cells and experiments share.
 
-    ``base``: the network without intermediate capsules is trained.  ``ccm``: its best weights go on, rewarded for
-    correlated channels (equation 5).  ``scores``: the criterion scores the channels on the training images.
-    ``pruned``: the channels with the lowest scores go, capsule layers begin anew, and the rest is trained.  ``deep``:
-    intermediate capsules come between the pruned primary capsules and new class capsules, and all is trained again.
-    Other architectures have these stages as far as they have the parts.
+    ``base``: the network without intermediate capsules is trained.  ``ccm``: the training of its best weights
+    continues with a reward for correlated channels (equation 5).  ``scores``: the criterion scores the channels on the
+    training images.  ``pruned``: the channels with the lowest scores are removed, capsule layers get new weights, and
+    the network is trained.  ``deep``: intermediate capsules are inserted between the pruned primary capsules and new
+    class capsules, and the whole network is trained again.  Other architectures have only the stages whose parts they
+    have.
 
     With a ratio of 0 there is only ``base``, at the full depth: the network that the paper compares with.
 
-    In the result ``train/*``, ``val/*`` and ``test/*`` are the last stage's, ``<stage>/acc`` and the like are each
-    stage's on the test images, and ``pruning/change`` is the accuracy of the last stage less that of the first.
+    In the result, ``train/*``, ``val/*`` and ``test/*`` are those of the last stage, ``<stage>/acc`` and similar names
+    are those of each stage on the test images, and ``pruning/change`` is the accuracy of the last stage minus that of
+    the first.
 
     Args:
-        criterion: which channels matter.
-        selection: how many of them go.
+        criterion: scores the channels.
+        selection: sets how many channels are removed.
         correlation_weight: alpha of the ``ccm`` stage; 0 leaves that stage out.
-        score_batches: score so many batches of training images; None for all.
-        ccm_epochs: at most so many in that stage; None for ``trainer.max_epochs``.
+        score_batches: number of batches of training images that are scored; None for all.
+        ccm_epochs: largest number of epochs of that stage; None for ``trainer.max_epochs``.
         pruned_epochs: the same for that stage.
         deep_epochs: the same for that stage.
-        inherit: whether the pruned network keeps its weights.  False is a control: one training of the same widths,
+        inherit: True if the pruned network keeps its weights.  False is a control: one training of the same widths,
             at the full depth, from new weights (a stage named ``scratch``).
-        renew: whether the capsule layers begin anew behind the pruning.  False keeps the matrices of capsules that
-            stay whole.
-        retrain_unpruned: whether a ratio of 0 goes through all stages too: a control for what training alone gives.
+        renew: True if the capsule layers get new weights after the pruning.  False keeps the matrices of capsules that
+            remain whole.
+        retrain_unpruned: True if a ratio of 0 has all stages too: a control for the effect of training alone.
     """
 
     parts: ClassVar[Mapping[str, Part]] = {
@@ -80,8 +82,8 @@ class PruneAndRetrain(Recipe):
         ),
     }
     irrelevant: ClassVar[tuple[str, ...]] = (
-        *("recipe._target_", "recipe.inherit", "recipe.retrain_unpruned"),  # these say which stages there are
-        "study",  # it only names what other keys hold
+        *("recipe._target_", "recipe.inherit", "recipe.retrain_unpruned"),  # these decide which stages there are
+        "study",  # it only names the values of other keys
     )
 
     def __init__(
@@ -109,47 +111,47 @@ class PruneAndRetrain(Recipe):
         self._inherit, self._renew, self._retrain_unpruned = inherit, renew, retrain_unpruned
 
     def stages(self, factories: Factories) -> Sequence[Stage]:
-        """Those of the network at the depth that the config asks for."""
+        """The stages of the network at the depth in the config."""
         networks = Networks(factories)
         return [step.stage for step in self.steps(networks, networks.depth)]
 
     def check(self, factories: Factories) -> None:
-        """Find out what is wrong or in the way before anything is trained.
+        """Check the config and the availability of the stages before anything is trained.
 
         Raises:
             ConfigError: a value of the trainer or of a callback breaks a rule, or the network cannot be pruned.
-            StageBusy: another cell is computing one of the stages at this moment.
+            StageBusy: another cell is computing one of the stages.
         """
         factories.check_trainer()
         super().check(factories)
 
     def run(self, factories: Factories) -> Outcome:
-        """Do the stages or take them, and say what they found."""
+        """Compute or load the stages, and return their results."""
         networks = Networks(factories)
         return summary(networks, self.results(networks, networks.depth))
 
     def results(self, networks: Networks, depth: int) -> StageResults:
-        """What all stages of the network with so many intermediate layers found, computed or taken."""
+        """Results of all stages of the network with ``depth`` intermediate layers, computed or loaded."""
         found: StageResults = {}
         for stage, work in self.steps(networks, depth):
             found[stage.name] = networks.factories.stages.get(stage, functools.partial(work, found))
         return found
 
     def prefix(self, stage: str, depth: int) -> str:
-        """What stands before the names of what a fit logs: the first one of a cell needs nothing."""
+        """The prefix of the names that a fit logs; empty for the first fit of a cell."""
         return "" if stage in ("base", "scratch") else stage
 
-    # -- which stages -------------------------------------------------------------------------------------------------
+    # -- the steps ----------------------------------------------------------------------------------------------------
 
     def steps(self, networks: Networks, depth: int) -> list[Step]:
-        """The steps to the network with so many intermediate layers, in order."""
+        """The steps to the network with ``depth`` intermediate layers, in order."""
         if self.selection.ratio == 0 and not self._retrain_unpruned:
             return [self._base(networks, depth)]
         whole = networks.whole
         rule = "be a network whose channels can be pruned (cnn, capsnet, deep_capsnet)"
         require(bool(whole.channel_layers()), "model", rule, type(whole).__name__)
         widths = self.selection.widths(whole.channel_layers(), whole.widths())
-        cuts = widths != whole.widths()  # where nothing is cut, it does not matter how channels are chosen
+        cuts = widths != whole.widths()  # if nothing is cut, the selection of channels has no effect
         if not self._inherit:
             return [self._scratch(networks, widths, depth) if cuts else self._base(networks, depth)]
         steps = [self._base(networks, 0)]
@@ -165,7 +167,7 @@ class PruneAndRetrain(Recipe):
 
     @property
     def _unpruned(self) -> tuple[str, ...]:
-        """What does not change the training of a network that is not cut out of another one."""
+        """Keys that do not change the training of a network that is not cut out of another one."""
         return (*self.irrelevant, "pruning", *CCM_KEYS, *SCORES_KEYS, *PRUNED_KEYS, *DEEP_KEYS)
 
     def _base(self, networks: Networks, depth: int) -> Step:
@@ -225,10 +227,12 @@ class PruneAndRetrain(Recipe):
 
 
 def summary(networks: Networks, found: StageResults) -> Outcome:
-    """What a cell says of its stages: the last one's network, and what each test found."""
+    """A cell's result from its stages: that of the last network, and the test results of each stage."""
     outcome = networks.outcome(list(found.values())[-1])
     for name, stage in found.items():
-        outcome.metrics |= {f"{name}/{key}": stage.facts["tested"][metric] for key, metric in _told(stage).items()}
+        outcome.metrics |= {
+            f"{name}/{key}": stage.facts["tested"][metric] for key, metric in _stage_metrics(stage).items()
+        }
         outcome.training |= {f"{name}_epochs": stage.facts["training"]["epochs"]} if "training" in stage.facts else {}
     first = next(iter(found.values()))
     outcome.metrics["pruning/change"] = outcome.metrics["test/acc"] - first.facts["tested"]["test/acc"]
@@ -238,18 +242,18 @@ def summary(networks: Networks, found: StageResults) -> Outcome:
     return outcome
 
 
-TOLD = {
+STAGE_METRICS = {
     "acc": "test/acc",
     "channel_correlation": "channel_correlation",
     "primary_dead_share": "capsules/primary/dead_share",
     "dead_share": "capsules/dead_share",
 }
-"""What the result says of every stage, and the test's name for it."""
+"""Names of each stage's metrics in the result, and their names in the test."""
 
 
-def _told(stage: StageResult) -> dict[str, str]:
+def _stage_metrics(stage: StageResult) -> dict[str, str]:
     tested: Mapping[str, float] = stage.facts.get("tested", {})
-    return {name: found for name, found in TOLD.items() if found in tested}
+    return {name: found for name, found in STAGE_METRICS.items() if found in tested}
 
 
 def _trained(found: StageResults) -> StageResult:
@@ -258,7 +262,7 @@ def _trained(found: StageResults) -> StageResult:
 
 
 def _scored(found: StageResults) -> dict[str, list[float]]:
-    """The scores of every layer's channels; none where nothing was to be cut."""
+    """The scores of every layer's channels; empty if nothing is cut."""
     scores: dict[str, list[float]] = found["scores"].facts["scores"] if "scores" in found else {}
     return scores
 

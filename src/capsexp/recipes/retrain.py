@@ -1,4 +1,4 @@
-"""Train with routing for a while, then with the master coefficients in its place."""
+"""Train with routing first, then with master coefficients in its place."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,21 +18,23 @@ from capsexp.recipes.stages import Stage, keep_history
 
 
 class Retrain(Accumulate):
-    """The two trainings that Zhao et al. (2019), section 8, leave to future work.
+    """The two trainings that Zhao et al. (2019), section 8, name as future work.
 
-    All of :class:`Accumulate`, on a first training that may be shortened (``warm start``: few epochs, or a share of the
-    data); then the network is trained to its peak with the master coefficients fixed and folded into its matrices.
+    The first part is :class:`Accumulate`, with a first training that may be shortened (``warm start``: few epochs, or
+    a share of the data).  Then the network is trained to its peak with the master coefficients fixed and folded into
+    its matrices.
 
-    In the result ``dynamic/acc``, ``fast/*`` and ``filter/kept`` are the first training's, all else (``test/*``,
-    ``correlation/*``, the arrays) the second's.  The checkpoint holds the second's weights, and runs as it was trained.
+    In the result, ``dynamic/acc``, ``fast/*`` and ``filter/kept`` are those of the first training, everything else
+    (``test/*``, ``correlation/*``, the arrays) those of the second.  The checkpoint holds the weights and the inference
+    of the second training.
 
     Args:
-        first_epochs: at most so many epochs with routing; None for as many as the second training may take.
-        first_share: of the training images, class by class, in the first training.
-        restart: whether the second training begins with the weights that the first began with, or goes on from its
-            best ones.
-        second: ``master``, or ``routing`` for a second training like the first: what as many epochs more would give.
-        **options: what :class:`Accumulate` takes.
+        first_epochs: largest number of epochs with routing; None for the limit of the second training.
+        first_share: share of each class's training images that the first training uses.
+        restart: True if the second training begins with the initial weights of the first, False if it continues from
+            the best weights of the first.
+        second: ``master``, or ``routing`` for a second training like the first: a control for the additional epochs.
+        **options: arguments of :class:`Accumulate`.
     """
 
     irrelevant: ClassVar[tuple[str, ...]] = (*Accumulate.irrelevant, "recipe.restart", "recipe.second")
@@ -56,14 +58,14 @@ class Retrain(Accumulate):
 
     @property
     def first(self) -> Stage:
-        """As in :class:`Accumulate` where nothing is shortened, so that both share it."""
+        """The first training; unless it is shortened, it is the stage of :class:`Accumulate`, so that both share it."""
         if self._first_epochs is None and self._first_share == 1:
             return Stage("train", irrelevant=(*self.irrelevant, "recipe.first_epochs", "recipe.first_share"))
         return Stage("warm", irrelevant=self.irrelevant)
 
     @property
     def second(self) -> Stage:
-        """The second training; everything in the config counts."""
+        """The second training; it depends on every key of the config."""
         return Stage("retrain", self.first)
 
     def stages(self, factories: Factories) -> Sequence[Stage]:
@@ -71,12 +73,12 @@ class Retrain(Accumulate):
         return [self.first, self.second]
 
     def run(self, factories: Factories) -> Outcome:
-        """The first training and what it gives, then the second."""
+        """Run the first training and its accumulation, then the second training."""
         module, outcome = self._accumulate(factories)
         second = factories.stages.get(self.second, lambda directory: self._again(factories, module, directory))
         module.load_state_dict(read_best(second.directory).weights)
         set_inference(module.model, self._inference)
-        module.save_hyperparameters({"inference": self._inference}, logger=False)  # load_run asks for it
+        module.save_hyperparameters({"inference": self._inference}, logger=False)  # load_run reads it
         data, trainer = factories.make_data(), factories.make_trainer(in_run=False)
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
@@ -97,7 +99,7 @@ class Retrain(Accumulate):
         return train(factories, Networks(factories).new(), data, directory, **limit)
 
     def _again(self, factories: Factories, first: BaseModule, directory: Path) -> dict[str, Any]:
-        """The second training, in a stage's folder."""
+        """Run the second training in a stage's folder."""
         module, data = Networks(factories).new(), factories.make_data()
         if not self._restart:
             module.load_state_dict(first.state_dict())
@@ -111,5 +113,5 @@ class Retrain(Accumulate):
 
 
 def _change(tested: Mapping[str, float], outcome: Outcome) -> float:
-    """Accuracy of the second training less that of the first, both as they are meant to run."""
+    """Accuracy of the second training minus that of the first, each with its own inference."""
     return tested["test/acc"] - outcome.metrics["dynamic/acc"]

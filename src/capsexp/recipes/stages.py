@@ -1,4 +1,4 @@
-"""Steps of recipes whose outcome other cells can use: computed once, kept in a folder of their own."""
+"""Steps of recipes whose results cells share: computed once, each kept in its own folder."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from capsexp.errors import StageBusy
 log = logging.getLogger(__name__)
 
 MakeKey = Callable[[Collection[str]], str]
-"""The digest of a cell's work, without some (dotted) keys of its config."""
+"""Function that computes the digest of a cell's work without some (dotted) keys of its config."""
 
 Settings = tuple[tuple[str, Any], ...]
 
@@ -25,15 +25,15 @@ Settings = tuple[tuple[str, Any], ...]
 class Stage:
     """One step of a recipe.
 
-    Two stages are the same where they have the same name, the same parent, and configs that differ in nothing but the
-    keys that are irrelevant for both.  A key that nobody has thought of counts.
+    Two stages are the same if they have the same name, the same parent, and configs that differ only in keys that are
+    irrelevant for both.  A key that is not listed as irrelevant counts.
 
     Attributes:
-        name: what it is called; part of its folder's name.
-        parent: the stage that it starts from; None for one that starts from nothing.
-        irrelevant: dotted keys of the config that do not change what it computes.
-        settings: the values that it computes with where these are not the config's: by the dotted key whose place they
-            take, or by a name of their own.  In plain types.
+        name: name of the stage; part of its folder's name.
+        parent: the stage that it starts from; None for a stage without one.
+        irrelevant: dotted keys of the config that do not change its result.
+        settings: values that differ from the config, in plain types: by the dotted key that they replace, or by a name
+            of their own.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageResult:
-    """A stage that is done.
+    """A finished stage.
 
     Attributes:
-        directory: its folder, laid out as a cell's: checkpoints, metrics, arrays.
-        facts: what its work returned.
+        directory: its folder, with the layout of a cell's folder: checkpoints, metrics, arrays.
+        facts: the dictionary that its work returned.
     """
 
     directory: Path
@@ -56,29 +56,30 @@ class StageResult:
 
 
 class StageMemo:
-    """The stages below ``folder``, shared by all cells and sweeps that lie beside it.
+    """The stages below ``folder``, shared by all cells and sweeps beside it.
 
-    A stage's folder is named after the digest of all that may decide its outcome, so an equal one is never computed
-    twice, and a changed one never mistaken.  Its result file is written last; without it the work goes on from the
-    checkpoint that an interrupted fit has left there, or starts over.  The folder may be removed whenever nothing runs.
+    A stage's folder is named after the digest of everything that may change its result.  So an equal stage is never
+    computed twice, and a changed stage is never confused with it.  The result file is written last.  Without it the
+    work continues from the checkpoint of an interrupted fit, or starts over.  The folder may be removed whenever
+    nothing runs.
 
     Args:
-        folder: where they lie.
-        make_key: the digest of the present cell's work.
+        folder: folder of all stages.
+        make_key: computes the digest of the present cell's work.
     """
 
     def __init__(self, folder: Path, make_key: MakeKey) -> None:
         self._folder, self._make_key = folder, make_key
 
     def directory(self, stage: Stage) -> Path:
-        """Where a stage lies, done or not."""
+        """The folder of a stage, finished or not."""
         parent = None if stage.parent is None else self.directory(stage.parent).name
         replaced = [key for key, _ in stage.settings]
         decides = json.dumps([parent, self._make_key((*stage.irrelevant, *replaced)), stage.settings])
         return self._folder / f"{stage.name}-{hashlib.sha256(decides.encode()).hexdigest()[: records.ID_LENGTH]}"
 
     def get(self, stage: Stage, work: Callable[[Path], dict[str, Any]]) -> StageResult:
-        """A finished stage; ``work`` computes it in its folder and returns its facts, where nobody has yet.
+        """A finished stage; if it is not finished yet, ``work`` computes it in its folder and returns its facts.
 
         Raises:
             StageBusy: another process is computing it.
@@ -99,7 +100,7 @@ class StageMemo:
         return StageResult(directory, facts)
 
     def check(self, stage: Stage) -> None:
-        """Raise :class:`StageBusy` if another process is computing a stage; costs nothing else."""
+        """Raise :class:`StageBusy` if another process is computing a stage; nothing is computed."""
         directory = self.directory(stage)
         if directory.exists() and records.read_result(directory, records.STAGE) is None:
             lock = FileLock(directory / records.LOCK, blocking=False)
@@ -118,7 +119,7 @@ class StageMemo:
 
 
 def keep_history(stage: StageResult, directory: Path, name: str = records.METRICS) -> None:
-    """A copy of a stage's epochs for the cell's own folder, under this name."""
+    """Copy a stage's epochs to the file ``name`` in the cell's folder."""
     records.write_text(directory / name, (stage.directory / records.METRICS).read_text(encoding="utf-8"))
 
 

@@ -8,13 +8,14 @@ from capsexp.recipes.outcome import Outcome, outcome_of
 
 
 class Train(Recipe):
-    """Train to the peak of the selection split, bring the best weights back, test once.
+    """Train to the peak of the selection split, restore the best weights, test once.
 
-    In the result ``train/*`` are the last epoch's means, ``val/*`` the peak's, and ``test/*`` the best weights'.
+    In the result, ``train/*`` are means of the last epoch, ``val/*`` those of the peak, and ``test/*`` those of the
+    best weights.
     """
 
     def run(self, factories: Factories) -> Outcome:
-        """Fit, test, and gather what was found."""
+        """Fit, test, and collect the results."""
         module, data = Networks(factories).new(), factories.make_data()
         trainer = factories.make_trainer()
         fitted = fit(trainer, module, data)
