@@ -1,4 +1,4 @@
-"""From a resolved config to the work of a cell, and from a finished cell's folder back to objects."""
+"""Objects of a cell: made from a resolved config for its work, or loaded from a finished cell's folder."""
 
 import functools
 import platform
@@ -38,25 +38,25 @@ def run(
     """Do one cell's work.
 
     Args:
-        config: the resolved config in plain Python.
-        directory: the cell's directory; checkpoints, arrays and logs go there.
-        in_sweep: whether the cell is one of many (no progress bar then).
-        cell_id: the cell's id, which the Weights & Biases run carries.
+        config: the resolved config as plain Python objects.
+        directory: the cell's directory, for checkpoints, arrays and logs.
+        in_sweep: True if the cell is one of many, so that it has no progress bar.
+        cell_id: the cell's id, which is also that of the Weights & Biases run.
         axes: the swept values.
 
     Returns:
         The body of ``result.json``.
 
     Raises:
-        ConfigError: a value breaks a rule; the key is named as the user would override it.
+        ConfigError: a value breaks a rule; the error names the key in the form of an override.
     """
-    config = records.present_targets(config)  # it may have been frozen by an older version
+    config = records.present_targets(config)  # an older version may have saved it
     threads = _set_threads(config["threads"])
     _check_study(config)
     about = tracking.About(config, directory, cell_id, axes or {})
     recipe = make_recipe(config)
     with quiet_lightning():
-        recipe.check(factories(config, directory))  # before a run is opened that would only wait
+        recipe.check(factories(config, directory))  # before a run is opened that could only wait
     with quiet_lightning(), tracking.wandb_run(about) as wandb_logger:
         outcome = recipe.run(factories(config, directory, wandb_logger, in_sweep=in_sweep))
         body = _result_body(config, outcome, threads) | _gpu_memory()
@@ -66,7 +66,7 @@ def run(
 
 
 def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep: bool = False) -> Factories:
-    """The makers that a recipe works with."""
+    """The makers that a recipe uses."""
     return Factories(
         directory=directory,
         make_data=functools.partial(make_data, config),
@@ -80,7 +80,7 @@ def factories(config: Config, directory: Path, logger: Any = False, *, in_sweep:
 
 
 def _check_study(config: Config) -> None:
-    """What the config says of its network, beside the network's arguments, must be true."""
+    """Check the group ``study`` against the model's arguments, if the model has a check for it."""
     check = getattr(class_of(config["model"]), "check_study", None)
     if check is not None:
         check(config.get("study") or {}, config["model"])
@@ -93,7 +93,7 @@ def make_data(config: Config) -> ImageDataModule:
 
 
 def make_model(config: Config, **sizes: Any) -> Classifier:
-    """The architecture for data of these sizes, its weights drawn from ``seed``; random numbers stay the caller's."""
+    """The architecture for data of these sizes, with weights drawn from ``seed``; random states do not change."""
     with rng.drawn_from(_seed(config)) as ended:
         model = cast("Classifier", make(config, "model", without=("module",), **sizes))
     model.random_states = ended
@@ -117,7 +117,7 @@ def make_module(config: Config, model: nn.Module, sizes: Config) -> BaseModule:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished cell, back in memory.
+    """A finished cell, loaded into memory.
 
     Attributes:
         config: its resolved config.
@@ -133,7 +133,7 @@ class LoadedRun:
         """The cell's data module, set up on the CPU.
 
         Raises:
-            ConfigError: the data file has changed since.
+            ConfigError: the data file has changed since the training.
         """
         data = make_data(self.config)
         now, then = data.summary()["sha256"], self.result["data"]["sha256"]
@@ -141,10 +141,10 @@ class LoadedRun:
         return data
 
     def examine(self) -> dict[str, NDArray[np.generic]]:
-        """What its couplings and class capsules say, see :func:`capsexp.recipes.diagnose.diagnose`.
+        """Analysis of its couplings and class capsules, see :func:`capsexp.recipes.diagnose.diagnose`.
 
         Raises:
-            ConfigError: its network has no capsule layers, or the data file has changed since.
+            ConfigError: its network has no capsule layers, or the data file has changed since the training.
         """
         found = bool(capsule_layers(self.module.model))
         require(found, "run_dir", "hold a cell whose network has capsule layers", self.config["model"]["_target_"])
@@ -178,7 +178,7 @@ def load_run(directory: str | Path) -> LoadedRun:
     require((directory / records.BEST_CHECKPOINT).is_file(), "run_dir", rule, str(directory))
     best = read_best(directory)
     if isinstance(config["model"].get("routing"), dict) and "coupling" in config["model"]["routing"]:
-        config["model"]["routing"]["coupling"] = None  # the matrix is among the weights; its file may be gone
+        config["model"]["routing"]["coupling"] = None  # the weights hold the matrix; its file may be missing
     module = make_module(config, make_model(config, **best.sizes), best.sizes)
     module.load_state_dict(best.weights)
     set_inference(module.model, best.inference)
@@ -193,7 +193,7 @@ def _seed(config: Config) -> int:
 
 
 def _work_key(config: Config, without: Collection[str]) -> str:
-    """The digest of a cell's work without some (dotted) keys of its config: equal ones give equal numbers."""
+    """The digest of a cell's work without some (dotted) keys of its config; equal digests mean equal numbers."""
     kept = records.digested(config, _digest)
     for dotted in without:
         records.drop(kept, dotted)
@@ -216,7 +216,7 @@ def _set_threads(threads: Any) -> int:
 
 
 def _gpu_memory() -> dict[str, dict[str, int]]:
-    """What the cell took of a GPU's memory at its peak, and what there is; nothing where no GPU was used."""
+    """Peak memory of the cell on the GPU and the GPU's total memory; empty if no GPU was used."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return {}
     return {"gpu": {"peak_bytes": torch.cuda.max_memory_reserved(), "total_bytes": torch.cuda.mem_get_info()[1]}}
@@ -234,7 +234,7 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
         "precision": config["trainer"]["precision"],
     }
     stacked = context.facts()
-    if stacked is not None:  # its numbers are rounded as the stack's arithmetic rounds them
+    if stacked is not None:  # its numbers depend on the stack's rounding
         environment["stack"] = stacked
     body = {key: value for key, value in asdict(outcome).items() if key != "arrays"}
     share_s = context.share_s()

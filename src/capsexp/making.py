@@ -1,4 +1,4 @@
-"""Objects from the groups of a config: the only caller of Hydra's ``instantiate``."""
+"""Objects made from the groups of a config; the only module that calls Hydra's ``instantiate``."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ Config = dict[str, Any]
 
 
 def make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any) -> Any:
-    """What a group of the config describes.
+    """The object that a group of the config describes.
 
     Args:
         config: the resolved config.
-        group: its name.
-        without: keys that are not its arguments.
+        group: name of the group.
+        without: keys of the group that are not arguments of the object.
         **extra: further arguments.
     """
     require(isinstance(config[group], dict), group, "be a group of keys (choose one with group=option)", config[group])
@@ -31,7 +31,7 @@ def make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any
 
 
 def make_node(node: Config, group: str, **extra: Any) -> Any:
-    """What ``node`` describes; whatever its constructor complains of is told with the group's name before the key."""
+    """The object that ``node`` describes; errors of its constructor name the key with the group's name before it."""
     try:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
@@ -49,15 +49,15 @@ def make_node(node: Config, group: str, **extra: Any) -> Any:
 
 
 def without_target(node: Config) -> Config:
-    """The arguments of a node alone."""
+    """The arguments of a node, without its ``_target_``."""
     return {key: value for key, value in node.items() if key != "_target_"}
 
 
 def class_of(node: Any) -> type | None:
-    """The class that a node names; None where it names none."""
+    """The class that a node names; None if it names none."""
     try:
         return get_class(node["_target_"])
-    except Exception:  # whoever makes an object of it says what is wrong
+    except Exception:  # the error is reported when the object is made
         return None
 
 
@@ -65,10 +65,10 @@ def class_of(node: Any) -> type | None:
 
 
 def make_recipe(config: Config) -> Recipe:
-    """The recipe, with the parts that it declares; they are made apart, so that an error names the part's group.
+    """The recipe with its declared parts, which are made separately, so that an error names the part's group.
 
     Raises:
-        ConfigError: a value breaks a rule, or the config asks for a part that only other recipes have.
+        ConfigError: a value breaks a rule, or the config requests a part that only other recipes have.
     """
     own: Mapping[str, Part] | None = getattr(class_of(config["recipe"]), "parts", None)
     if own is None:
@@ -76,7 +76,7 @@ def make_recipe(config: Config) -> Recipe:
     made = {name: _make_part(config, part) for name, part in own.items() if part.everywhere or _asks(config, part)}
     for part, recipes in parts_in_conf().items():
         if _asks(config, part) and part not in own.values():
-            _make_part(config, part)  # what is wrong with it is said first
+            _make_part(config, part)  # an error in the part itself is reported first
             raise ConfigError(_key(part), f"come with recipe={recipes}", config["recipe"]["_target_"])
     return cast("Recipe", make(config, "recipe", **made))
 
@@ -106,9 +106,9 @@ def _key(part: Part) -> str:
 
 @functools.cache
 def parts_in_conf() -> dict[Part, str]:
-    """The parts of all recipes in ``conf/recipe``, and for each the recipes that have it, in words."""
+    """The parts of all recipes in ``conf/recipe``, and the names of the recipes that have each, joined with "or"."""
     takers: dict[Part, list[str]] = {}
-    for name, kind in sorted(_recipes(), key=lambda each: (len(each[1].__mro__), each[0])):  # the plainest first
+    for name, kind in sorted(_recipes(), key=lambda each: (len(each[1].__mro__), each[0])):  # base classes first
         for part in kind.parts.values():
             takers.setdefault(part, []).append(name)
     return {part: " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) for part, names in takers.items()}
@@ -122,7 +122,7 @@ def _recipes() -> Iterator[tuple[str, type[Recipe]]]:
 
 
 def _target(file: Path) -> str | None:
-    """The class that a recipe's file names, itself or by the file that it is based on."""
+    """The class that a recipe's file names, directly or through the file that it is based on."""
     content = cast("DictConfig", OmegaConf.load(file))
     target = content.get("recipe", content).get("_target_")
     bases = (each for each in content.get("defaults", []) if isinstance(each, str) and each != "_self_")

@@ -1,4 +1,4 @@
-"""Modules that had other names: they can be imported by those for one release, with a warning."""
+"""Former names of modules; they can still be imported for one release, with a warning."""
 
 import importlib
 import importlib.abc
@@ -18,23 +18,23 @@ MODULES = {
     "capsexp.randomness": "capsexp.rng",
     "capsexp.words": "capsexp.text",
 }
-"""The present name of each, by the former one."""
+"""The present name of each module, by its former name."""
 
 NAMES = {"capsexp.callbacks.broken.BrokenGuard": "CollapseGuard", "capsexp.callbacks.broken.is_broken": "has_collapsed"}
-"""What in them has another name too."""
+"""The present name of each renamed object in these modules, by its former dotted name."""
 
 
 class FormerNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its former name."""
+    """Finds and loads a module under its former name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """A spec for a module of :data:`MODULES`, which this object loads."""
+        """A spec with this loader for a module of :data:`MODULES`; None for any other."""
         return importlib.machinery.ModuleSpec(fullname, self) if fullname in MODULES else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        """A module that answers with what the renamed one has."""
+        """A module whose attributes are those of the renamed module."""
         former, present = spec.name, importlib.import_module(MODULES[spec.name])
         warnings.warn(
             f"{former} is now {present.__name__}; the former name goes with the next release",
@@ -50,10 +50,10 @@ class FormerNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing is left to be run."""
+        """Do nothing, since the module has no code of its own."""
 
 
 def install() -> None:
-    """Let the import system know the former names."""
+    """Register the former names with the import system."""
     if not any(isinstance(finder, FormerNames) for finder in sys.meta_path):
         sys.meta_path.append(FormerNames())

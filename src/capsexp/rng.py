@@ -1,4 +1,4 @@
-"""The random states of torch, CUDA, numpy and Python, kept and put back together."""
+"""The random states of torch, CUDA, numpy and Python, saved and restored together."""
 
 import contextlib
 import random
@@ -9,37 +9,37 @@ import numpy as np
 import torch
 
 States = dict[str, Any]
-"""Tensors, numbers and strings only, so that a file with them loads with torch's safe loader.
+"""Random states as tensors, numbers and strings only, so that torch's safe loader can load a file with them.
 
-``cuda`` holds the state of every device, or the seed that all of them begin with.
+``cuda`` holds the state of every device, or the seed of all devices.
 """
 
 
 def states() -> States:
-    """All random states of this process at this moment; none of CUDA where it has not begun."""
+    """All present random states of this process; those of CUDA only if it is initialised."""
     return _of_the_cpu() | {"cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}  # type: ignore[no-untyped-call]
 
 
 def put_back(kept: States) -> None:
-    """Go on from kept states; those of CUDA are left out where there is no GPU."""
+    """Restore saved states; those of CUDA are skipped if there is no GPU."""
     if isinstance(kept["cuda"], int):
-        torch.manual_seed(kept["cuda"])  # for all devices, also for those that begin later
-    elif kept["cuda"] and torch.cuda.is_available():  # a cell may go on where there is no GPU
+        torch.manual_seed(kept["cuda"])  # for all devices, including those that are initialised later
+    elif kept["cuda"] and torch.cuda.is_available():  # a cell may be resumed on a machine without a GPU
         torch.cuda.set_rng_state_all([state.cpu() for state in kept["cuda"]])
     _put_back_on_the_cpu(kept)
 
 
 def stream(device: torch.device) -> torch.Generator:
-    """A stream of random numbers on a device; all of ours on other devices than the CPU begin here."""
+    """A random generator on a device; all generators of the package on devices other than the CPU are made here."""
     return torch.Generator(device)
 
 
 @contextlib.contextmanager
 def drawn_from(seed: int) -> Iterator[States]:
-    """Inside, random numbers on the CPU are drawn from a seed; behind it, the process' states are what they were.
+    """Draw random numbers on the CPU from a seed inside the block; after it the process has its former states again.
 
     Yields:
-        The states that a process is in which was seeded before the block; they are there when the block has ended.
+        A dictionary that is filled at the end of the block: the states of a process that was seeded at its start.
     """
     before, ended = _of_the_cpu(), States()
     torch.default_generator.manual_seed(seed)

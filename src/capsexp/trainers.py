@@ -1,4 +1,4 @@
-"""The trainers of a cell: their settings, callbacks and loggers, checked and made."""
+"""The trainers of a cell: checks of their settings and callbacks, and their construction."""
 
 import inspect
 import sys
@@ -18,15 +18,15 @@ from capsexp.recipes.base import TrainerSettings
 from capsexp.stacking import context
 
 ALONE = LightningEnvironment()
-"""One process is all: a cluster's variables would promise others."""
+"""Environment of a single process.  Without it Lightning would read a cluster's variables and expect more."""
 
 
 def check_trainer(config: Config) -> TrainerSettings:
     """The settings of the trainer and of the callbacks, checked without a trainer.
 
     Raises:
-        ConfigError: a value breaks a rule.  Of the arguments that are handed to ``lightning.Trainer`` as they are, only
-            the names are checked here.
+        ConfigError: a value breaks a rule.  Arguments that are passed unchanged to ``lightning.Trainer`` are checked by
+            name only.
     """
     options, callbacks = _trainer_settings(config)
     try:
@@ -63,7 +63,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "plugins": [ALONE],
     }
-    # Under `deterministic` torch fills fresh memory, though nothing reads it: some 3 % of a step.
+    # Under `deterministic` torch fills new memory, although nothing reads it: about 3 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         return context.joined(L.Trainer(**options, **fixed), config)
@@ -74,7 +74,7 @@ def make_trainer(
 def _trainer_settings(
     config: Config, without: Collection[str] = (), **given: Any
 ) -> tuple[Config, dict[str, L.Callback]]:
-    """Checked: the arguments of ``lightning.Trainer`` that the config has, and its callbacks by their names there."""
+    """The config's arguments of ``lightning.Trainer`` and its callbacks by their names there, both checked."""
     options = {**config["trainer"], **given}
     require_int("trainer.max_epochs", options["max_epochs"], 1)
     rule = "be 1: a cell's data lies on one device; run more cells at once instead"
@@ -88,7 +88,7 @@ def _trainer_settings(
 
 
 def _check_pruning(config: Config) -> None:
-    """Before a callback holds the criterion, so that an error names this group."""
+    """Check the criterion before a callback makes it, so that an error names the group ``pruning``."""
     taken = {key for part in parts_in_conf() if part.group == "pruning" for key in part.keys}
     make(config, "pruning", tuple(taken))
 
@@ -99,5 +99,5 @@ def _refused_by_lightning(said: object, options: Config) -> ConfigError:
 
 
 def logger_of(logger: Any, prefix: str) -> Any:
-    """The cell's logger, None where it has none; with a prefix, one that puts it before the names of what it logs."""
+    """The cell's logger, or None if it has none; with a prefix, a logger that adds it to all names."""
     return logger.of_stage(prefix) if logger and prefix else logger or None
