@@ -270,7 +270,7 @@ def test_five_layers_train_a_step(recompute: bool) -> None:
         ({"dim": 0}, "dim must be a whole number >= 1, got 0"),
         ({"dim_class": 1.5}, "dim_class must be a whole number >= 1, got 1.5"),
         ({"depth": -1}, "depth must be a whole number >= 0, got -1"),
-        ({"kernels": []}, "kernels must hold one size a convolution, got []"),
+        ({"kernels": []}, "kernels must hold one size per convolution, got []"),
         ({"strides": [1, 2]}, "strides must hold 3 numbers, as many as kernels, got [1, 2]"),
         ({"paddings": [1] * 4}, "paddings must hold 3 numbers, as many as kernels, got [1, 1, 1, 1]"),
         ({"kernels": [3, 0, 3]}, "kernels must be a whole number >= 1, got 0"),

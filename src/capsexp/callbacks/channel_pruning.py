@@ -1,4 +1,4 @@
-"""The moment when channels go: at the start of the fit that trains what is left."""
+"""Removal of channels at the start of the fit that trains the pruned network."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -18,27 +18,27 @@ log = logging.getLogger(__name__)
 
 
 class HoldsModel(Protocol):
-    """What a module must offer; see ``lightning_modules/base.py``."""
+    """Interface of a module whose model can be pruned; see ``lightning_modules/base.py``."""
 
     model: Prunable
     hparams: Mapping[str, Any]
 
     def set_model(self, model: Prunable, sizes: dict[str, Any]) -> None:
-        """Take another model in place of the present one."""
+        """Replace the present model."""
 
 
 class ChannelPruning(L.Callback):
-    """Prunes a module's model when a fit begins, before there is an optimizer; a resumed fit takes the same channels.
+    """Prunes a module's model when a fit begins, before there is an optimizer; a resumed fit removes the same channels.
 
     Args:
-        selection: how many channels go, in what units, and whether they are merged into those that stay.
-        scores: (O,) of every layer that is cut, higher = keep.
-        make_model: makes the architecture for the sizes given.
-        renew: whether capsule layers begin with new matrices, as Sahu and Altahhan (2024) have it; otherwise they keep
-            those of the capsules that stay whole.
+        selection: sets number and units of the removed channels, and whether they are merged into those that remain.
+        scores: scores (O,) of every layer that is cut; channels with higher scores are kept.
+        make_model: makes the architecture for the given sizes.
+        renew: True if capsule layers begin with new matrices, as in Sahu and Altahhan (2024); otherwise they keep the
+            matrices of the capsules that remain whole.
 
     Attributes:
-        kept: the indices of every layer's channels that stayed.
+        kept: indices of the channels that remain, by layer.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class ChannelPruning(L.Callback):
         self.kept: dict[str, Tensor] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the channels, or take those that were chosen before a fit was interrupted, and cut."""
+        """Select the channels and cut; a resumed fit keeps the channels that were selected before its interruption."""
         if stage == "fit":
             self.prune(pl_module, _kept_before(trainer, self.state_key))
-            trainer.precision_plugin.convert_module(pl_module)  # a checkpoint is loaded before Lightning would
+            trainer.precision_plugin.convert_module(pl_module)  # Lightning would do so only after it loads a checkpoint
 
     def prune(self, pl_module: L.LightningModule, kept: Mapping[str, Tensor] | None = None) -> None:
-        """Cut a module's model; for a recipe that does not train what is left.
+        """Cut a module's model; a recipe that does not train the result calls this directly.
 
         Args:
-            pl_module: gets the smaller model.
-            kept: the indices of the channels that stay; those of the highest scores where none are given.
+            pl_module: module that receives the smaller model.
+            kept: indices of the channels that remain; if none are given, those with the highest scores.
         """
         module = cast("HoldsModel", pl_module)
         self.kept = dict(kept or self._choose(module.model))
@@ -80,19 +80,21 @@ class ChannelPruning(L.Callback):
         return {name: self.selection.keep(layers[name], scores) for name, scores in self.scores.items()}
 
     def _partners(self, model: Prunable) -> dict[str, Into]:
-        """Of all layers, in the model that is not yet cut anywhere."""
+        """The partners in all layers, found in the model before any cut."""
         found = {name: partners(model, name, index) for name, index in self.kept.items()}
-        told = (f"{name} {len(into)} of {model.widths()[name] - len(self.kept[name])}" for name, into in found.items())
-        log.info("merged: %s", ", ".join(told))
+        counts = (
+            f"{name} {len(into)} of {model.widths()[name] - len(self.kept[name])}" for name, into in found.items()
+        )
+        log.info("merged: %s", ", ".join(counts))
         return {name: into for name, into in found.items() if into}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was kept: a fit that goes on does not choose again."""
+        """The kept channels, so that a resumed fit does not select again."""
         return {"kept": self.kept}
 
 
 def _kept_before(trainer: L.Trainer, key: str) -> dict[str, Tensor]:
-    """The channels that an interrupted fit had kept; none where there was no such fit."""
+    """The channels that an interrupted fit kept; empty if there is no such fit."""
     path = resumable(trainer)
     if path is None:
         return {}

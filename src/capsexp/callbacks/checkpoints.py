@@ -1,4 +1,4 @@
-"""Checkpoints as they are read, the only place that does."""
+"""Reading of checkpoints; no other module reads them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ class Best:
     """The best weights of a fit.
 
     Attributes:
-        weights: the module's.
-        sizes: what its architecture was told about the data, and other arguments that are not the config's.
-        inference: where the coupling of its capsule layers comes from.
+        weights: weights of the module.
+        sizes: arguments of its architecture that the config does not hold, such as sizes of the data.
+        inference: source of the coupling in its capsule layers.
     """
 
     weights: dict[str, Tensor]
@@ -27,7 +27,7 @@ class Best:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU; nothing but plain types and tensors is read."""
+    """A checkpoint on the CPU; only plain types and tensors are read."""
     return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint to go on from when a cell's process dies."""
+"""A checkpoint from which a fit continues after its process has ended."""
 
 import logging
 import pickle
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 class ResumeCheckpoint(Checkpoint):
     """Saves the fit between epochs, at most every ``min_interval_s`` seconds, and when the cell is to stop.
 
-    A cell that ends sooner writes none.  The file holds the model, the optimizer, the other callbacks' states, the data
-    generator and the random states, so that a resumed fit ends equal to an uninterrupted one; it is replaced in one
-    step, so a kill during saving leaves the previous one.
+    A cell that ends earlier writes no checkpoint.  The file holds the model, the optimizer, the other callbacks'
+    states, the data generator and the random states, so that a resumed fit has the same result as an uninterrupted
+    one.  It is replaced atomically, so a kill during saving leaves the previous file.
 
     Args:
         min_interval_s: seconds of training between two saves; 0 saves after every epoch.
@@ -37,16 +37,16 @@ class ResumeCheckpoint(Checkpoint):
         self._last = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the random states back just before the first epoch after a resume draws from them."""
+        """Restore the random states just before the first epoch after a resume."""
         if self._random is not None:
             rng.put_back(self._random)
             self._random = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save if it is time to; stop behind that if it is wished.
+        """Save if the interval has passed or a stop is requested; then stop if it is requested.
 
         Raises:
-            KeyboardInterrupt: the cell was asked to stop, and what it has done is saved.
+            KeyboardInterrupt: a stop was requested, and the state is saved.
         """
         stop = stop_request.requested()
         if trainer.should_stop or not (stop or time.monotonic() - self._last >= self.min_interval_s):
@@ -58,7 +58,7 @@ class ResumeCheckpoint(Checkpoint):
             raise KeyboardInterrupt
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states at this moment."""
+        """The present random states."""
         return rng.states()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -67,9 +67,9 @@ class ResumeCheckpoint(Checkpoint):
 
 
 def resumable(trainer: L.Trainer) -> Path | None:
-    """The checkpoint that the fit of ``trainer`` can go on from; one that cannot be read is removed.
+    """The checkpoint from which the fit of ``trainer`` can continue; an unreadable one is removed.
 
-    Without a :class:`ResumeCheckpoint` the random states would not come back, so there is none then.
+    None without a :class:`ResumeCheckpoint`, since the random states would not be restored.
     """
     path = resume_path(trainer)
     if not path.exists() or not any(isinstance(each, ResumeCheckpoint) for each in trainer.callbacks):  # type: ignore[attr-defined]
@@ -84,5 +84,5 @@ def resumable(trainer: L.Trainer) -> Path | None:
 
 
 def resume_path(trainer: L.Trainer) -> Path:
-    """Where the fit of ``trainer`` saves."""
+    """Path of the checkpoint of the fit of ``trainer``."""
     return Path(trainer.default_root_dir) / records.RESUME_CHECKPOINT

@@ -1,4 +1,4 @@
-"""The step that train, validation and test share."""
+"""The base class of LightningModules: the step that training, validation and test share."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -18,21 +18,21 @@ SPLITS = ("train", "val", "test")
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 Made = Mapping[str, Tensor]
-"""What a network makes of a batch's images, by name; the first dimension is the image."""
+"""Outputs of a network for a batch's images, by name; the first dimension is the image."""
 
 Sums = Mapping[str, tuple[Tensor, int]]
-"""Of every measure: its sum over images, and how many they were."""
+"""The sum of each measure over images, and the number of images."""
 
 
 class BaseModule(L.LightningModule):
     """An architecture, its loss, and the streaming means that are logged as ``<split>/loss`` and ``<split>/acc``.
 
-    Metrics add up on the device and are read once an epoch, so no step waits for the device.
+    Metrics are summed on the device and read once per epoch, so no step waits for the device.
 
     Args:
         model: the architecture.
-        make_optimizer: takes the parameters, gives the optimizer.
-        sizes: what the architecture was told about the data, in plain types; travels with the checkpoint.
+        make_optimizer: makes the optimizer of given parameters.
+        sizes: arguments of the architecture that describe the data, in plain types; saved in the checkpoint.
     """
 
     def __init__(self, model: Prunable, make_optimizer: MakeOptimizer, sizes: dict[str, Any]) -> None:
@@ -43,23 +43,23 @@ class BaseModule(L.LightningModule):
         self.running = nn.ModuleDict({f"{split}_{name}": RunningMean() for split in SPLITS for name in self.measures})
 
     def set_model(self, model: Prunable, sizes: dict[str, Any]) -> None:
-        """Take another model in place of the present one, before a fit has made its optimizer.
+        """Replace the present model, before a fit has made its optimizer.
 
         Args:
-            model: of the same architecture, perhaps with other widths.
-            sizes: with which it was made.
+            model: model of the same architecture, possibly with other widths.
+            sizes: the sizes that it was made with.
         """
         self.model = _channels_last(model)
         self.save_hyperparameters({"sizes": sizes}, logger=False)
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from saved weights, in the precision in which they were saved."""
+        """Load saved weights, in the precision in which they were saved."""
         if any(value.dtype == torch.float64 for value in weights.values()):
             self.double()
         self.load_state_dict(weights)
 
     def reward_correlation(self, weight: float) -> None:
-        """From now on, lower every loss by ``weight`` times the correlation between the channels of a layer.
+        """Lower every loss from now on by ``weight`` times the correlation between the channels of a layer.
 
         Sahu and Altahhan (2024), equation (5): the sum over the model's channel layers of
         :func:`~capsexp.losses.ccm.channel_correlation`.  It is logged as ``<split>/correlation``.
@@ -69,45 +69,45 @@ class BaseModule(L.LightningModule):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the loss's terms that a step gives and that are logged too, as ``<split>/<term>``."""
+        """Names of the loss's terms that a step returns; they are logged as ``<split>/<term>``."""
         return ()
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What is logged of a split, as ``<split>/<measure>``."""
+        """Names of the measures of a split; they are logged as ``<split>/<measure>``."""
         return ("loss", "acc", *self.terms, *(("correlation",) if self._correlation_weight else ()))
 
     def shared_step(self, batch: Batch) -> StepOutput:
-        """Loss and class scores of a batch: what the network makes of it, judged."""
+        """Loss and class scores of a batch: :meth:`judged` applied to the network's outputs."""
         return self.judged(self.made_by(self.model, batch.images_BCHW, batch.labels_B), batch)
 
     def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
-        """What ``model`` makes of a batch's images; it may be one that holds several networks (see ``stacking``).
+        """Outputs of ``model`` for a batch's images; the model may hold several networks (see ``stacking``).
 
         Args:
-            model: whose own mode says whether it is trained.
-            images_BCHW: of the batch; in a stack (B, S*C, H, W), the images of S streams side by side.
-            labels_B: for what is made of the true class; in a stack (B, S).
+            model: the model, in training or evaluation mode.
+            images_BCHW: images of the batch; in a stack (B, S*C, H, W), the images of S streams side by side.
+            labels_B: labels, for outputs that depend on the true class; in a stack (B, S).
         """
         raise NotImplementedError("a module has made_by and judged, or a shared_step of its own")
 
     def judged(self, made: Made, batch: Batch) -> StepOutput:
-        """Loss and class scores of what was made of a batch; it reads nothing of the network."""
+        """Loss and class scores from the outputs for a batch; it does not read the network."""
         raise NotImplementedError("a module has made_by and judged, or a shared_step of its own")
 
     @property
     def stackable(self) -> bool:
-        """Whether a step is what the network makes, judged, and nothing else, so that networks can share it."""
+        """True if a step is only :meth:`judged` applied to :meth:`made_by`, so that networks can share it."""
         plain = type(self).shared_step is BaseModule.shared_step and type(self).step is BaseModule.step
         return plain and not self._correlation_weight
 
     @property
     def variant(self) -> tuple[Any, ...]:
-        """What its step depends on beside the config."""
+        """Values that its step depends on in addition to the config."""
         return ()
 
     def step(self, batch: Batch) -> StepOutput:
-        """The shared step, and the reward for correlated channels where there is one."""
+        """The shared step, with the reward for correlated channels if there is one."""
         if not self._correlation_weight:
             return self.shared_step(batch)
         with FeatureMaps(self.model) as maps:
@@ -145,7 +145,7 @@ class BaseModule(L.LightningModule):
         return output.loss
 
     def totals(self, output: StepOutput, batch: Batch) -> dict[str, Tensor]:
-        """The sum over a batch of everything that is measured, without gradients."""
+        """The sum of each measure over a batch, without gradients."""
         count = len(batch.labels_B)
         found: dict[str, Tensor] = {}
         for name in self.measures:
@@ -158,7 +158,7 @@ class BaseModule(L.LightningModule):
         return found
 
     def add(self, split: str, sums: Sums) -> None:
-        """Add images that were measured to what is logged of a split."""
+        """Add sums over images to the means that are logged for a split."""
         for name, (total, count) in sums.items():
             self._mean(split, name).update(total, count)
 
@@ -184,7 +184,7 @@ class BaseModule(L.LightningModule):
             mean.reset()
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer over the parameters that are trained."""
+        """The optimizer of the trainable parameters."""
         return self._make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
 
     @torch.inference_mode()
@@ -195,7 +195,7 @@ class BaseModule(L.LightningModule):
 
 
 def _channels_last(model: Prunable) -> Prunable:
-    """Convolutions, and poolings above all, are faster with the channels of a pixel side by side."""
+    """The model with channels-last convolutions: they, and above all poolings, are faster with this memory format."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

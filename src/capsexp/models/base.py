@@ -1,4 +1,4 @@
-"""What every architecture offers beside ``forward``."""
+"""The base class of architectures, and counts of their parameters."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ from capsexp.nn.channels import Prunable
 
 
 class Classifier(Prunable, ABC):
-    """An architecture that gives one score a class.
+    """An architecture that gives one score per class.
 
     Attributes:
-        random_states: those behind the drawing of its weights, see ``randomness``; a fit starts from them.  None where
-            nobody has kept them.
+        random_states: random states after its weights were drawn, see :mod:`capsexp.rng`; a fit starts from them.  None
+            if they are not saved.
     """
 
     random_states: dict[str, Any] | None = None
 
     @classmethod
     def check_study(cls, study: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        """Raise :class:`~capsexp.errors.ConfigError` if a study gives a network a name that is another's.
+        """Raise :class:`~capsexp.errors.ConfigError` if a study gives a network the name of another one.
 
         Args:
-            study: the config's group ``study``, whose values reports show.
+            study: the config's group ``study``, whose values are shown in reports.
             arguments: the config's group ``model``.
         """
 
@@ -35,16 +35,16 @@ class Classifier(Prunable, ABC):
 
     @abstractmethod
     def params_paper(self) -> int:
-        """The number of parameters by the paper's own formula, which may leave some out."""
+        """The number of parameters by the paper's own formula, which may omit some."""
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The true number of trainable parameters, biases and all."""
+    """The true number of trainable parameters, including biases."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_weights(model: nn.Module) -> int:
-    """The number of weights without biases, as the formulas of Wang (2019) count."""
+    """The number of weights without biases, as in the formulas of Wang (2019)."""
     return sum(p.numel() for name, p in model.named_parameters() if name.endswith("weight"))
 
 

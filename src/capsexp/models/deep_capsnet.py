@@ -16,14 +16,14 @@ from capsexp.nn.channels import ChannelLayer, Reader
 from capsexp.types import RoutingOutput
 
 GAIN = 2.0
-"""By how much a layer with ``intermediate_std=preserving`` stretches poses before it squashes them, see there."""
+"""Initial gain of poses before the squash with ``intermediate_std=preserving``, see :func:`preserving_std`."""
 
 
 class DeepCapsNet(Classifier):
-    """Convolutions with batch normalisation, primary capsules, any number of capsule layers, class capsules.
+    """A network of convolutions with batch normalisation, primary, intermediate and class capsules.
 
-    Source: Sahu and Altahhan (2024), section 3.1.  With 32x32 images: maps of 32x32, 16x16 and 16x16, then C types of
-    capsules of D components on a grid of 7x7, which every intermediate layer keeps.
+    Source: Sahu and Altahhan (2024), section 3.1.  With 32x32 images the maps are 32x32, 16x16 and 16x16.  Then
+    come C types of capsules of D components on a grid of 7x7, which every intermediate layer keeps.
 
     Args:
         image_shape: (C, H, W) of the images.
@@ -33,25 +33,25 @@ class DeepCapsNet(Classifier):
         dim: D, components of these capsules.
         depth: I, number of intermediate layers.
         dim_class: E, components of a class capsule.
-        kernels: kernel sizes of the backbone's convolutions, one each.
-        strides: of the same.
-        paddings: of the same.
-        primary_kernel: of the primary capsules' convolution.
-        primary_stride: of the same.
-        primary_padding: of the same.
-        intermediate_kernel: side of an intermediate capsule's window, odd; its padding keeps the grid.
-        intermediate_std: standard deviation of the intermediate layers' matrices at the start, or ``preserving``: see
+        kernels: kernel size of each convolution of the backbone.
+        strides: stride of each convolution of the backbone.
+        paddings: padding of each convolution of the backbone.
+        primary_kernel: kernel size of the primary capsules' convolution.
+        primary_stride: stride of the primary capsules' convolution.
+        primary_padding: padding of the primary capsules' convolution.
+        intermediate_kernel: side of an intermediate capsule's window, odd; the padding keeps the grid.
+        intermediate_std: initial standard deviation of the intermediate layers' matrices, or ``preserving``: see
             :func:`preserving_std`.
-        squash: of the primary capsules (the routing has its own).
-        recompute: do an intermediate layer's forward pass again in the backward pass, rather than keep what it needs:
-            less memory, more time, the same numbers.
-        backbone: channels of the convolutions; None for C*D/4, C*D/2 and C*D (a pruned network has its own).
+        squash: squash of the primary capsules (the routing has its own).
+        recompute: True to repeat an intermediate layer's forward pass in the backward pass instead of storing its
+            values: less memory, more time, the same numbers.
+        backbone: channels of the convolutions; None for C*D/4, C*D/2 and C*D (a pruned network has others).
         primary: channels of the primary capsules' convolution, a multiple of D; None for C*D.
     """
 
     @classmethod
     def check_study(cls, study: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        """A network's name must be that of the network: C20D8 has 20 capsules of 8 components."""
+        """Check that the study names the network by its sizes: C20D8 has 20 capsules of 8 components."""
         name = study.get("net")
         if name is not None and "capsules" in arguments:
             true = f"C{arguments['capsules']}D{arguments['dim']}"
@@ -99,7 +99,7 @@ class DeepCapsNet(Classifier):
         self.intermediate = _intermediate(depth, channels // dim, dim, routing, intermediate_kernel, intermediate_std)
         places = self.grid[0] * self.grid[1]
         self.class_capsules = ClassCapsules(channels // dim * places, classes, dim, dim_class, routing)
-        self.decoder = None  # what trains capsule networks asks for one
+        self.decoder = None  # modules that train capsule networks read this attribute
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
         """Poses (B, K, E), lengths (B, K) and coupling (B, K, I) of the class capsules."""
@@ -117,7 +117,7 @@ class DeepCapsNet(Classifier):
         return self.capsules(images_BCHW).activations_BJ
 
     def params_paper(self) -> int:
-        """The true number: the paper gives no formula."""
+        """The true number of parameters, since the paper gives no formula."""
         return count_parameters(self)
 
     # -- pruning ------------------------------------------------------------------------------------------------------
@@ -136,32 +136,32 @@ class DeepCapsNet(Classifier):
             )
             for number, (name, reader) in enumerate(zip(names, readers, strict=True), 1)
         }
-        behind = self._behind_primary()
-        return found | {"primary": ChannelLayer("primary.conv", "primary.conv", (behind,), step=self.dim, dim=self.dim)}
+        after = self._after_primary()
+        return found | {"primary": ChannelLayer("primary.conv", "primary.conv", (after,), step=self.dim, dim=self.dim)}
 
     def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
-        """The arguments of a network like this one with so many channels in these layers."""
+        """The arguments of a network like this one with other widths of these layers."""
         found = {**self.widths(), **widths}
         return {"primary": found.pop("primary"), "backbone": list(found.values()), "depth": self.depth}
 
-    def _behind_primary(self) -> Reader:
+    def _after_primary(self) -> Reader:
         if not self.depth:
             return Reader("class_capsules", self.grid[0] * self.grid[1])
         return Reader("intermediate.layer1", cast("ConvCapsules", self.intermediate["layer1"]).kernel ** 2)
 
 
 def preserving_std(children: int, parents: int, dim: int) -> float:
-    """The scale of matrices at which routing layers neither fade nor need luck, however many follow one another.
+    """The initial standard deviation of matrices at which poses do not fade, whatever the number of layers.
 
-    Before anything is learnt a parent is the mean of its children's votes over J: its length is g |u| for children of
-    length |u|, g = std * sqrt(D * I) / J.  Squashed that is (g|u|)^2 / (1 + (g|u|)^2), with a fixed point above zero
-    only for g >= 2; below, each further layer squares what is left.  ``preserving`` starts with g = 2.  (A place on
-    the rim of the grid has fewer children, and its g is smaller.)
+    Before training, a parent is 1/J of the sum of its children's votes.  Its length is g |u| for children of length
+    |u|, where g = std * sqrt(D * I) / J.  The squash makes it (g|u|)^2 / (1 + (g|u|)^2), which has a fixed point above
+    zero only for g >= 2.  For a smaller g, each further layer squares the remaining length.  ``preserving`` starts with
+    g = 2.  (A position at the border of the grid has fewer children, so its g is smaller.)
 
     Args:
-        children: I, of a window.
-        parents: J.
-        dim: D = E, components of both.
+        children: I, number of children in a window.
+        parents: J, number of parents.
+        dim: D = E, components of children and parents.
     """
     return GAIN * parents / math.sqrt(dim * children)
 
@@ -204,8 +204,8 @@ def _convolution(key: str, kernel: int, stride: int, padding: int) -> Shape:
 
 
 def _convolutions(kernels: Sequence[int], strides: Sequence[int], paddings: Sequence[int]) -> list[Shape]:
-    """One shape a convolution of the backbone."""
-    require(len(kernels) > 0, "kernels", "hold one size a convolution", list(kernels))
+    """The shape of each convolution of the backbone."""
+    require(len(kernels) > 0, "kernels", "hold one size per convolution", list(kernels))
     for key, values, least in (("kernels", kernels, 1), ("strides", strides, 1), ("paddings", paddings, 0)):
         require(len(values) == len(kernels), key, f"hold {len(kernels)} numbers, as many as kernels", list(values))
         for value in values:
@@ -223,7 +223,7 @@ def _grid(image_shape: tuple[int, int, int], shapes: Sequence[Shape]) -> tuple[i
 
 
 def _widths(given: Sequence[int] | None, last: int, count: int) -> list[int]:
-    """Channels of the backbone's convolutions: as given, or doubling up to the last."""
+    """Channels of the backbone's convolutions: the given ones, or doubling up to the last."""
     if given is None:
         return [max(1, last // 2 ** (count - number)) for number in range(1, count + 1)]
     require(len(given) == count, "backbone", f"hold {count} numbers, as many as kernels", list(given))
