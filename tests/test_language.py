@@ -14,17 +14,8 @@ ROOMS = (
     *("callbacks", "data", "engine", "export", "filters", "lightning_modules", "losses", "metrics", "models", "nn"),
     *("pruning", "recipes", "records", "routing", "stacking", "status", "sweep", "tracking"),
     *("analyse.py", "build.py", "cell.py", "cli.py", "commands.py", "dashboard.py", "errors.py", "hardware.py"),
-    *(
-        "making.py",
-        "memory_estimate.py",
-        "plan.py",
-        "renamed.py",
-        "resolvers.py",
-        "rng.py",
-        "stop_request.py",
-        "sync.py",
-    ),
-    *("text.py", "trainers.py", "types.py", "../hydra_plugins"),
+    *("making.py", "memory_estimate.py", "plan.py", "renamed.py", "resolvers.py", "rng.py", "stop_request.py"),
+    *("sync.py", "text.py", "trainers.py", "types.py", "../hydra_plugins"),
 )
 """Rooms of ``src/capsexp`` that are checked; a room that is rewritten later is added here."""
 
