@@ -16,11 +16,16 @@ MODULES = {
     "capsexp.interruption": "capsexp.stop_request",
     "capsexp.machine": "capsexp.hardware",
     "capsexp.randomness": "capsexp.rng",
+    "capsexp.recipes.examine": "capsexp.recipes.diagnose",
     "capsexp.words": "capsexp.text",
 }
 """The present name of each module, by its former name."""
 
-NAMES = {"capsexp.callbacks.broken.BrokenGuard": "CollapseGuard", "capsexp.callbacks.broken.is_broken": "has_collapsed"}
+NAMES = {
+    "capsexp.callbacks.broken.BrokenGuard": "CollapseGuard",
+    "capsexp.callbacks.broken.is_broken": "has_collapsed",
+    "capsexp.recipes.examine.examine": "diagnose",
+}
 """The present name of each renamed object in these modules, by its former dotted name."""
 
 
