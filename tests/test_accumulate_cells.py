@@ -22,7 +22,6 @@ from torch import nn
 from capsexp import build, cli, records
 from capsexp.build import LoadedRun, load_run
 from capsexp.callbacks.coupling_analysis import CouplingAnalysis
-from capsexp.callbacks.history import History
 from capsexp.callbacks.master_coefficients import MasterCoefficients
 from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.recipes import accumulate, latency, retrain
@@ -458,49 +457,6 @@ def test_training_again_without_a_shortened_start_shares_the_first_training(quie
 
 
 # -- interruptions -----------------------------------------------------------------------------------------------------
-
-
-def in_epoch(directory: str, epoch: int) -> Callable[..., None]:
-    """A hook that breaks off the fit of a stage."""
-
-    def hook(_: object, trainer: Any, __: object) -> None:
-        if trainer.current_epoch == epoch and Path(trainer.default_root_dir).name.startswith(directory):
-            raise KeyboardInterrupt
-
-    return hook
-
-
-@pytest.mark.parametrize(("word", "stage"), [("", "train"), (RETRAIN, "retrain")])
-def test_interrupted_in_a_fit_equals_uninterrupted(
-    run: Run, small: list[str], in_tmp: Path, quiet: Path, monkeypatch: pytest.MonkeyPatch, word: str, stage: str
-) -> None:
-    arguments = [*small, *([word] if word else []), "callbacks.resume.min_interval_s=0"]
-    if stage == "retrain":
-        take_training(quiet, in_tmp)
-    with monkeypatch.context() as patched:
-        patched.setattr(History, "on_train_epoch_start", in_epoch(f"{stage}-", 1))
-        assert run(*arguments) == 130
-    cell = the_cell(in_tmp)
-    status = records.read_status(cell)
-    assert status is not None
-    assert status.state == "interrupted"
-    (folder,) = (in_tmp / "multirun" / ".stages").glob(f"{stage}-*")
-    assert (folder / records.RESUME_CHECKPOINT).exists()
-    assert records.read_result(folder, records.STAGE) is None
-    begun: list[int] = []
-    real = History.on_train_epoch_start
-
-    def watch(self: History, trainer: Any, module: Any) -> None:
-        begun.append(trainer.current_epoch)
-        real(self, trainer, module)
-
-    torch.manual_seed(99)  # whatever another process would have drawn
-    with monkeypatch.context() as patched:
-        patched.setattr(History, "on_train_epoch_start", watch)
-        assert run(*arguments) == 0
-    assert begun[0] == 1, "it goes on from the epoch that was broken off"
-    assert not list((in_tmp / "multirun").rglob("resume-*.ckpt"))
-    assert_equal(cell, quiet_cell(quiet, word))
 
 
 @pytest.mark.parametrize(

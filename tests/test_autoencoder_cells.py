@@ -177,28 +177,6 @@ def test_a_second_cell_takes_the_autoencoder_and_has_epochs_of_its_own(
     assert all(torch.equal(value, weights_of(first)[name]) for name, value in weights_of(second).items())
 
 
-def test_a_cell_killed_between_its_epochs_ends_as_one_that_was_not(
-    quiet: Path, run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, stop = History.on_train_epoch_end, {"autoencode": 2, "adhoc": 1}
-
-    def killed(self: History, trainer: Any, module: Any) -> None:
-        real(self, trainer, module)
-        place = Path(trainer.default_root_dir).parent.name
-        fit = "adhoc" if place == "adhoc" else "autoencode"
-        if trainer.current_epoch == stop.get(fit):
-            del stop[fit]
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(History, "on_train_epoch_end", killed)
-    often = [*small, "callbacks.resume.min_interval_s=0"]
-    assert [run(*often), run(*often), run(*often)] == [130, 130, 0]
-    mine, undisturbed = cell_of(in_tmp, "own"), cell_of(quiet, "own")
-    assert (mine / records.METRICS).read_text() == (undisturbed / records.METRICS).read_text()
-    assert (mine / "autoencode.csv").read_text() == (undisturbed / "autoencode.csv").read_text()
-    assert result_of(mine)["metrics"] == result_of(undisturbed)["metrics"]
-
-
 def test_both_are_trained_at_once_where_the_recipe_is_train(run: Run, small: list[str], in_tmp: Path) -> None:
     assert run(*small, "recipe=train", "trainer.max_epochs=1") == 0
     (cell,) = records.cell_directories(in_tmp / "multirun" / "adhoc").values()

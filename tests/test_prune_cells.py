@@ -157,16 +157,6 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def assert_equal(first: Path, second: Path) -> None:
-    """Two cells' folders say the same, to the last digit."""
-    assert without_clocks(body_of(first)) == without_clocks(body_of(second))
-    assert (first / records.METRICS).read_bytes() == (second / records.METRICS).read_bytes()
-    one, other = arrays_of(first), arrays_of(second)
-    assert one.keys() == other.keys()
-    assert all(np.array_equal(one[name], other[name]) for name in one)
-    assert_same_weights(first, second)
-
-
 def accuracy(loaded: LoadedRun) -> float:
     batches = [
         (loaded.module.predict(batch.images_BCHW) == batch.labels_B) for batch in loaded.data().test_dataloader()
@@ -547,22 +537,6 @@ def resumed(run: Run, arguments: list[str]) -> list[tuple[str, int]]:
         epochs = Epochs(patch)
         assert run(*arguments, "callbacks.resume.min_interval_s=0") == 0
     return epochs.begun
-
-
-def test_interrupted_in_every_stage_equals_uninterrupted(run: Run, small: list[str], in_tmp: Path, quiet: Path) -> None:
-    """Each command goes on from the epoch in which the one before was broken off, and is broken off a stage later."""
-    assert interrupted(run, small, in_tmp, "base") == [("base", 0), ("base", 1)]
-    assert interrupted(run, small, in_tmp, "ccm") == [("base", 1), ("ccm", 0), ("ccm", 1)]
-    assert interrupted(run, small, in_tmp, "pruned") == [("ccm", 1), ("pruned", 0), ("pruned", 1)]
-    assert interrupted(run, small, in_tmp, "deep") == [("pruned", 1), ("deep", 0), ("deep", 1)]
-    assert resumed(run, small) == [("deep", 1)]
-    assert not list((in_tmp / "multirun").rglob("resume-*.ckpt"))
-    for name, expected in stages_of(quiet_cell(quiet)).items():
-        stage = in_tmp / "multirun" / ".stages" / expected.name
-        assert without_clocks(facts_of(stage)) == without_clocks(facts_of(expected)), name
-        if name != "scores":
-            assert_same_weights(stage, expected)
-    assert_equal(the_cell(in_tmp), quiet_cell(quiet))
 
 
 def test_a_resumed_fit_does_not_choose_channels_again(run: Run, small: list[str], in_tmp: Path, quiet: Path) -> None:

@@ -165,10 +165,12 @@ def test_interrupted_in_every_fit_equals_uninterrupted(
     recipe: str, runs: Runs, serial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_off: list[str] = []
+    begun: list[tuple[str, int]] = []
     real = History.on_train_epoch_start
 
     def break_off(self: History, trainer: Any, module: Any) -> None:
         place = Path(trainer.default_root_dir).name
+        begun.append((place, trainer.current_epoch))
         if trainer.current_epoch == 1 and place not in broken_off:
             broken_off.append(place)
             raise KeyboardInterrupt
@@ -183,6 +185,9 @@ def test_interrupted_in_every_fit_equals_uninterrupted(
         except KeyboardInterrupt:
             broken += 1
     assert broken == len(broken_off) > 0
+    for place in broken_off:
+        assert begun.count((place, 0)) == 1, "it goes on from the epoch that was broken off"
+        assert begun.count((place, 1)) == 2
     assert everything(cell.directory) == everything(serial / "seed-0")
 
 

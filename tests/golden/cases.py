@@ -111,7 +111,7 @@ SWEEPS: dict[str, list[str]] = {
 }
 """Sweeps that are run.  ``holes`` is no experiment: some of its cells fail or diverge."""
 
-LONG = ("fast_filters", "fast_inference", "prune_criteria", "shared_ae_prune")
+LONG = ("ae_prune", "fast_filters", "fast_inference", "merge_walk", "prune_criteria", "shared_ae_prune")
 QUICK_PLANS = tuple(name for name in experiments() if name not in LONG)
 """Plans that are made by every test run; the others are slow."""
 

@@ -115,6 +115,7 @@ def test_a_leaf_that_changed_a_stage_changes_it_now(case: str) -> None:
         assert set(old["unchanged"][stage]) - set(leaves) == set(), f"{stage}: no more shared by configs that shared it"
 
 
+@pytest.mark.slow
 def test_cases_share_the_stages_that_they_shared() -> None:
     def partition(tables: dict[str, Any]) -> list[list[tuple[str, str]]]:
         who: dict[str, list[tuple[str, str]]] = {}

@@ -68,7 +68,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(guard.process, "most", "online")
-    monkeypatch.setattr(guard.process, "said", set())
+    monkeypatch.setattr(guard.process, "warned", set())
     found = Runs()
     monkeypatch.setattr("wandb.init", lambda **told: found.init(**told))
     return found
