@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 from hydra.core.plugins import Plugins
 
-from tests.golden import cases, differences, drawn, names
+from tests.golden import cases, differences, drawn, inside, names
 
 LENGTH = 16
 """Digits of the digests that are kept."""
@@ -93,7 +93,7 @@ def plain(value: Any, folder: Path) -> Any:
         return {key: plain(item, folder) for key, item in value.items()}
     if isinstance(value, list):
         return [plain(item, folder) for item in value]
-    return plain_text(value, folder) if isinstance(value, str) else value
+    return inside.FIRST_TARGETS.get(value, plain_text(value, folder)) if isinstance(value, str) else value
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

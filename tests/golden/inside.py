@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+FIRST_TARGETS = {"capsexp.callbacks.collapse.CollapseGuard": "capsexp.callbacks.broken.BrokenGuard"}
+"""Names that classes had in the code that the files were made with, by what configs call them now."""
+
 
 def load_run(directory: Path) -> Any:
     """A finished cell, back in memory: its config, result and module."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import optuna
 import pytest
 
 from capsexp import plan, records
@@ -71,7 +72,9 @@ def test_a_search_ends_when_too_many_cells_fail(
     rate: str, code: int, run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.max_failure_rate={rate}"]
-    assert run(*words, *search, "model.c2=4,9,10,11", "-m") == code
+    assert run(*words, *search, "hydra.sweeper.storage=sqlite:///search.db", "model.c2=4,9,10,11", "-m") == code
+    trials = optuna.load_study(study_name="adhoc", storage="sqlite:///search.db").trials
+    assert {trial.state.name for trial in trials if trial.params["model.c2"] != "4"} == {"FAIL"}
     told = capsys.readouterr()
     assert ("cells of a batch failed, more than hydra.sweeper.max_failure_rate=0 allows" in told.err) == bool(code)
     assert "failed" in told.out

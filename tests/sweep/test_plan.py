@@ -169,6 +169,18 @@ def test_a_directory_with_the_id_keeps_its_name(loader: ConfigLoader, in_tmp: Pa
     assert sweep.cells[1].name.startswith("c2-03-")
 
 
+def test_a_later_plan_leaves_the_configs_of_an_earlier_one(loader: ConfigLoader, in_tmp: Path) -> None:
+    """Jobs of the earlier command may still wait in a cluster's queue."""
+    for values in ("2,3", "3,4"):
+        config = loader.load_configuration("config", [f"model.c2={values}", "sweep.name=x"], run_mode=RunMode.MULTIRUN)
+        plan = plan_sweep(config, loader)
+        plan.freeze()
+    frozen, sweep = records.read_configs(plan.directory), records.read_sweep(plan.directory)
+    assert sweep is not None
+    assert [cell.axes["model.c2"] for cell in sweep.cells] == [3, 4]
+    assert sorted(cell.config["model"]["c2"] for cell in frozen.values()) == [2, 3, 4]
+
+
 def test_an_experiments_axis_pinned_to_one_value_stays_an_axis(loader: ConfigLoader) -> None:
     sweep = planned(loader, "+experiment=cnn_prune", "model.c2=4", "model.c3=2,3", "seed=1")
     assert sweep.axes == {"model.c2": [4], "model.c3": [2, 3]}
