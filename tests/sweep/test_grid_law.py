@@ -89,6 +89,18 @@ def test_a_cell_of_a_sweep_is_what_its_overrides_give_alone(loader: ConfigLoader
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        {"optimizer.lr": ["0.1", "1"], "optimizer": ["{lr:3}"]},
+        {"optimizer": ["{lr:3}"], "optimizer.lr": ["0.1", "1"]},
+        {"trainer.gradient_clip_val": ["1", "null"], "trainer": ["{gradient_clip_val:2}", "{max_epochs:3}"]},
+    ],
+)
+def test_a_mapping_and_a_key_within_it_apply_in_their_order(loader: ConfigLoader, words: Words) -> None:
+    assert swept(loader, words) == alone(loader, words)
+
+
+@pytest.mark.parametrize(
     ("overrides", "choices"),
     [
         (["optimizer={lr:0.1}", "optimizer={weight_decay:0.5}", "seed=0,1"], [["seed=0"], ["seed=1"]]),
