@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.stderr.write(f"capsexp: {one_line(error)[:200]}\n")
-        return 1
+        return command.exit_code or 1
     except KeyboardInterrupt:
         sys.stderr.write("capsexp: interrupted; the same command goes on from here\n")
         return 130

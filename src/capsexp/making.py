@@ -70,7 +70,11 @@ def make_recipe(config: Config) -> Recipe:
     Raises:
         ConfigError: a value breaks a rule, or the config requests a part that only other recipes have.
     """
-    own: Mapping[str, Part] | None = getattr(class_of(config["recipe"]), "parts", None)
+    kind = class_of(config["recipe"])
+    if isinstance(kind, type):
+        rule = "name a subclass of capsexp.recipes.base.Recipe"
+        require(issubclass(kind, Recipe), "recipe._target_", rule, config["recipe"]["_target_"])
+    own: Mapping[str, Part] | None = getattr(kind, "parts", None)
     if own is None:
         return cast("Recipe", make(config, "recipe"))
     made = {name: _make_part(config, part) for name, part in own.items() if part.everywhere or _asks(config, part)}

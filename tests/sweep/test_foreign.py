@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from capsexp import plan, records
+from capsexp import hardware, plan, records
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine.base import Group, Listener, Summary
 from capsexp.engine.options import Layout, Options
@@ -20,8 +20,11 @@ Run = Callable[..., int]
 class Engine:
     """Ends each cell at once: done, with the nearer a score to 1 the nearer ``c2`` is to 5; above 7 it fails."""
 
+    threads: set[int]
+
     def __init__(self, options: Options, layout: Layout, _: CellWork) -> None:
         self.at_once = layout.most
+        Engine.threads.add(layout.threads)
 
     def run(self, groups: Sequence[Group], listener: Listener) -> Summary:
         cells = [cell for group in groups for cell in group]
@@ -38,6 +41,8 @@ class Engine:
 @pytest.fixture
 def words(quick: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(sweep_run, "LocalEngine", Engine)
+    monkeypatch.setattr(hardware, "cores", lambda: 16)
+    Engine.threads = set()
     return [word for word in quick if not word.startswith(("hydra/launcher", "model.c2"))]
 
 
@@ -67,16 +72,16 @@ def test_a_search_plans_each_batch_and_finds_the_best(run: Run, words: list[str]
     assert planned(in_tmp).cells[: len(before)] == before  # the same command goes on with the same plan
 
 
-@pytest.mark.parametrize(("rate", "code"), [("0.0", 1), ("1.0", 0)])
+@pytest.mark.parametrize("rate", ["0.0", "1.0"])
 def test_a_search_ends_when_too_many_cells_fail(
-    rate: str, code: int, run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
+    rate: str, run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.max_failure_rate={rate}"]
-    assert run(*words, *search, "hydra.sweeper.storage=sqlite:///search.db", "model.c2=4,9,10,11", "-m") == code
+    assert run(*words, *search, "hydra.sweeper.storage=sqlite:///search.db", "model.c2=4,9,10,11", "-m") == 1
     trials = optuna.load_study(study_name="adhoc", storage="sqlite:///search.db").trials
     assert {trial.state.name for trial in trials if trial.params["model.c2"] != "4"} == {"FAIL"}
     told = capsys.readouterr()
-    assert ("cells of a batch failed, more than hydra.sweeper.max_failure_rate=0 allows" in told.err) == bool(code)
+    assert ("cells of a batch failed, more than hydra.sweeper.max_failure_rate=0 allows" in told.err) == (rate == "0.0")
     assert "failed" in told.out
 
 
@@ -86,6 +91,7 @@ def test_a_search_ends_when_too_many_cells_fail(
         (["hydra.sweeper.n_trials=0", "model.c2=2,3"], "hydra.sweeper.n_trials must be a whole number >= 1"),
         (["hydra.sweeper.direction=up", "model.c2=2,3"], "hydra.sweeper.direction must be one of"),
         (["model.c2=3"], "hydra/sweeper must be capsexp where nothing is swept"),
+        (["+hydra.sweeper.foo=2", "model.c2=2,3"], "hydra.sweeper must have the options in"),
     ],
 )
 def test_a_wrong_search_is_refused(
@@ -93,6 +99,40 @@ def test_a_wrong_search_is_refused(
 ) -> None:
     assert run(*words, "hydra/sweeper=optuna", *words_wrong, "-m") == 2
     assert expected in capsys.readouterr().err
+
+
+def test_all_cells_of_a_search_have_equally_many_threads(run: Run, words: list[str]) -> None:
+    """Also those of a search that goes on, since results with other threads differ in the last digits."""
+    auto = [word for word in words if word != "threads=1"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=2", "model.c2=2,3,4,5,6,7", "-m"]
+    assert run(*auto, *search, "hydra.sweeper.n_trials=5") == 0
+    assert run(*auto, *search, "hydra.sweeper.n_trials=6") == 0
+    assert Engine.threads == {8}
+
+
+def test_hydras_sweeper_tells_failures_as_ours_does(
+    run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "hydra/sweeper=basic", "model.c2=4,9", "-m") == 1
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "1 failed; report:" in told.out
+
+
+def test_hydras_sweeper_keeps_an_experiments_axes(run: Run, words: list[str], in_tmp: Path) -> None:
+    grid = ["+experiment=cnn_prune", "sweep.name=adhoc", "model.c2=4", "model.c3=4,5", "-m"]
+    fixed = [word for word in words if not word.startswith("model")]
+    assert run(*fixed, *grid, "hydra/sweeper=basic") == 0
+    basic = planned(in_tmp)
+    assert run(*fixed, *grid) == 0
+    assert (basic.cells, basic.axes) == (planned(in_tmp).cells, planned(in_tmp).axes)
+    assert [cell.name.rpartition("-")[0] for cell in basic.cells] == ["c2-04_c3-04", "c2-04_c3-05"]
+
+
+@pytest.mark.parametrize("word", ["sweep.name=a,b", "hydra.sweep.dir=elsewhere"])
+def test_hydras_sweeper_moves_no_cells(word: str, run: Run, words: list[str], in_tmp: Path) -> None:
+    assert run(*words, "hydra/sweeper=basic", "model.c2=4", word, "-m") == 2
+    assert not (in_tmp / "multirun" / "adhoc" / records.SWEEP).exists()
 
 
 def test_hydras_sweeper_gives_our_launcher_the_same_cells(run: Run, words: list[str], in_tmp: Path) -> None:

@@ -91,9 +91,8 @@ def make_grid(config: DictConfig, loader: ConfigLoader) -> Grid:
     """
     words = command_overrides(config, loader)
     axes = {word.key: list(word.values.values()) for word in _by_first_mention(words, config) if word.is_axis}
+    _check_axes(axes)
     for key, values in axes.items():
-        elsewhere = key in ("sweep", "paths") or key.startswith(("sweep.", "paths.", "hydra."))
-        require(not elsewhere, key, "be one value: all cells of a sweep lie in one folder", values)
         require(sum(word.key == key and word.is_axis for word in words) == 1, key, "be swept once", values)
     grid, names = Grid(), records.cell_directories(Path(config.paths.sweep))
     for chosen, overrides, plain in _combinations(config, loader, words, list(axes)):
@@ -101,6 +100,12 @@ def make_grid(config: DictConfig, loader: ConfigLoader) -> Grid:
     require(bool(grid.cells), "sweep", "have at least one cell", axes)
     grid.axes = {key: _as_planned(key, values, grid) for key, values in axes.items()}
     return grid
+
+
+def _check_axes(axes: Mapping[str, list[Any]]) -> None:
+    for key, values in axes.items():
+        elsewhere = key in ("sweep", "paths") or key.startswith(("sweep.", "paths.", "hydra."))
+        require(not elsewhere, key, "be one value: all cells of a sweep lie in one folder", values)
 
 
 def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -116,10 +121,12 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
         The id of each job's cell.
     """
     names, parser = records.cell_directories(Path(config.paths.sweep)), OverridesParser.create(config_loader=loader)
-    fixed, ids = set(override_texts(config.hydra)), []
+    fixed, axes, ids = set(override_texts(config.hydra)), swept_by_experiment(config.hydra), []
     for job in jobs:
-        swept = [override for override in parser.parse_overrides(list(job)) if override.input_line not in fixed]
-        values = {override.get_key_element().lstrip("+"): override.value() for override in swept}
+        given = parser.parse_overrides(list(job))
+        swept = [each for each in given if each.input_line not in fixed or _key(each) in axes]
+        values = {_key(override): override.value() for override in swept}
+        _check_axes({key: [value] for key, value in values.items()})
         ids.append(grid.add(names, values, list(job), resolved(_composed(config, loader, job))))
     for key in dict.fromkeys(key for cell in grid.cells for key in cell.axes):
         grid.axes[key] = _distinct(cell.axes[key] for cell in grid.cells if key in cell.axes)

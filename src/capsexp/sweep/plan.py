@@ -5,7 +5,7 @@ does not affect a sweep that runs or waits in a cluster's queue.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +40,8 @@ class Plan:
         frozen: the config and the overrides of each of its cells, by id.
         options: the settings of capsexp's launcher; None under another one.
         rerun: the ended cells that are run again.
+        size: the number of cells by which the layout is chosen; None = those of the plan.  A plan that grows keeps it,
+            so that all its cells get the same number of threads.
     """
 
     directory: Path
@@ -47,12 +49,14 @@ class Plan:
     frozen: dict[str, records.FrozenCell]
     options: Options | None
     rerun: tuple[str, ...]
+    size: int | None = None
 
     @property
     def layout(self) -> Layout:
         """The layout of the sweep on this machine under capsexp's launcher."""
         assert self.options is not None, "only our launcher asks"
-        return layout(self.options, len(self.sweep.cells), [frozen.config for frozen in self.frozen.values()])
+        configs = [frozen.config for frozen in self.frozen.values()]
+        return layout(self.options, self.size or len(self.sweep.cells), configs)
 
     def jobs(self) -> list[list[str]]:
         """The overrides of each cell's job, for a launcher that is not ours; the last one names sweep and cell."""
@@ -101,6 +105,7 @@ def plan_batch(
     Returns:
         The plan, and the id of each job's cell.
     """
+    _check_folders(config)
     _check_wandb(config)
     grid = Grid()
     if before is not None:
@@ -112,7 +117,9 @@ def plan_batch(
             there = [cell for cell in earlier.cells if cell.id in frozen]
             grid = Grid(earlier.axes, there, {cell.id: frozen[cell.id] for cell in there})
     ids = add_jobs(grid, config, loader, jobs)
-    return _plan(config, grid, before.options if before else _launcher_options(config, grid)), ids
+    plan = _plan(config, grid, before.options if before else _launcher_options(config, grid))
+    size = before.size if before else config.hydra.sweeper.get("n_jobs") or len(jobs)
+    return replace(plan, size=size), ids
 
 
 def plan_cell(config: DictConfig) -> Plan:

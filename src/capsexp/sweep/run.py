@@ -1,6 +1,7 @@
 """The execution of a plan by capsexp's engine or by another launcher."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,28 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
     plan.freeze()
     OmegaConf.save(config, plan.directory / MULTIRUN)
     set_back(plan.directory, plan.sweep.cells, plan.rerun)
-    try:
+    with _closing_lines(plan):
         if plan.options is not None:
             run_cells(plan, plan.options, [cell.id for cell in plan.sweep.cells])
         else:
             _launch(plan.jobs(), launcher, batch_size)
-    finally:
-        statuses = closing.statuses_of(plan.directory, plan.sweep)
-        closing.print_closing(plan.directory, statuses)
-    return closing.exit_code(list(statuses.values()))
+    return exit_code_of(plan)
+
+
+def exit_code_of(plan: Plan) -> int:
+    """The exit code of a command, from the files of the plan's cells."""
+    return closing.exit_code(list(closing.statuses_of(plan.directory, plan.sweep).values()))
+
+
+@contextlib.contextmanager
+def _closing_lines(plan: Plan) -> Iterator[None]:
+    """Print how the sweep stands when the block ends well, is interrupted, or its launcher loses a job."""
+    try:
+        yield
+    except (KeyboardInterrupt, LaunchError):
+        closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+        raise
+    closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
 
 
 def run_batch(
@@ -78,8 +92,8 @@ def run_batch(
     plan.freeze()
     known = {cell.id for cell in before.sweep.cells} if before else set()
     set_back(plan.directory, [cell for cell in plan.sweep.cells if cell.id not in known], plan.rerun)
-    ended = run_cells(plan, plan.options, list(dict.fromkeys(ids)))
-    closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+    with _closing_lines(plan):
+        ended = run_cells(plan, plan.options, list(dict.fromkeys(ids)))
     return plan, [ended.get(identifier) or _not_run(plan, identifier) for identifier in ids]
 
 

@@ -27,18 +27,22 @@ class CapsexpLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store the config and its loader, which compose the jobs of another sweeper."""
-        self._config, self._loader = config, hydra_context.config_loader
+        self._config, self._loader, self._task = config, hydra_context.config_loader, task_function
+        # Hydra's own sweeper would print the overrides of each failed cell and stop at the first.
+        self._raises = not str(config.hydra.sweeper.get("_target_")).startswith("hydra._internal.")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a job returns its cell's score, or an error if the cell is not done."""
         from capsexp.errors import LaunchError
-        from capsexp.sweep.run import run_batch
+        from capsexp.sweep.run import exit_code_of, run_batch
 
         self._plan, ended = run_batch(self._config, self._loader, job_overrides, self._plan)
+        if hasattr(self._task, "exit_code"):
+            self._task.exit_code = exit_code_of(self._plan)
         pairs = zip(job_overrides, ended, strict=True)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=each.score)
-            if each.status.state == "done"
+            if each.status.state == "done" or not self._raises
             else JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=LaunchError(each.words))
             for overrides, each in pairs
         ]

@@ -42,4 +42,9 @@ class OptunaSweeper(Sweeper):
                 raise
             rule = "be one that is installed: pip install 'capsexp[optuna]' (in a checkout: pip install -e '.[optuna]')"
             raise ConfigError("hydra/sweeper", rule, "optuna") from error
-        Search(**self._options).run(self._config, self._loader, self._launcher)
+        try:
+            search = Search(**self._options)
+        except TypeError as error:
+            rule = f"have the options in conf/hydra/sweeper/optuna.yaml alone ({error})"
+            raise ConfigError("hydra.sweeper", rule, sorted(self._options)) from error
+        search.run(self._config, self._loader, self._launcher)
