@@ -194,20 +194,10 @@ def _seed(config: Config) -> int:
 
 def _work_key(config: Config, without: Collection[str]) -> str:
     """The digest of a cell's work without some (dotted) keys of its config; equal digests mean equal numbers."""
-    kept = records.digested(config, _digest)
+    kept = records.digested(config, lambda _, path: records.cached_sha256(path))
     for dotted in without:
         records.drop(kept, dotted)
     return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"
-
-
-def _digest(_: str, path: Path) -> str:
-    stat = path.stat()
-    return _file_digest(path, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=16)
-def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
-    return records.file_sha256(path)
 
 
 def _set_threads(threads: Any) -> int:

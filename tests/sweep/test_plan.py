@@ -1,5 +1,6 @@
 """The planned cells are those that Hydra makes."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -336,7 +337,8 @@ def test_a_source_without_a_base_gets_no_such_key(loader: ConfigLoader, in_tmp: 
 def test_the_digest_is_computed_once(loader: ConfigLoader, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count: list[Path] = []
     digest = records.file_sha256
-    monkeypatch.setattr(records, "file_sha256", lambda path: (count.append(path), digest(path))[1])
+    identity = importlib.import_module("capsexp.records.identity")  # the package has a function of this name
+    monkeypatch.setattr(identity, "file_sha256", lambda path: (count.append(path), digest(path))[1])
     planned(loader, "data=dhcd", f"data.path={tiny_npz}", "model.c2=2,3,4")
     assert count == [tiny_npz]
 

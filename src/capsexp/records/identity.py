@@ -1,6 +1,7 @@
 """A cell's identity: the part of its config that determines its result."""
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,17 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, computed once per process for each version of the file."""
+    stat = path.stat()
+    return _sha256_of_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256_of_version(path: Path, _mtime_ns: int, _size: int) -> str:
+    return file_sha256(path)
 
 
 def named_files(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:

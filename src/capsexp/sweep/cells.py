@@ -1,6 +1,5 @@
 """A cell's config as plain Python, and its id."""
 
-import functools
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,10 +65,4 @@ def _digest(key: str, path: Path) -> str:
     kind = ".npz" if key.startswith("data.") else ".npy"
     require(path.exists(), key, f"name an existing {kind} file", str(path))
     require(path.is_file(), key, "name a file, not a folder", str(path))
-    stat = path.stat()
-    return _sha256(path, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=16)
-def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
-    return records.file_sha256(path)
+    return records.cached_sha256(path)
