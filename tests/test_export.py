@@ -143,7 +143,7 @@ def test_a_network_for_one_size_of_batch_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"opset": 9}, {"opset": 999}, {"batch": 0}])
-def test_impossible_options_are_told(tmp_path: Path, wrong: dict[str, int]) -> None:
+def test_impossible_options_are_reported(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be a whole number"):
         file.export(small_cnn(), tmp_path / "model.onnx", SHAPE, **wrong)
 
@@ -205,12 +205,12 @@ def test_a_capsule_network_without_masters_has_no_fast_inference() -> None:
     assert cells._set_way(model, None) == "dynamic"
 
 
-def test_images_scaled_on_their_own_are_told() -> None:
+def test_images_scaled_on_their_own_are_reported() -> None:
     assert cells._normalised("capsexp.data.augment.Augment", "unit") == "v / 255, v in 0..255"
     assert "ColourCrop" in cells._normalised("capsexp.data.augment.ColourCrop", "unit")
 
 
-def test_a_missing_library_is_told(
+def test_a_missing_library_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else name)

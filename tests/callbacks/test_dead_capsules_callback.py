@@ -159,7 +159,7 @@ def test_every_epoch_logs_the_shares_of_the_selection_split(setting: Any) -> Non
     assert len(set(expected.values())) > 4
 
 
-def test_each_epoch_begins_anew(setting: Any) -> None:
+def test_each_epoch_begins_again(setting: Any) -> None:
     made = setting()
     made.fit()
     made.module.model = Net()

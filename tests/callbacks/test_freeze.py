@@ -42,7 +42,7 @@ def test_a_star_stands_for_anything(run: Run, words: list[str], in_tmp: Path) ->
     assert same == {"conv1.weight", "conv1.bias", "primary.conv.weight"}
 
 
-def test_a_name_that_fits_nothing_is_told(
+def test_a_name_that_fits_nothing_is_reported(
     run: Run, words: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words, FREEZE.format("class_capsule.weight")) == 2
@@ -80,7 +80,7 @@ def test_only_the_frozen_parts_are_put_into_evaluation_mode() -> None:
 
 
 @pytest.mark.parametrize("name", ["2", ""])
-def test_a_part_that_is_not_there_is_told(name: str) -> None:
+def test_a_part_that_is_not_there_is_reported(name: str) -> None:
     module = torch.nn.Module()
     module.model = torch.nn.Sequential(torch.nn.Dropout())
     with pytest.raises(ConfigError, match=r"callbacks.freeze.modules must name parts of the model \(0, ...\)"):

@@ -280,7 +280,7 @@ def test_a_filter_sees_the_same_columns_in_the_same_order(looks: int) -> None:
 
 
 @pytest.mark.parametrize("looks", [0, 1])
-def test_a_second_accumulation_begins_anew(looks: int) -> None:
+def test_a_second_accumulation_begins_again(looks: int) -> None:
     module, chosen = capsnet("max_min"), Recording(looks)
     callback = MasterCoefficients(chosen)
     accumulate(module, callback)
@@ -297,7 +297,7 @@ def test_a_second_accumulation_begins_anew(looks: int) -> None:
     assert np.abs(master_of(module) - first_JI).max() > 1e-2
 
 
-def test_a_class_of_which_nothing_is_kept_is_told() -> None:
+def test_a_class_of_which_nothing_is_kept_is_reported() -> None:
     class NoTwos(Filter):
         def keep(self, columns_BI: Tensor, labels_B: Tensor) -> Tensor:
             return labels_B != 2

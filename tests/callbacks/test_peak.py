@@ -59,7 +59,7 @@ def test_stops_after_so_many_epochs_without_a_new_peak(patience: int) -> None:
     assert fake.current_epoch + 1 == 2 + patience
 
 
-def test_a_new_peak_starts_the_patience_anew() -> None:
+def test_a_new_peak_starts_the_patience_again() -> None:
     fake, _ = fit(Peak(2), [(0.1, 1.0), (0.0, 1.0), (0.2, 1.0), (0.0, 1.0), (0.3, 1.0), (0.0, 1.0)])
     assert not fake.should_stop
 

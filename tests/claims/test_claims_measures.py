@@ -49,7 +49,7 @@ def test_known_values():
     assert spearman([5, 5, 5], [1, 2, 3]) == 0
 
 
-def test_the_bootstrap_ranks_every_resample_anew():
+def test_the_bootstrap_ranks_every_resample_again():
     random = np.random.default_rng(5)
     x, y = random.integers(0, 5, 12).astype(float), random.normal(size=12)
     drawn = np.random.default_rng(7).integers(0, 12, (50, 12))

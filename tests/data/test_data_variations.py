@@ -347,7 +347,7 @@ def test_several_at_once_make_it_once(tmp_path, counted):
     ],
     ids=["empty", "cut short", "changed bytes", "arrays missing", "another shape"],
 )
-def test_a_damaged_file_is_made_anew(damage, tmp_path, counted):
+def test_a_damaged_file_is_made_again(damage, tmp_path, counted):
     write_base(tmp_path)
     before = made(Rotated, tmp_path).load()
     (file,) = kept(tmp_path)

@@ -229,7 +229,7 @@ def test_finished_or_not(cell: Cell) -> None:
     assert cell_life.finished(cell) is None
 
 
-def test_settle_says_what_became_of_a_cell(cell: Cell) -> None:
+def test_settle_says_how_a_cell_ended(cell: Cell) -> None:
     cell.directory.mkdir()
     begun = records.Status("running", cell.id, pid=7, started=5.0)
     records.write_status(cell.directory, begun)

@@ -73,7 +73,7 @@ def test_a_change_in_place_is_noticed(changed: int) -> None:
 
 
 @torch.inference_mode()
-def test_what_does_not_count_its_changes_is_folded_anew() -> None:
+def test_what_does_not_count_its_changes_is_folded_again() -> None:
     cache, weight_JEDI, coupling_JI = FoldCache(), normal(J, E, D, I), normal(J, I)
     for _ in range(2):
         assert torch.equal(cache.get(weight_JEDI, coupling_JI), fold(weight_JEDI, coupling_JI))

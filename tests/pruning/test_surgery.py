@@ -238,7 +238,7 @@ def test_survivors_of_single_channels_are_grouped_in_their_order_behind_new_matr
             assert torch.equal(value, whole_state[name]), name
 
 
-def test_masters_of_capsules_that_are_no_more_are_left_behind() -> None:
+def test_masters_of_removed_capsules_are_dropped() -> None:
     model = lived_in(deep())
     model.class_capsules.set_master(torch.rand(3, model.class_capsules.weight.shape[3]))
     assert shrink(model, {"primary": SCATTERED}, deep()).class_capsules.master_JI is None

@@ -129,7 +129,7 @@ def test_cases_share_the_stages_that_they_shared() -> None:
 
 @pytest.mark.parametrize("case", stage_keys.CASES)
 @pytest.mark.parametrize("group", ["recipe", "model", "optimizer", "trainer", "callbacks", "data", "augment", None])
-def test_a_key_that_nobody_has_thought_of_makes_all_stages_anew(case: str, group: str | None) -> None:
+def test_a_key_that_nobody_has_thought_of_changes_the_keys_of_all_stages(case: str, group: str | None) -> None:
     config = config_of(case)
     other = copy.deepcopy(config)
     (other if group is None else other[group])["forgotten"] = 1

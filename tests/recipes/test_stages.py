@@ -229,7 +229,7 @@ def test_looking_leaves_the_lock_free_and_makes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
-def test_a_damaged_result_is_computed_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_result_is_computed_again(tmp_path: Path, damage: str) -> None:
     path = memo(tmp_path).get(STAGE, Work(a=1)).directory / records.STAGE
     text = path.read_text()
     if damage == "delete":

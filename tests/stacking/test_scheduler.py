@@ -215,7 +215,7 @@ def test_epochs_of_different_lengths_are_trained_apart(stacks: list[int]) -> Non
     assert stacks == [2, 1, 1]
 
 
-def test_places_fall_idle_before_the_stack_is_made_anew(stacks: list[int]) -> None:
+def test_places_fall_idle_before_the_stack_is_made_again(stacks: list[int]) -> None:
     """One whose whole stream has stopped, too: what is computed there changes nobody and draws from no stream."""
     orders: list[ImageDataModule] = []
     noted = AtEpochsEnd((1,), lambda trainer: orders.append(trainer.datamodule))

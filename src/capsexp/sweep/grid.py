@@ -89,13 +89,13 @@ def make_grid(config: DictConfig, loader: ConfigLoader) -> Grid:
     Raises:
         ConfigError: an axis has no listed values, changes the folder, or there is no cell at all.
     """
-    words = command_overrides(config, loader)
-    axes = {word.key: list(word.values.values()) for word in _by_first_mention(words, config) if word.is_axis}
+    given = command_overrides(config, loader)
+    axes = {each.key: list(each.values.values()) for each in _by_first_mention(given, config) if each.is_axis}
     _check_axes(axes)
     for key, values in axes.items():
-        require(sum(word.key == key and word.is_axis for word in words) == 1, key, "be swept once", values)
+        require(sum(each.key == key and each.is_axis for each in given) == 1, key, "be swept once", values)
     grid, names = Grid(), records.cell_directories(Path(config.paths.sweep))
-    for chosen, overrides, plain in _combinations(config, loader, words, list(axes)):
+    for chosen, overrides, plain in _combinations(config, loader, given, list(axes)):
         grid.add(names, chosen, overrides, plain)
     require(bool(grid.cells), "sweep", "have at least one cell", axes)
     grid.axes = {key: _as_planned(key, values, grid) for key, values in axes.items()}
@@ -157,7 +157,7 @@ def command_overrides(config: DictConfig, loader: ConfigLoader, *, listed: bool 
     kept = [each for place, each in enumerate(overrides) if not _is_replaced(each, overrides[place + 1 :])]
     if not listed:
         return [CommandOverride(each, {}, each.is_sweep_override()) for each in kept]
-    return [_word(each, parser, pinned=_key(each) in params) for each in kept]
+    return [_command_override(each, parser, pinned=_key(each) in params) for each in kept]
 
 
 def _key(override: Override) -> str:
@@ -176,7 +176,7 @@ def _may_merge(override: Override) -> bool:
     return not override.is_discrete_sweep() or any("{" in text for text in override.sweep_string_iterator())
 
 
-def _word(override: Override, parser: OverridesParser, *, pinned: bool) -> CommandOverride:
+def _command_override(override: Override, parser: OverridesParser, *, pinned: bool) -> CommandOverride:
     key, element = _key(override), override.get_key_element()
     if not override.is_sweep_override():
         line = str(override.input_line)
@@ -187,27 +187,27 @@ def _word(override: Override, parser: OverridesParser, *, pinned: bool) -> Comma
     return CommandOverride(override, {text: parser.parse_override(text).value() for text in texts}, True)
 
 
-def _by_first_mention(words: Sequence[CommandOverride], config: DictConfig) -> list[CommandOverride]:
+def _by_first_mention(given: Sequence[CommandOverride], config: DictConfig) -> list[CommandOverride]:
     """The overrides in the order in which their keys first occur: the experiment's axes, then the command line."""
     names = [*swept_by_experiment(config.hydra), *override_texts(config.hydra)]
     keys = list(dict.fromkeys(name.partition("=")[0].lstrip("+") for name in names))
-    return sorted(words, key=lambda word: keys.index(word.key))
+    return sorted(given, key=lambda each: keys.index(each.key))
 
 
 # -- the combinations -------------------------------------------------------------------------------------------------
 
 
 def _combinations(
-    config: DictConfig, loader: ConfigLoader, words: Sequence[CommandOverride], axes: Sequence[str]
+    config: DictConfig, loader: ConfigLoader, given: Sequence[CommandOverride], axes: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], list[str], Plain]]:
     """Each combination of swept values, with its overrides and its resolved config."""
-    direct = [_is_set_directly(word, words, loader) for word in words]
+    direct = [_is_set_directly(each, given, loader) for each in given]
     compose = _composer(config, loader)
     in_order = sorted(
-        (place for place, word in enumerate(words) if word.is_axis), key=lambda p: axes.index(words[p].key)
+        (place for place, each in enumerate(given) if each.is_axis), key=lambda p: axes.index(given[p].key)
     )
-    fixed = [next(iter(word.values), "") for word in words]
-    for choice in itertools.product(*(words[place].values for place in in_order)):
+    fixed = [next(iter(each.values), "") for each in given]
+    for choice in itertools.product(*(given[place].values for place in in_order)):
         texts = list(fixed)
         for place, text in zip(in_order, choice, strict=True):
             texts[place] = text
@@ -215,8 +215,8 @@ def _combinations(
         with open_dict(composed):
             for place, text in enumerate(texts):
                 if direct[place]:
-                    OmegaConf.update(composed, words[place].key, words[place].values[text])
-        values = {words[place].key: words[place].values[texts[place]] for place in in_order}
+                    OmegaConf.update(composed, given[place].key, given[place].values[text])
+        values = {given[place].key: given[place].values[texts[place]] for place in in_order}
         yield values, texts, resolved(composed)
 
 
@@ -241,21 +241,21 @@ def _composed(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]
     return composed
 
 
-def _is_set_directly(word: CommandOverride, words: Sequence[CommandOverride], loader: ConfigLoader) -> bool:
+def _is_set_directly(one: CommandOverride, given: Sequence[CommandOverride], loader: ConfigLoader) -> bool:
     """True if setting an override's values on a composed config gives the same as composing with them."""
-    override, key = word.override, word.key
-    if not word.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
+    override, key = one.override, one.key
+    if not one.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
         return False
-    plain = all(_is_plain(value) for value in word.values.values())
-    others = [each.key.lstrip("~") for each in words if each is not word and not _is_choice(each, loader)]
+    plain = all(_is_plain(value) for value in one.values.values())
+    others = [each.key.lstrip("~") for each in given if each is not one and not _is_choice(each, loader)]
     alone = not any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in others)
-    return plain and alone and not _is_choice(word, loader)
+    return plain and alone and not _is_choice(one, loader)
 
 
-def _is_choice(word: CommandOverride, loader: ConfigLoader) -> bool:
+def _is_choice(one: CommandOverride, loader: ConfigLoader) -> bool:
     """True if an override chooses an option of a group, which Hydra does before it applies any value."""
-    mapping = any(isinstance(value, dict) for value in word.values.values())
-    return bool(loader.get_group_options(word.override.key_or_group)) and not mapping
+    mapping = any(isinstance(value, dict) for value in one.values.values())
+    return bool(loader.get_group_options(one.override.key_or_group)) and not mapping
 
 
 def _is_plain(value: Any) -> bool:

@@ -32,10 +32,10 @@ def run(config: DictConfig) -> CellOutcome:
     job = _cell_of(config)
     saves = bool(job.config["callbacks"].get("resume"))
     with stop_request.saved_by_ctrl_c(log.info) if saves else contextlib.nullcontext():
-        ended = _run_until_not_pending(job)
-    if job.in_sweep or not records.is_user_error(ended.status):  # the command itself prints the error of a single cell
-        log.info("%s  %s", job.name, ended.words)
-    return ended
+        outcome = _run_until_not_pending(job)
+    if job.in_sweep or not records.is_user_error(outcome.status):  # the command prints a single cell's error
+        log.info("%s  %s", job.name, outcome.words)
+    return outcome
 
 
 def _cell_of(config: DictConfig) -> Cell:
@@ -60,8 +60,8 @@ def _cell_of(config: DictConfig) -> Cell:
 
 def _run_until_not_pending(job: Cell) -> CellOutcome:
     """Run a cell; retry it while it waits for a stage that another cell computes."""
-    ended = cell.run(job)
-    while ended.status.state == "pending":
+    outcome = cell.run(job)
+    while outcome.status.state == "pending":
         time.sleep(STAGE_POLL_S)
-        ended = cell.run(job)
-    return ended
+        outcome = cell.run(job)
+    return outcome

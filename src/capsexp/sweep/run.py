@@ -93,8 +93,8 @@ def run_batch(
     known = {cell.id for cell in before.sweep.cells} if before else set()
     set_back(plan.directory, [cell for cell in plan.sweep.cells if cell.id not in known], plan.rerun)
     with _closing_lines(plan):
-        ended = run_cells(plan, plan.options, list(dict.fromkeys(ids)))
-    return plan, [ended.get(identifier) or _not_run(plan, identifier) for identifier in ids]
+        outcomes = run_cells(plan, plan.options, list(dict.fromkeys(ids)))
+    return plan, [outcomes.get(identifier) or _not_run(plan, identifier) for identifier in ids]
 
 
 def _not_run(plan: Plan, identifier: str) -> CellOutcome:
@@ -126,18 +126,18 @@ def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, Cel
     layout = plan.layout
     planned = {cell.id: cell for cell in plan.sweep.cells}
     cells = [_cell(plan, planned[identifier], layout) for identifier in ids]
-    ended = {cell.id: done for cell in cells if (done := cell_life.finished(cell)) is not None}
+    outcomes = {cell.id: done for cell in cells if (done := cell_life.finished(cell)) is not None}
     failed = {cell.id: before for cell in cells if (before := _left_alone(plan, cell)) is not None}
-    to_run = [cell for cell in cells if cell.id not in ended | failed]
-    shown = progress(len(cells), len(ended))
+    to_run = [cell for cell in cells if cell.id not in outcomes | failed]
+    shown = progress(len(cells), len(outcomes))
     with shown.shown():
-        shown.message(_state_line(plan, len(cells), ended, failed))
+        shown.message(_state_line(plan, len(cells), outcomes, failed))
         if to_run:
             summary = _run(options, layout, to_run, shown)
-            ended |= summary.outcomes
+            outcomes |= summary.outcomes
             if summary.stopped:
                 raise KeyboardInterrupt
-    return ended
+    return outcomes
 
 
 def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress) -> Summary:
@@ -176,12 +176,12 @@ def _cell(plan: Plan, planned: records.PlannedCell, layout: Layout) -> Cell:
     return Cell(directory, planned.id, planned.axes, config, in_sweep=True, failed_at=failed_at)
 
 
-def _state_line(plan: Plan, cells: int, ended: Mapping[str, CellOutcome], failed: Mapping[str, Any]) -> str:
-    stale = sum(each.words.startswith("stale") for each in ended.values())
+def _state_line(plan: Plan, cells: int, outcomes: Mapping[str, CellOutcome], failed: Mapping[str, Any]) -> str:
+    stale = sum(each.words.startswith("stale") for each in outcomes.values())
     planned = {cell.id for cell in plan.sweep.cells}
     orphans = len(records.cell_directories(plan.directory).keys() - planned)
     facts = [count(cells, "cell")]
-    facts += [f"{len(ended)} already done, not run again"] if ended else []
+    facts += [f"{len(outcomes)} already done, not run again"] if outcomes else []
     facts += [f"{stale} of them stale (sweep.rerun=stale runs them again)"] if stale else []
     facts += [f"{len(failed)} failed before, not tried again (sweep.rerun=failed does)"] if failed else []
     facts += [f"{orphans} orphaned (no longer in the plan)"] if orphans else []

@@ -67,8 +67,8 @@ class Search:
             ConfigError: a swept value cannot be searched for.
             LaunchError: too many cells of a batch failed.
         """
-        words = command_overrides(config, loader, listed=False)
-        space = {word.key: _distribution(word) for word in words if word.override.is_sweep_override()}
+        overrides = command_overrides(config, loader, listed=False)
+        space = {each.key: _distribution(each) for each in overrides if each.override.is_sweep_override()}
         require(bool(space), "hydra/sweeper", "be capsexp where nothing is swept", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
@@ -80,7 +80,7 @@ class Search:
         )
         for first in range(0, self._trials, self._batch):
             trials = [study.ask(space) for _ in range(min(self._batch, self._trials - first))]
-            jobs = [_job(words, trial.params) for trial in trials]
+            jobs = [_job(overrides, trial.params) for trial in trials]
             self._report_scores(study, trials, launcher.launch(jobs, initial_job_idx=first))
         self._write_best(study, Path(config.paths.sweep))
 
@@ -104,26 +104,26 @@ class Search:
             records.write_text(folder / RESULT, "".join(lines))
 
 
-def _distribution(word: CommandOverride) -> BaseDistribution:
+def _distribution(each: CommandOverride) -> BaseDistribution:
     """Optuna's distribution of a key's values."""
-    value: Any = word.override.value()
-    if word.override.is_interval_sweep():
+    value: Any = each.override.value()
+    if each.override.is_interval_sweep():
         kind = IntDistribution if _whole(value.start, value.end) else FloatDistribution
         return kind(value.start, value.end, log="log" in value.tags)
-    if word.override.is_range_sweep() and _whole(value.start, value.stop, value.step) and value.step > 0:
+    if each.override.is_range_sweep() and _whole(value.start, value.stop, value.step) and value.step > 0:
         return IntDistribution(value.start, value.stop - 1, step=value.step)
     # The texts of the listed values, since Optuna stores neither lists nor mappings.
-    return CategoricalDistribution(list(word.override.sweep_string_iterator()))
+    return CategoricalDistribution(list(each.override.sweep_string_iterator()))
 
 
 def _whole(*numbers: float) -> bool:
     return all(isinstance(number, int) for number in numbers)
 
 
-def _job(words: Sequence[CommandOverride], values: dict[str, Any]) -> list[str]:
+def _job(overrides: Sequence[CommandOverride], values: dict[str, Any]) -> list[str]:
     """The overrides of a job, in the command's order."""
     job = []
-    for word in words:
-        text = f"{word.override.get_key_element()}={values.get(word.key)}"
-        job.append(text if word.key in values else str(word.override.input_line))
+    for each in overrides:
+        text = f"{each.override.get_key_element()}={values.get(each.key)}"
+        job.append(text if each.key in values else str(each.override.input_line))
     return job
