@@ -161,6 +161,7 @@ def quick_words(npz: Path) -> list[str]:
         "model.c3=3",
         "threads=1",
         "logger.wandb.mode=disabled",
+        "callbacks.memory_check=null",  # the check takes longer than these trainings, and has tests of its own
     ]
 
 

@@ -62,12 +62,11 @@ def test_a_network_that_is_wholly_half_precision_trains(run: Run, small: list[st
     assert 0 < body["metrics"]["test/loss"] < 1
 
 
-@pytest.mark.parametrize("routing", ["dynamic", "max_min"])
 def test_resumed_equals_uninterrupted(
-    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, routing: str
+    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decay = "++callbacks.lr_decay={_target_:capsexp.callbacks.lr_decay.LearningRateDecay,rate:0.5,steps:3}"
-    arguments = [*small, decay, f"routing={routing}", "callbacks.resume.min_interval_s=0"]
+    arguments = [*small, decay, "callbacks.resume.min_interval_s=0"]
     assert run(*arguments) == 0
     whole, cell = without_clocks(in_tmp), the_cell(in_tmp)
     weights = (cell / records.BEST_CHECKPOINT).read_bytes()

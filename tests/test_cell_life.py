@@ -1,11 +1,6 @@
 """A cell's life: once, resumable, never half written, equal however it was interrupted."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,6 @@ from capsexp.build import load_run
 from capsexp.callbacks.criterion_scores import CriterionScores
 from capsexp.callbacks.history import History
 from capsexp.errors import ConfigError
-from capsexp.report.write import write_report
 from tests.conftest import quick_words, results, write_tiny_npz
 
 Run = Callable[..., int]
@@ -212,50 +206,6 @@ def _raise(error: BaseException, when_epoch: int | None = None) -> Callable[...,
             raise error
 
     return hook
-
-
-def command(arguments: list[str]) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "capsexp", *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_killed_in_a_sweep_and_in_a_cell_then_the_same_command(
-    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """SIGKILL once while a cell is between epochs: it goes on, the sweep completes, all results equal a quiet run's."""
-    arguments = [*quick, "trainer.max_epochs=25", "callbacks.peak.patience=25", "callbacks.resume.min_interval_s=0"]
-    arguments += ["seed=0,1", "-m"]
-    killed = command([*arguments, "paths.output=killed"])
-    wait_for(lambda: any((in_tmp / "killed").rglob("resume-v*.ckpt")), killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    (cell,) = records.cell_directories(in_tmp / "killed" / "adhoc").values()
-    status = records.read_status(cell)
-    assert status is not None
-    assert status.state == "interrupted"
-    capsys.readouterr()
-    assert run(*arguments, "paths.output=killed") == 0
-    assert "goes on from its checkpoint" in capsys.readouterr().out
-    assert run(*arguments, "paths.output=quiet") == 0
-    assert capsys.readouterr().out.count("done") >= 2
-    first, second = results(in_tmp / "killed"), results(in_tmp / "quiet")
-    assert len(first) == 2
-    assert {key: without_clocks(body) for key, body in first.items()} == {
-        key: without_clocks(body) for key, body in second.items()
-    }
-    for output in ("killed", "quiet"):
-        write_report(in_tmp / output / "adhoc", in_tmp / f"report-{output}")
-    for table in ("results.csv", "results.md", "results.tex", "cells.csv"):
-        first_bytes, second_bytes = ((in_tmp / f"report-{name}" / table).read_bytes() for name in ("killed", "quiet"))
-        assert first_bytes == second_bytes
 
 
 def test_same_seed_same_metrics_other_seed_others(run: Run, quick: list[str], in_tmp: Path) -> None:

@@ -24,6 +24,12 @@ MB = 1_000_000
 
 
 @pytest.fixture
+def quick(quick: list[str]) -> list[str]:
+    """With the check."""
+    return [word for word in quick if not word.startswith("callbacks.memory_check")]
+
+
+@pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """``free(5)``: this machine has five bytes left."""
     return lambda count: monkeypatch.setattr(hardware, "available_memory", lambda: count)

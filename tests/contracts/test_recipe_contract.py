@@ -161,11 +161,13 @@ def test_what_is_loaded_gives_the_accuracy_of_the_result(recipe: str, serial: Pa
 
 
 @every_recipe
-def test_interrupted_in_every_fit_equals_uninterrupted(
+def test_interrupted_in_every_fit_among_foreign_draws_equals_uninterrupted(
     recipe: str, runs: Runs, serial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Others draw random numbers before each start, and before and after the making of every network and trainer."""
     broken_off: list[str] = []
     begun: list[tuple[str, int]] = []
+    draws = [0]
     real = History.on_train_epoch_start
 
     def break_off(self: History, trainer: Any, module: Any) -> None:
@@ -176,50 +178,38 @@ def test_interrupted_in_every_fit_equals_uninterrupted(
             raise KeyboardInterrupt
         real(self, trainer, module)
 
-    monkeypatch.setattr(History, "on_train_epoch_start", break_off)
-    cell, broken = runs.cells(recipe, "interrupted")[0], 0
-    while True:
-        try:
-            life.run(cell)
-            break
-        except KeyboardInterrupt:
-            broken += 1
-    assert broken == len(broken_off) > 0
-    for place in broken_off:
-        assert begun.count((place, 0)) == 1, "it goes on from the epoch that was broken off"
-        assert begun.count((place, 1)) == 2
-    assert everything(cell.directory) == everything(serial / "seed-0")
-
-
-@every_recipe
-def test_random_numbers_that_others_draw_change_nothing(
-    recipe: str, runs: Runs, serial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are drawn before the cell, and before and behind the making of every network and every trainer."""
-    times = [0]
-
     def draw() -> None:
-        times[0] += 1
+        draws[0] += 1
         torch.rand(1000)
         np.random.rand(1000)
         [random.random() for _ in range(1000)]
 
-    def drawing(real: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(real)
+    def drawing(make: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make)
         def work(*given: Any, **named: Any) -> Any:
             draw()
-            made = real(*given, **named)
+            made = make(*given, **named)
             draw()
             return made
 
         return work
 
+    monkeypatch.setattr(History, "on_train_epoch_start", break_off)
     for name in ("make_data", "make_model", "make_module", "make_trainer"):
         monkeypatch.setattr(build, name, drawing(getattr(build, name)))
-    draw()
-    cell = runs.cells(recipe, "drawn")[0]
-    assert life.run(cell).status.state == "done"
-    assert times[0] > 8
+    cell, broken = runs.cells(recipe, "interrupted")[0], 0
+    while True:
+        draw()
+        try:
+            life.run(cell)
+            break
+        except KeyboardInterrupt:
+            broken += 1
+    assert draws[0] > 8
+    assert broken == len(broken_off) > 0
+    for place in broken_off:
+        assert begun.count((place, 0)) == 1, "it goes on from the epoch that was broken off"
+        assert begun.count((place, 1)) == 2
     assert everything(cell.directory) == everything(serial / "seed-0")
 
 

@@ -6,8 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-import torch
-
 from capsexp import records
 from capsexp.recipes.base import Factories, Outcome
 from capsexp.recipes.train import Train
@@ -15,7 +13,7 @@ from capsexp.recipes.train import Train
 COUNTER = "CAPSEXP_TEST_COUNTER"
 """Environment variable: the file that gets a line for every execution."""
 
-FAULTS = {3: "raise", 5: "kill", 7: "hang", 9: "oom"}
+FAULTS = {3: "raise", 5: "kill", 7: "hang"}
 SMALL_DISK = "CAPSEXP_TEST_SMALL_DISK"
 """Environment variable: from this cell on, its process can write no file of more than a few bytes."""
 
@@ -43,7 +41,7 @@ class Counted(Train):
 
 
 class Faulty(Counted):
-    """One of the cells raises, one kills its process, one hangs, one has not enough memory."""
+    """One of the cells raises, one kills its process, and one hangs."""
 
     def misbehave(self) -> None:
         fault = FAULTS.get(self.number)
@@ -53,8 +51,6 @@ class Faulty(Counted):
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hang":
             time.sleep(3600)
-        if fault == "oom":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB")
 
 
 class SmallDisk(Counted):

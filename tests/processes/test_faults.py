@@ -16,41 +16,40 @@ from tests.processes.conftest import ROOT, Sweep
 MakeSweep = Callable[..., Sweep]
 
 
-def test_twelve_cells_four_of_them_bad(sweep: MakeSweep) -> None:
+def test_eight_cells_three_of_them_bad(sweep: MakeSweep) -> None:
     bad = sweep(
         "Faulty",
-        "+recipe.number=range(0,12)",
+        "+recipe.number=range(0,8)",
         "trainer.max_epochs=1",
         "hydra.launcher.cell_timeout=8",  # many times what a cell takes
         "hydra.launcher.max_cells=2",
     )
     code, told = bad.run()
     assert code == 1, told
-    assert bad.states() == {"done": 8, "failed": 4}
+    assert bad.states() == {"done": 5, "failed": 3}
     failed = {name[:9]: status for name, status in bad.statuses().items() if status.state == "failed"}
     assert {name: status.kind for name, status in failed.items()} == {
         "number-03": "exception",
         "number-05": "signal",
         "number-07": "timeout",
-        "number-09": "out-of-memory",
     }
     assert failed["number-03"].cause == "RuntimeError: no such luck"
     assert "SIGKILL" in str(failed["number-05"].cause)
     assert "hydra.launcher.cell_timeout=8" in str(failed["number-07"].cause)
     # Only what another try may mend is tried again, once.
     tries = Counter(execution.name[:9] for execution in bad.executions())
-    assert {name for name, count in tries.items() if count == 2} == {"number-05", "number-09"}
+    assert {name for name, count in tries.items() if count == 2} == {"number-05"}
     assert set(tries.values()) == {1, 2}
-    assert [len(failed[name].retried) for name in sorted(failed)] == [0, 1, 0, 1]
+    assert [len(failed[name].retried) for name in sorted(failed)] == [0, 1, 0]
     # Each failure is printed when it happens and listed at the end, with its cause and its log.
-    end = told[told.index("8 of 12 cells done, 4 failed") :]
+    end = told[told.index("5 of 8 cells done, 3 failed") :]
     for name, status in failed.items():
         (line,) = re.findall(rf"^  {name}.*$", end, re.MULTILINE)
         assert str(status.cause) in line
         log = re.search(r"\(see (.*)\)$", line)
         assert log is not None
         assert (bad.folder / log[1]).is_file()
-        assert re.search(rf"^\[ ?\d+/12\]  {name}.*{re.escape(str(status.cause))}", told, re.MULTILINE)
+        assert re.search(rf"^\[\d/8\]  {name}.*{re.escape(str(status.cause))}", told, re.MULTILINE)
     assert "Traceback" in next(bad.directory.glob("number-03*")).joinpath(records.LOG).read_text()
     assert "Traceback" not in told
 
@@ -91,14 +90,6 @@ def assert_frozen(frozen: Sweep, yaml: Path) -> None:
     assert sorted(records.cell_directories(frozen.directory)) == sorted(cell.id for cell in plan.cells)
     for cell in records.cell_directories(frozen.directory).values():
         assert "c1: 6" in (cell / records.CONFIG).read_text()
-
-
-def test_what_is_changed_in_a_yaml_file_changes_nothing_in_a_sweep_that_runs(sweep: MakeSweep, tmp_path: Path) -> None:
-    yaml, variables = a_copy_that_is_edited(tmp_path)
-    frozen = sweep("EditsYaml", "+recipe.number=0,1,2", "hydra/launcher=basic")
-    code, told = frozen.run(**variables)
-    assert code == 0, told
-    assert_frozen(frozen, yaml)
 
 
 def test_under_a_clusters_launcher_a_cell_fails_alone_and_a_changed_yaml_file_changes_nothing(

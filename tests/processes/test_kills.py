@@ -25,6 +25,8 @@ LONG_S = 120.0
 STOP_S = 30.0
 """10 s on a machine that has nothing else to do."""
 
+EPOCHS = 40
+
 TABLES = ("results.csv", "results.md", "results.tex", "cells.csv", "index.html")
 
 
@@ -55,36 +57,48 @@ def wait_for_more(sweep: Sweep, before: int, command: "subprocess.Popen[str]") -
     wait_until(lambda: len(sweep.executions()) > before or command.poll() is not None, LONG_S)
 
 
-def storm(sweep: MakeSweep, cells: int, kills: int, epochs: int, latest_s: float) -> None:
-    """Kill the command at random moments, then let it end; the tables are those of a quiet run."""
-    arguments = [
+def wait_for_a_checkpoint(sweep: Sweep, command: "subprocess.Popen[str]") -> None:
+    """Wait until a cell has saved itself, or the command has ended."""
+    wait_until(lambda: any(sweep.directory.rglob("resume-v*.ckpt")) or command.poll() is not None, LONG_S)
+
+
+def long_cells(cells: int, epochs: int) -> list[str]:
+    return [
         f"+recipe.number=range(0,{cells})",
         f"trainer.max_epochs={epochs}",
         f"callbacks.peak.patience={epochs}",
         "callbacks.resume.min_interval_s=0.2",
     ]
-    killed = sweep("Counted", *arguments, name="killed")
+
+
+def storm(sweep: MakeSweep, *more: str, cells: int, kills: int, epochs: int, latest_s: float) -> Sweep:
+    """Kill the command at random moments, the last time when a cell has saved itself."""
+    killed = sweep("Counted", *long_cells(cells, epochs), name="killed")
     moments = random.Random(0)
-    for _ in range(kills):
+    for kill in range(1, kills + 1):
         before = len(killed.executions())
-        command = killed.start(CAPSEXP_TEST_MARKER=str(killed.counter))
-        # A third of the kills come while the command starts, the others while cells run.
-        if moments.random() > 1 / 3:
-            wait_for_more(killed, before, command)
-        time.sleep(moments.uniform(0, latest_s))
+        command = killed.start(*more, CAPSEXP_TEST_MARKER=str(killed.counter))
+        if kill == kills:
+            wait_for_a_checkpoint(killed, command)
+        else:  # a third of them come while the command starts, the others while cells run
+            if moments.random() > 1 / 3:
+                wait_for_more(killed, before, command)
+            time.sleep(moments.uniform(0, latest_s))
         command.send_signal(signal.SIGKILL)
         told = command.communicate()[0]
         assert command.returncode == -signal.SIGKILL, f"it ended before it was killed: {told}"
         assert wait_until(lambda: not processes_of(str(killed.counter)), LONG_S)
         assert "running" not in killed.states()
     assert killed.states().get("done", 0) < cells
-    code, told = killed.run()
-    assert code == 0, told
+    return killed
+
+
+def assert_nothing_changed(killed: Sweep, quiet: Sweep, cells: int) -> None:
+    """No cell ran after it was finished, and the tables are those of a quiet run."""
     assert killed.states() == {"done": cells}
     assert not any(execution.was_finished for execution in killed.executions())
     assert len({execution.name for execution in killed.executions()}) == cells
 
-    quiet = sweep("Counted", *arguments, name="quiet")
     assert quiet.run_here() == 0
     assert Counter(execution.name for execution in quiet.executions()).most_common(1)[0][1] == 1
     first, second = results(killed.directory), results(quiet.directory)
@@ -103,14 +117,21 @@ def storm(sweep: MakeSweep, cells: int, kills: int, epochs: int, latest_s: float
         assert one == other, table
 
 
-def test_a_storm_of_kills_changes_nothing(sweep: MakeSweep) -> None:
-    storm(sweep, cells=4, kills=2, epochs=20, latest_s=0.7)
+def test_a_storm_of_kills_changes_nothing(sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
+    killed = storm(sweep, "hydra.launcher.max_cells=1", cells=3, kills=2, epochs=EPOCHS, latest_s=0.7)
+    capsys.readouterr()
+    assert killed.run_here() == 0
+    assert "goes on from its checkpoint" in capsys.readouterr().out
+    assert_nothing_changed(killed, sweep("Counted", *long_cells(3, EPOCHS), name="quiet"), 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_long_storm_of_kills_changes_nothing(sweep: MakeSweep) -> None:
-    storm(sweep, cells=40, kills=22, epochs=60, latest_s=4.0)
+    killed = storm(sweep, cells=40, kills=22, epochs=EPOCHS, latest_s=4.0)
+    code, told = killed.run()
+    assert code == 0, told
+    assert_nothing_changed(killed, sweep("Counted", *long_cells(40, EPOCHS), name="quiet"), 40)
 
 
 BOTH = {TOGETHER: "2"}
@@ -131,8 +152,6 @@ def test_two_commands_share_the_cells_of_one_sweep_and_do_not_both_try_what_fail
     # Given again, what failed is tried again, and nothing else.
     assert shared.run_here() == 1
     assert [execution.name[:9] for execution in shared.executions()[len(numbers) :]] == ["number-03"]
-    assert shared.run("sweep.rerun=null")[0] == 1
-    assert len(shared.executions()) == len(numbers) + 1
 
 
 SIGNALS = {

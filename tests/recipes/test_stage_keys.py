@@ -105,7 +105,22 @@ def test_every_recipe_with_stages_is_looked_at() -> None:
     assert set(OLD) == set(stage_keys.CASES)
 
 
-@pytest.mark.parametrize("case", stage_keys.CASES)
+SLOW = {
+    "accumulate, fixed coupling",
+    "retrain, share",
+    "prune_and_retrain, nothing cut",
+    "prune_and_retrain, ratio of 0 retrained",
+    "prune_and_retrain, no ccm",
+    "prune_and_retrain, from new weights",
+    "max_depth, pruned",
+    "autoencode_then_classify, epochs",
+}
+"""Further settings of recipes that another case tries."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in stage_keys.CASES]
+)
 def test_a_leaf_that_changed_a_stage_changes_it_now(case: str) -> None:
     old, now = OLD[case], table(case)
     assert old["leaves"] <= now["leaves"]
