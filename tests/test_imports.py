@@ -27,12 +27,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweep": {"cell", "engine", "stop_request", "tracking", "stacking.grouping"},
     "engine": {"build", "cell", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
-    "status": {"commands", "report"},
-    "claims": {"commands", "report"},
+    "status": {"commands", "analysis"},
+    "claims": {"commands", "analysis"},
+    "report": {"commands", "analysis"},
     "sync": {"commands", "tracking"},
-    "dashboard": {"commands", "report", "tracking"},
+    "dashboard": {"commands", "analysis", "tracking"},
     "export": {"commands", "build", "recipes", "data", "routing", "nn", "types"},
-    "analyse": {"commands", "build", "report", "tracking"},
+    "analyse": {"commands", "build", "analysis", "tracking"},
     "hardware": set(),
     "stop_request": set(),
     "build": {"hardware", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stacking.grouping": set(),
     "rng": set(),
     "tracking": set(),
-    "report": {"commands"},
+    "analysis": set(),
     "recipes": {"stop_request", "rng"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
     "callbacks": TRAINING_TOOLS | {"memory_estimate", "stop_request", "hardware", "rng"},
@@ -76,7 +77,7 @@ ONLY_IN: dict[str, set[str]] = {
     | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},
     "wandb": {"tracking"},
-    "matplotlib": {"report"},
+    "matplotlib": {"analysis"},
     "sklearn": {"data", "filters"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
@@ -151,7 +152,7 @@ def test_every_import_points_the_right_way(module: str) -> None:
 
 
 def test_all_modules_are_seen() -> None:
-    assert {"capsexp", "capsexp.__main__", "capsexp.cli", "capsexp.models.cnn", "capsexp.report.page"} <= set(FILES)
+    assert {"capsexp", "capsexp.__main__", "capsexp.cli", "capsexp.models.cnn", "capsexp.analysis.page"} <= set(FILES)
 
 
 WRONG = [
@@ -178,11 +179,11 @@ WRONG = [
     ("capsexp.cell", "import torch", "torch does not belong into cell"),
     ("capsexp.cell", "from capsexp.sweep import plan", "cell must not import sweep"),
     ("capsexp.cli", "def f():\n    import torch.nn", "torch does not belong into cli"),
-    ("capsexp.cli", "from capsexp import report", "cli must not import report"),
+    ("capsexp.cli", "from capsexp import analysis", "cli must not import analysis"),
     ("capsexp.sweep.plan", "from capsexp import build", "sweep must not import build"),
-    ("capsexp.report.page", "from capsexp.cell import Cell", "report must not import cell"),
-    ("capsexp.report.page", "import torch", "torch does not belong into report"),
-    ("capsexp.report", "from ..build import run", "report must not import build"),
+    ("capsexp.analysis.page", "from capsexp.cell import Cell", "analysis must not import cell"),
+    ("capsexp.analysis.page", "import torch", "torch does not belong into analysis"),
+    ("capsexp.analysis", "from ..build import run", "analysis must not import build"),
     ("capsexp.records", "from capsexp import errors", "records must not import errors"),
     ("capsexp.records", "import numpy", "records imports numpy, which is not in the standard library"),
     ("capsexp.errors", "import yaml", "errors imports yaml, which is not in the standard library"),
@@ -193,7 +194,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("module", "source", "why"), WRONG)
 def test_a_wrong_import_is_found(module: str, source: str, why: str) -> None:
-    (found,) = faults(source, module, is_package=module == "capsexp.report")
+    (found,) = faults(source, module, is_package=module == "capsexp.analysis")
     assert found.endswith(f": {why}")
 
 
@@ -203,7 +204,10 @@ def test_a_wrong_import_is_found(module: str, source: str, why: str) -> None:
         ("capsexp.cli", "from capsexp import sweep, resolvers, records, __version__\nprint(1)"),
         ("capsexp.models.cnn", "from capsexp.errors import require\nfrom .base import X\nfrom capsexp.nn import votes"),
         ("capsexp.recipes.train", "from capsexp.models import base\nimport lightning, torch, numpy"),
-        ("capsexp.report.page", "from capsexp.report import spec\nfrom capsexp import records\nimport matplotlib"),
+        (
+            "capsexp.analysis.page",
+            "from capsexp.analysis import paper_tables, spec\nfrom capsexp import records\nimport matplotlib",
+        ),
     ],
 )
 def test_right_imports_pass(module: str, source: str) -> None:
@@ -314,7 +318,7 @@ def test_help_and_errors_load_nothing_heavy(code: str, in_tmp: Path) -> None:
 
 
 def test_the_report_loads_no_training_code() -> None:
-    modules = [name for name in FILES if room_of(name) in ("report", "claims")]
+    modules = [name for name in FILES if room_of(name) == "analysis"]
     code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
     assert loaded_by(code, "torch", "lightning", "hydra", "omegaconf", "wandb", "sklearn") == []
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 from capsexp import commands
 
 if TYPE_CHECKING:
+    from capsexp.analysis.arrays import Array
+    from capsexp.analysis.style import Drawn
     from capsexp.build import LoadedRun
-    from capsexp.report.arrays import Array
-    from capsexp.report.canvas import Drawn
 
 SCALE = {"range": [-1, 1], "value_label": "Pearson correlation"}
 """One scale for all matrices, so that they can be compared."""
@@ -108,8 +108,8 @@ def _analyse(given: argparse.Namespace) -> None:
 
 def _arrays(directory: Path, run: "LoadedRun") -> tuple[dict[str, "Array"], list[str]]:
     """The cell's arrays, computed by its network where some are missing, and a message where that is impossible."""
+    from capsexp.analysis.arrays import ArrayError, read_all
     from capsexp.errors import ConfigError
-    from capsexp.report.arrays import ArrayError, read_all
 
     try:
         kept = read_all(directory)
@@ -141,16 +141,16 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
         name: the cell's name.
         result: the body of the cell's ``result.json``.
     """
-    from capsexp.report import figure_schema, onecell
-    from capsexp.report.arrays import ArrayError
-    from capsexp.report.captions import Words
+    from capsexp.analysis import figure_schema, single_run
+    from capsexp.analysis.arrays import ArrayError
+    from capsexp.analysis.captions import Words
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
     drawn, problems = [], []
     for figure in figure_schema.figures([*BLOCK, *_decoded(arrays)]) or []:
         try:
             words = Words(figure.name, figure.title, parts, figure.note)
-            drawn.append(onecell.DRAW[figure.kind](figure, lambda array: arrays[array], words))
+            drawn.append(single_run.DRAW[figure.kind](figure, lambda array: arrays[array], words))
         except ArrayError as error:
             problems.append(f"{figure.name}: {error}")
     return drawn, problems

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import commands, records
+from capsexp.analysis import schema
+from capsexp.analysis.spec import Figure, Spec
 from capsexp.errors import CommandError, ConfigError, require
-from capsexp.report import schema
-from capsexp.report.spec import Figure, Spec
 from capsexp.tracking import login, names
 
 INSTALL = "needs wandb-workspaces: pip install 'capsexp[dashboard]' (in a checkout: pip install -e '.[dashboard]')"

@@ -17,6 +17,9 @@ MODULES = {
     "capsexp.machine": "capsexp.hardware",
     "capsexp.randomness": "capsexp.rng",
     "capsexp.recipes.examine": "capsexp.recipes.diagnose",
+    "capsexp.report.cells": "capsexp.analysis.cells",
+    "capsexp.report.results": "capsexp.analysis.results",
+    "capsexp.report.write": "capsexp.analysis.write",
     "capsexp.words": "capsexp.text",
 }
 """The present name of each module, by its former name."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from capsexp import cli, records
+from capsexp.analysis.write import write_report
 from capsexp.callbacks import divergence
 from capsexp.callbacks.divergence import DivergenceGuard
 from capsexp.callbacks.history import History
@@ -19,7 +20,6 @@ from capsexp.callbacks.peak import Peak
 from capsexp.engine.retry_policy import INFRASTRUCTURE
 from capsexp.errors import Diverged
 from capsexp.lightning_modules.classifier import ClassifierModule
-from capsexp.report.write import write_report
 from capsexp.types import Batch, StepOutput
 from tests.conftest import quick_words, results, write_tiny_npz
 

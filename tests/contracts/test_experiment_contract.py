@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from capsexp import records, resolvers
-from capsexp.report import schema
-from capsexp.report.spec import STANDARD, Spec
+from capsexp.analysis import schema
+from capsexp.analysis.spec import STANDARD, Spec
 from tests.conftest import results
 
 CONF = Path(__file__).parents[2] / "conf"

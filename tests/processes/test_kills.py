@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from capsexp import records
-from capsexp.report.write import write_report
+from capsexp.analysis.write import write_report
 from tests.conftest import results
 from tests.processes.conftest import Sweep
 from tests.processes.recipes import TOGETHER

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from status_fakes import SHOWN_AS, body, fail, filled, finish, put, start, sweep
 
 from capsexp import records
-from capsexp.report import results
+from capsexp.analysis import results
 from capsexp.status.__main__ import main
 from capsexp.status.facts import facts
 from capsexp.status.read import read

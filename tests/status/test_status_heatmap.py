@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from status_fakes import finish, plan, put, sweep
 
 from capsexp import records
-from capsexp.report.cells import Cell
+from capsexp.analysis.cells import Cell
 from capsexp.status.heatmap import first_metric, heat_map
 from capsexp.status.read import STATES, Snapshot, read
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from capsexp import records
-from capsexp.report.cells import Cell
+from capsexp.analysis.cells import Cell
 from capsexp.status.read import STATES, Snapshot, finite
 
 SECONDS, SHARE = "clocks.total_s", "clocks.share_s"

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from capsexp.report.cells import SEED, Cell, hashable
-from capsexp.report.results import ordered
-from capsexp.report.spec import STANDARD, usual
+from capsexp.analysis.cells import SEED, Cell, hashable
+from capsexp.analysis.results import ordered
+from capsexp.analysis.spec import STANDARD, usual
 from capsexp.status.read import Snapshot
 from capsexp.status.squares import Scale, Square, marks_legend, painted, scale, square
 from capsexp.text import plain

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from capsexp import records
-from capsexp.report import results
-from capsexp.report.cells import Cell, is_number
+from capsexp.analysis import results
+from capsexp.analysis.cells import Cell, is_number
 
 STATES = ("done", "running", "failed", "interrupted", "pending", "stale", "corrupt")
 """The states of a planned cell, in the order in which counts are shown."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from capsexp.report.cells import Cell
+from capsexp.analysis.cells import Cell
 from capsexp.status.read import finite
 
 MARKS = {

@@ -1,0 +1,36 @@
+"""Tables, figures and one page from a sweep's folder: ``python -m capsexp.report multirun/cnn_prune``.
+
+Only files are read, through :mod:`capsexp.records`; nothing of the training code is imported.  Written into
+``<sweep>/report/``:
+
+=========================== =========================================================================================
+file                        content
+=========================== =========================================================================================
+``index.html``              the whole report on one page, figures embedded, readable without any other file
+``results.csv .md .tex``    one row for each point of the sweep: n, mean and sample standard deviation over seeds
+``comparison.csv .md .tex`` our numbers beside the paper's, with the difference and what limits the comparison
+``<grid>.csv .md .tex``     a table of the paper beside ours, for each item under ``grids``
+``cells.csv .md .tex``      one row for each cell: its state and its values, nothing averaged
+``timings.csv .md .tex``    everything measured with a clock, and only that
+``<figure>.png .pdf``       the figures that the ``report:`` block asks for, or the default one
+``<figure>_beside.png ...`` its surfaces beside those of another sweep, where ``--beside`` names one
+=========================== =========================================================================================
+
+The same results give the same bytes in every file but ``timings.*``.  What a report shows is decided by the
+experiment's ``report:`` block, described in :mod:`capsexp.analysis.schema`; of what it does not name, the axes, the
+standard metrics and a figure over the axes are shown (:mod:`capsexp.analysis.defaults`).
+
+The rooms: ``schema`` checks the block (with ``figure_schema``, ``grid_schema`` and ``checks``) and makes a ``spec`` of
+it, which ``defaults`` fills; ``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``,
+``tables``, ``grids`` and ``notes`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX),
+``panels`` and ``figures`` into pictures, ``page`` (with ``page_tables``) puts all on one page, and ``write`` runs the
+lot.
+
+Pictures over a sweep's axes are drawn by ``figures`` (surfaces), ``heatmaps`` and ``lines``, with ``ticks``; ``curves``
+draws epochs, which ``history`` reads, and ``series_lines`` arrays of many cells, which ``series`` reads.  ``beside``
+draws the surfaces of two sweeps, which ``beside_sweep`` brings together.  Pictures of one cell's arrays come from
+``kernels``, ``activity`` (one cell a row) and ``onecell``: ``arrays`` chooses the cell, reads and checks;
+``activity_maps``, ``matrices`` (with ``marks``), ``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called
+``draw_*`` take plain arrays and the words around a picture (``captions``), so they draw for others too.  ``canvas`` is
+shared by all.
+"""

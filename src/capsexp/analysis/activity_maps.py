@@ -1,0 +1,196 @@
+"""Heat maps of how active each capsule is: a row of panels for each network, a panel for each layer."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure as Canvas
+
+from capsexp.analysis import ticks
+from capsexp.analysis.arrays import Array
+from capsexp.analysis.captions import Words
+from capsexp.analysis.style import GREY, INK, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save, style
+
+LOW, HIGH = 1e-4, 1.0
+"""The ends of the colours; what lies beyond has the colour of the end."""
+MOST = 12
+"""Panels side by side at most."""
+LEFT, RIGHT, TALL, HEAD, BAR = 0.75, 1.85, 1.3, 0.32, 1.6
+"""Inches: left of the first panel, right of the last one, a panel's height, the words above a row, the colour bar."""
+SMALL = 7.5
+"""Points of the texts around a panel."""
+
+Layers = Mapping[str, Array]
+"""By the name of a layer: its activities [type, y, x]."""
+
+
+def dead(values: Grid, threshold: float) -> str:
+    """The share of capsules that are at most as active as the threshold; 0 % is none and 100 % is all."""
+    count, all_ = int((values <= threshold).sum()), values.size
+    per_cent = round(100 * count / all_)
+    text = "<1" if count and not per_cent else ">99" if count < all_ and per_cent == 100 else str(per_cent)
+    return f"{text} % dead"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Inches: where panels are.
+
+    Attributes:
+        counts: layers of each row; 0 where words stand in place of panels.
+        heads: whether rows have words above them.
+        varied: whether panels differ in their shape, so that each has numbers along its axes.
+        longest: letters of the longest title.
+    """
+
+    counts: Sequence[int]
+    heads: bool
+    varied: bool
+    longest: int
+
+    @property
+    def columns(self) -> int:
+        """Panels side by side."""
+        return min(MOST, max(self.counts))
+
+    @property
+    def gap(self) -> float:
+        """Between two panels."""
+        return 0.32 if self.varied else 0.12
+
+    @property
+    def wide(self) -> float:
+        """Of a panel."""
+        return min(2.3, 11.2 / self.columns - self.gap)
+
+    @property
+    def broken(self) -> bool:
+        """Whether titles take two lines."""
+        return self.longest * 0.0075 * SMALL > self.wide
+
+    @property
+    def pitch(self) -> float:
+        """From one line of panels to the next."""
+        return TALL + (0.36 if self.broken else 0.24) + (0.16 if self.varied else 0)
+
+    @property
+    def tops(self) -> list[float]:
+        """Where each row begins, and where the last one ends, from the top of the first."""
+        ends = [0.0]
+        for count in self.counts:
+            lines = -(-count // self.columns)
+            ends.append(ends[-1] + self.head + (lines * self.pitch + 0.2 if count else 0.3))
+        return ends
+
+    @property
+    def end(self) -> float:
+        """Where the last row ends."""
+        return self.tops[-1]
+
+    @property
+    def head(self) -> float:
+        """For the words above a row."""
+        return HEAD if self.heads else 0.0
+
+    @property
+    def right(self) -> float:
+        """Where the last panel of a line ends."""
+        return LEFT + self.columns * (self.wide + self.gap) - self.gap
+
+    def corner(self, row: int, place: int) -> tuple[float, float]:
+        """Lower left corner of a panel: from the left, and down from the top of the first row."""
+        line, column = divmod(place, self.columns)
+        down = self.tops[row] + self.head + (line + 1) * self.pitch - (0.16 if self.varied else 0)
+        return LEFT + column * (self.wide + self.gap), down
+
+
+@style()
+def draw_activity(rows: Mapping[str, Layers | str], words: Words, *, threshold: float = 0.01) -> Drawn:
+    """A row of panels for each network: types of capsules downwards, their places across, on one logarithmic scale.
+
+    Args:
+        rows: by the words above a row: its layers [type, y, x] in their order, or what to say in place of them.
+        words: what is said around them.
+        threshold: activity up to which a capsule is dead.
+    """
+    maps = {head: {} if isinstance(row, str) else row for head, row in rows.items()}
+    layout = _layout(maps, threshold)
+    width = max(6.4, layout.right + RIGHT)
+    lines = words.lines(width)
+    top = 0.72 + room(lines)
+    height = top + max(layout.end, BAR + 0.2) + 0.32
+    canvas = blank(words, width, height, 0.3 / width, lines)
+    norm = LogNorm(LOW, HIGH)
+    for row, (head, said) in enumerate(rows.items()):
+        up = height - top - layout.tops[row] - 0.2
+        canvas.text(LEFT / width, up / height, head, color=INK, va="center", parse_math=False)
+        if isinstance(said, str):
+            canvas.text(LEFT / width, (up - 0.24) / height, said, color=GREY, va="center", parse_math=False)
+        for place, (name, values) in enumerate(maps[head].items()):
+            left, down = layout.corner(row, place)
+            box = (left / width, (height - top - down) / height, layout.wide / width, TALL / height)
+            axes = canvas.add_axes(box)
+            _draw_layer(axes, values, norm)
+            _write(axes, values.shape, layout, row, place)
+            title = f"{spelt(name)}:{chr(10) if layout.broken else ' '}{dead(values, threshold)}"
+            axes.set_title(title, fontsize=SMALL, color=GREY, pad=3, linespacing=1.1)
+    below, beside = (height - top - layout.end - 0.06) / height, (height - top - layout.end / 2) / height
+    canvas.text((LEFT + layout.right) / 2 / width, below, "place, row by row", ha="center", va="top")
+    canvas.text(0.28 / width, beside, "type of capsule", rotation=90, ha="center", va="center")
+    corner = ((layout.right + 0.22) / width, (height - top - 0.15 - BAR) / height)
+    _bar(canvas, norm, threshold, (*corner, 0.16 / width, BAR / height))
+    return save(canvas, words, _note([values for row in maps.values() for values in row.values()]))
+
+
+def _layout(maps: Mapping[str, Layers], threshold: float) -> Layout:
+    found = [(name, values) for row in maps.values() for name, values in row.items()]
+    titles = [f"{spelt(name)}: {dead(values, threshold)}" for name, values in found]
+    varied = len({values.shape for _, values in found}) > 1
+    return Layout([len(row) for row in maps.values()], any(maps), varied, max(map(len, titles)))
+
+
+def spelt(layer: str) -> str:
+    """``layer3`` as people read it."""
+    return re.sub(r"(?<=[a-z])(\d+)$", r" \1", layer)
+
+
+def _draw_layer(axes: Axes, values: Grid, norm: LogNorm) -> None:
+    colours = mpl.colormaps[SEQUENTIAL].with_extremes(bad=RULE)
+    flat = np.clip(values.reshape(len(values), -1), LOW, HIGH)
+    axes.imshow(flat, norm=norm, cmap=colours, interpolation="nearest", aspect="auto")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=SMALL - 1, pad=2)
+
+
+def _write(axes: Axes, shape: tuple[int, ...], layout: Layout, row: int, place: int) -> None:
+    """Numbers along the axes: at the left and the lower edge of a row, or everywhere if shapes differ."""
+    types, places = shape[0], int(np.prod(shape[1:]))
+    x, y = ticks.across(range(places), layout.wide / 2), ticks.upright(range(types), TALL / 2)
+    lowest, first = place + layout.columns >= layout.counts[row], place % layout.columns == 0
+    axes.set_xticks(range(0, places, x.step), x.texts if lowest or layout.varied else [""] * len(x.texts))
+    axes.set_yticks(range(0, types, y.step), y.texts if first or layout.varied else [""] * len(y.texts))
+
+
+def _bar(canvas: Canvas, norm: LogNorm, threshold: float, place: tuple[float, float, float, float]) -> None:
+    bar = colour_bar(canvas, norm, SEQUENTIAL, "norm of the mean output", place)
+    decades = [10.0**power for power in range(-4, 1)]
+    marks = {value: f"{value:g}" for value in decades if not 0.4 < value / threshold < 2.5}
+    marks |= {threshold: f"≤ {threshold:g}: dead"}
+    bar.set_yticks(list(marks), list(marks.values()))
+    bar.set_yticks([], minor=True)
+    bar.yaxis.labelpad = 8
+    bar.axhline(threshold, color="white", linewidth=2.4)
+    bar.axhline(threshold, color=INK, linewidth=1.1)
+
+
+def _note(shown: Sequence[Grid]) -> str:
+    parts = []
+    if any((values < LOW).any() for values in shown):
+        parts.append(f"Activities below {LOW:g}, zero among them, have the colour of that.")
+    if any(np.isnan(values).any() for values in shown):
+        parts.append("Light grey: no finite value.")
+    return " ".join(parts)

@@ -1,0 +1,211 @@
+"""Which pictures a figure becomes: one for each protocol and for each value of the axes that it does not name."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from capsexp.analysis.captions import Words, counted
+from capsexp.analysis.cells import Point, Protocol, hashable
+from capsexp.analysis.compare import asked, axis_text, select, unswept
+from capsexp.analysis.results import Results
+from capsexp.analysis.spec import Figure, Measure, Spec
+from capsexp.analysis.style import Grid
+
+MOST = 12
+"""Pictures drawn of one figure at most; more would bury the page."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one picture shows.
+
+    Attributes:
+        figure: the figure it belongs to.
+        spec: how metrics and axes are labelled.
+        results: the whole sweep.
+        points: the points that are drawn.
+        suffix: what is added to the figure's file name.
+        others: values of the axes that the figure does not name.
+        limits: smallest and largest mean of this picture and of those that differ in the axes it does not name.
+        words: those values, the paper's word, and the data behind the numbers.
+    """
+
+    figure: Figure
+    spec: Spec
+    results: Results
+    points: list[Point]
+    suffix: str = ""
+    words: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    limits: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def measure(self) -> Measure:
+        """The metric that is drawn."""
+        return self.spec.measure(self.figure.metric)
+
+    @property
+    def around(self) -> Words:
+        """What is said around the picture."""
+        figure = self.figure
+        return Words(figure.name + self.suffix, figure.title, (self.results.partial, *self.words), figure.note)
+
+    @property
+    def n(self) -> str:
+        """Number of trainings behind a drawn value."""
+        return counted(point.stat(self.figure.metric).n for point in self.points)
+
+    def values(self, axis: str) -> list[Any]:
+        """An axis' values that occur among the points, in order."""
+        used = {hashable(point.axes.get(axis)) for point in self.points}
+        return [value for value in self.results.axes.get(axis, []) if hashable(value) in used]
+
+    def places(self, points: Sequence[Point] | None = None) -> list[tuple[tuple[int, int], Point]]:
+        """Each point with its row (its value of y) and column (of x) in a grid."""
+        points = self.points if points is None else points
+        x, y = self.figure.x, self.figure.y
+        columns = {hashable(value): place for place, value in enumerate(self.values(x))}
+        rows = {hashable(value): place for place, value in enumerate(self.values(y))}
+        return [((rows[hashable(p.axes.get(y))], columns[hashable(p.axes.get(x))]), p) for p in points]
+
+    def grid(self, points: Sequence[Point] | None = None) -> tuple[Grid, dict[tuple[int, int], str]]:
+        """Means of the points (all by default) as [y, x] with NaN for holes, and the state of each planned hole."""
+        metric, states = self.figure.metric, {}
+        grid = self._empty()
+        for place, point in self.places(points):
+            mean = point.stat(metric).mean
+            if mean is not None:
+                grid[place] = mean
+            states[place] = hole(point, metric)
+        return grid, {place: state for place, state in states.items() if math.isnan(grid[place])}
+
+    def spread(self, points: Sequence[Point] | None = None) -> Grid:
+        """Sample standard deviations as [y, x], with NaN where there are fewer than two values."""
+        grid = self._empty()
+        for place, point in self.places(points):
+            std = point.stat(self.figure.metric).std
+            grid[place] = np.nan if std is None else std
+        return grid
+
+    def _empty(self) -> Grid:
+        return np.full((len(self.values(self.figure.y)), len(self.values(self.figure.x))), np.nan)
+
+    def short(self, points: Sequence[Point] | None = None) -> list[tuple[int, int]]:
+        """Where in the grid a mean is of fewer trainings than planned."""
+        found = ((place, point.stat(self.figure.metric).n, len(point.cells)) for place, point in self.places(points))
+        return [place for place, n, planned in found if 0 < n < planned]
+
+
+def hole(point: Point, metric: str) -> str:
+    """Why a point has no value."""
+    if point.done:
+        return "not finite" if point.stat(metric).lost else "no value"
+    return point.cells[0].state
+
+
+def count(figure: Figure, point: Point) -> int:
+    """How many of a point's trainings a figure can use: those with its metric, or without one all finished ones."""
+    return point.stat(figure.metric).n if figure.metric else len(point.done)
+
+
+def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], str]:
+    """The pictures of a figure, and what is to be said about those that are not drawn."""
+    unknown = unswept({**figure.where, **figure.reference}, results)
+    if unknown:
+        return [], f"{figure.name}: {unknown} was not swept"
+    rest = [axis for axis in results.axes if axis not in figure.shown_axes]
+    chosen = select(results.points, figure.where)
+    if figure.kind == "kernels":
+        rest, apart = [], [points for _, points in results.by_protocol(chosen)]
+    else:
+        apart = results.apart(chosen)
+    every = [group for points in apart for group in _groups(points, rest)]
+    groups = [group for group in every if any(count(figure, point) for point in group)]
+    if figure.kind == "grid":
+        groups = groups or every[:1]  # the paper's numbers stand there before ours do
+    made = [_panel(figure, spec, results, group, rest, len(groups) > 1) for group in groups]
+    drawn = [panel for panel in made if shape(panel)]
+    if not drawn:
+        lacking = "too few swept values to draw" if made else _lacking(figure, spec, results, chosen)
+        return [], f"{figure.name}: {lacking}"
+    if figure.over_axes:
+        drawn = _on_one_scale(drawn, apart=bool(results.mixed()))
+    left = len(drawn) - MOST
+    more = "tables are not shown" if figure.kind == "grid" else "pictures are not drawn"
+    return drawn[:MOST], f"{figure.name}: {left} more {more}; narrow it with where" if left > 0 else ""
+
+
+def _lacking(figure: Figure, spec: Spec, results: Results, chosen: Sequence[Point]) -> str:
+    """Why nothing can be drawn of the chosen points; of those without a finished cell, whether others have one."""
+    if results.protocols and not any(point.done for point in chosen):
+        return f"no finished cell at {asked(figure.where, spec)}"
+    return f"no cell has {figure.metric} yet" if figure.metric else "no cell has finished yet"
+
+
+def _on_one_scale(drawn: Sequence[Panel], *, apart: bool) -> list[Panel]:
+    """The pictures with equal limits, so that equal colours are equal values; of mixed data each with its own."""
+    alike = [[panel] for panel in drawn] if apart else [list(drawn)]
+    return [replace(panel, limits=_limits(group)) for group in alike for panel in group]
+
+
+def _limits(pictures: Sequence[Panel]) -> tuple[float, float]:
+    stats = [point.stat(panel.figure.metric).mean for panel in pictures for point in panel.points]
+    means = [mean for mean in stats if mean is not None]
+    return min(means), max(means)
+
+
+def _groups(points: Sequence[Point], rest: Sequence[str]) -> list[list[Point]]:
+    groups: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(tuple(hashable(point.axes.get(axis)) for axis in rest), []).append(point)
+    return list(groups.values())
+
+
+def _panel(
+    figure: Figure,
+    spec: Spec,
+    results: Results,
+    group: list[Point],
+    rest: Sequence[str],
+    several: bool,
+) -> Panel:
+    found = {point.protocol for point in group}
+    protocols = [each for each in results.protocols if each in found]
+    values = [axis_text(group[0].axes.get(axis)) for axis in rest]
+    others = tuple(f"{spec.axis(axis).label} = {value}" for axis, value in zip(rest, values, strict=True))
+    words = [*others]
+    if figure.paper:
+        words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
+    if protocols:
+        words.append(f"here: {origin(protocols)}")
+    if protocols and (results.mixed() or (figure.kind == "kernels" and len(results.protocols) > 1)):
+        # Two files may have one name, so the place among the protocols keeps the pictures' names apart.
+        values.append(f"{protocols[0].data}{results.protocols.index(protocols[0]) + 1}")
+    suffix = "".join("_" + _file_name(value) for value in values) if several else ""
+    panel = Panel(figure, spec, results, group, suffix)  # knows its n
+    words += [panel.n] if figure.over_axes else []
+    return replace(panel, words=tuple(words), others=others)
+
+
+def origin(protocols: Sequence[Protocol]) -> str:
+    """Which data numbers come from, and on what their models were chosen."""
+    data, chosen = (list(dict.fromkeys(getattr(each, part) for each in protocols)) for part in ("data", "select_on"))
+    return f"data {' / '.join(data)}, model chosen on {' / '.join(chosen)}"
+
+
+def _file_name(text: str) -> str:
+    return "".join(char if char.isascii() and (char.isalnum() or char in "-.") else "-" for char in text)
+
+
+def shape(panel: Panel) -> str:
+    """What can be drawn: the figure's own kind, a line where one axis alone varies, or nothing."""
+    figure = panel.figure
+    if not figure.over_axes:
+        return figure.kind
+    if figure.kind == "line":
+        return "line" if len(panel.values(figure.x)) > 1 else ""
+    long = [axis for axis in (figure.x, figure.y) if len(panel.values(axis)) > 1]
+    return figure.kind if len(long) == 2 else "line" if long else ""
