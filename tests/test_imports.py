@@ -78,6 +78,9 @@ ONLY_IN: dict[str, set[str]] = {
     "torchmetrics": {"metrics", "lightning_modules"},
     "wandb": {"tracking"},
     "matplotlib": {"analysis"},
+    "pandas": {"analysis"},
+    "pydantic": {"analysis"},
+    "jinja2": {"analysis"},
     "sklearn": {"data", "filters"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
@@ -290,7 +293,7 @@ def test_a_module_that_imports_itself_is_a_circle() -> None:
 
 # -- what is loaded ---------------------------------------------------------------------------------------------------
 
-HEAVY = ("torch", "lightning", "torchmetrics", "matplotlib", "sklearn", "scipy", "wandb", "rich")
+HEAVY = ("torch", "lightning", "torchmetrics", "matplotlib", "pandas", "sklearn", "scipy", "wandb", "rich")
 
 
 def loaded_by(code: str, *libraries: str) -> list[str]:
