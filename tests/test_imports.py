@@ -21,6 +21,7 @@ PLANNED_STACKS = {"stacking.grouping"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"resolvers", "sweep"},
+    "api": {"cli"},
     "plan": {"cli", "commands", "resolvers", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
@@ -67,8 +68,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 BOTTOM = {"", "records", "errors", "text"}
 
 ONLY_IN: dict[str, set[str]] = {
-    "hydra": {"cli", "making", "plan", "sweep"},
-    "omegaconf": {"cli", "build", "making", "plan", "resolvers", "sweep"},
+    "hydra": {"api", "cli", "making", "plan", "sweep"},
+    "omegaconf": {"api", "cli", "build", "making", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
     "lightning": {"build", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
     "greenlet": {"stacking"},

@@ -1,7 +1,36 @@
-"""Experiments on pruning and capsule networks, configured by Hydra and trained by Lightning."""
+"""Experiments on pruning and capsule networks, configured by Hydra and trained by Lightning.
+
+>>> import capsexp
+>>> folder = capsexp.run_sweep(["model.c2=4,8", "seed=0,1"])
+>>> cells = capsexp.load_sweep(folder)
+>>> cells.groupby("axes.model.c2")["test/acc"].mean()
+"""
+
+import importlib
+from typing import Any
 
 from capsexp import renamed
 
 __version__ = "0.1.0"
 
+PUBLIC = {
+    "load_run": "capsexp.build",
+    "load_sweep": "capsexp.analysis.table",
+    "run_cell": "capsexp.api",
+    "run_sweep": "capsexp.api",
+}
+"""The module of each function of the library; it is imported when the function is first used (PEP 562)."""
+
+__all__ = ["load_run", "load_sweep", "run_cell", "run_sweep"]
+
 renamed.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

@@ -9,8 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -29,12 +31,16 @@ class Command:
 
     Attributes:
         ended: the statuses of the jobs that ran.
+        folder: the sweep's folder, once it is known.
+        directory: the directory of the last cell that ran in this process.
         refused: the errors of the jobs that could not start.
         exit_code: the exit code of the whole sweep, set by capsexp's sweeper; None under another sweeper.
     """
 
     def __init__(self) -> None:
         self.ended: list[records.Status] = []
+        self.folder: Path | None = None
+        self.directory: Path | None = None
         self.refused: list[Exception] = []
         self.exit_code: int | None = None
 
@@ -43,6 +49,7 @@ class Command:
         try:
             from capsexp.sweep import job  # torch and Lightning are imported by the first cell, not by --help
 
+            self.folder, self.directory = Path(config.paths.sweep), Path(HydraConfig.get().runtime.output_dir)
             ended = job.run(config)
         except Exception as error:  # Hydra would print the overrides and stop the sweep at the first error
             self.refused.append(error)
@@ -62,10 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     command = Command()
     try:
-        with _hydra_environment(normalise(arguments)):
-            hydra.main(version_base="1.3", config_path=str(records.CONF), config_name="config")(command)()
-        if command.refused:
-            raise command.refused[0]
+        execute(arguments, command)
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         # OSError: a folder that cannot be written, a full disk.  ValueError: an argument that Hydra or capsexp refuses.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -83,6 +87,20 @@ def main(arguments: Sequence[str]) -> int:
         return command.exit_code
     code = closing.exit_code(command.ended)
     return _complain(str(command.ended[0].cause).partition(": ")[2]) if code == 2 else code
+
+
+def execute(arguments: Sequence[str], command: Command) -> None:
+    """Run the command, which collects what became of it.
+
+    Raises:
+        HydraException, OmegaConfBaseException, ValueError, OSError: the arguments are refused.
+        LaunchError: the sweep was given up.
+        KeyboardInterrupt: the user stopped it.
+    """
+    with _hydra_environment(normalise(arguments)):
+        hydra.main(version_base="1.3", config_path=str(records.CONF), config_name="config")(command)()
+    if command.refused:
+        raise command.refused[0]
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
-from report_fakes import BLOCK, finish, finished, report, sweep
+from report_fakes import BLOCK, finish, finished, report, rows, sweep
 
 from capsexp import records
 from capsexp.report import main
@@ -41,6 +41,18 @@ def test_folders_that_are_no_sweep(tmp_path, capsys):
     fails(capsys, tmp_path, "not a whole plan")
     (tmp_path / records.SWEEP).write_text('{"schema": 1, "cells": [{"odd": 1}]}')
     fails(capsys, tmp_path, "not a whole plan")
+
+
+def test_a_folder_without_a_plan_is_reported_by_what_its_cells_differ_in(run, quick, in_tmp, capsys):
+    for seed in (0, 1):
+        assert run(*quick, "model.c2=2", f"seed={seed}") == 0
+    assert run(*quick, "model.c2=3") == 0
+    folder = in_tmp / "multirun" / "adhoc"
+    assert not (folder / records.SWEEP).exists()
+    capsys.readouterr()
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("adhoc: complete: 3 of 3 cells done")
+    assert [(row["model.c2"], row["n"]) for row in rows(folder / "report", "results")] == [("2", "2"), ("3", "1")]
 
 
 def test_a_wrong_block_is_one_line(tmp_path, capsys):

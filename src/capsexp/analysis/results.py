@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
+from capsexp.analysis import unplanned
 from capsexp.analysis.cells import PROTOCOL, SEED, STATES, Cell, Point, Protocol, hashable, is_number
 from capsexp.errors import CommandError
 
@@ -111,10 +112,10 @@ def read(directory: Path) -> Results:
 
 
 def plan(directory: Path) -> records.Sweep:
-    """The plan in a sweep's folder.
+    """The plan in a sweep's folder; of a folder without one, the plan that its cells amount to.
 
     Raises:
-        ReportError: there is none.
+        ReportError: there is neither a plan nor a cell, or the plan is damaged.
     """
     if not directory.is_dir():
         raise ReportError(f"{directory} is not a folder")
@@ -123,7 +124,10 @@ def plan(directory: Path) -> records.Sweep:
             raise ReportError(
                 f"{directory} is the folder of a single cell; give its sweep's, {directory.resolve().parent}"
             )
-        raise ReportError(f"{directory} has no plan ({records.SWEEP}): no sweep was launched in it")
+        made = unplanned.plan_of_cells(directory)
+        if made is None:
+            raise ReportError(f"{directory} has no plan ({records.SWEEP}): no sweep was launched in it")
+        return made
     sweep = records.read_sweep(directory)
     if sweep is None:
         raise ReportError(f"{directory / records.SWEEP} is not a whole plan; launch the sweep again to rewrite it")

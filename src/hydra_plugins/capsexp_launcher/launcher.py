@@ -4,6 +4,7 @@ Hydra imports this file whenever it looks for plugins, so nothing heavy is impor
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -28,6 +29,8 @@ class CapsexpLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store the config and its loader, which compose the jobs of another sweeper."""
         self._config, self._loader, self._task = config, hydra_context.config_loader, task_function
+        if hasattr(task_function, "folder"):
+            task_function.folder = Path(config.paths.sweep)
         # Hydra's own sweeper would print the overrides of each failed cell and stop at the first.
         self._raises = not str(config.hydra.sweeper.get("_target_")).startswith("hydra._internal.")
 

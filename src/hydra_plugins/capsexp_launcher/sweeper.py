@@ -1,6 +1,7 @@
 """The sweeper ``capsexp``: every combination of the listed values, planned before the first cell runs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -23,6 +24,8 @@ class CapsexpSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store the config and its loader, and create the launcher."""
         self._config, self._loader, self._task = config, hydra_context.config_loader, task_function
+        if hasattr(task_function, "folder"):
+            task_function.folder = Path(config.paths.sweep)
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )

@@ -1,0 +1,7 @@
+from capsexp.analysis.table import load_sweep as load_sweep
+from capsexp.api import run_cell as run_cell
+from capsexp.api import run_sweep as run_sweep
+from capsexp.build import load_run as load_run
+
+__version__: str
+__all__ = ["load_run", "load_sweep", "run_cell", "run_sweep"]
