@@ -22,6 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"resolvers", "sweep"},
     "api": {"cli"},
+    "archive": {"commands"},
+    "clean": {"commands"},
     "plan": {"cli", "commands", "resolvers", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},

@@ -1,12 +1,13 @@
 """The table of results: one row for each planned cell of one or more sweeps, nothing averaged and nothing hidden."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from capsexp import records
 from capsexp.analysis import results
 from capsexp.analysis.cells import Cell
 from capsexp.analysis.results import Results
@@ -67,7 +68,7 @@ def _row(sweep: str, cell: Cell) -> dict[str, Any]:
     row = dict(zip(ABOUT, about, strict=True)) | {AXIS + axis: value for axis, value in cell.axes.items()}
     body = cell.result if cell.done and cell.result is not None else {}
     facts = {key: value for key, value in body.items() if key not in IN_OTHER_COLUMNS}
-    return row | _metrics(cell) | dict(_leaves(facts))
+    return row | _metrics(cell) | dict(records.leaves(facts))
 
 
 def _metrics(cell: Cell) -> dict[str, float | None]:
@@ -77,12 +78,3 @@ def _metrics(cell: Cell) -> dict[str, float | None]:
 
 def _axes(read: Results) -> Iterator[str]:
     yield from dict.fromkeys([*read.sweep.axes, *(axis for cell in read.cells for axis in cell.axes)])
-
-
-def _leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted key and the value of everything in a mapping that is no mapping itself."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

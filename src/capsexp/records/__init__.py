@@ -10,7 +10,7 @@ The modules: ``layout`` has the names of files and versions, ``files`` writes an
 ids; ``status``, ``result`` and ``sweep`` define the contents of the files.
 """
 
-from capsexp.records.files import read_json, replacing, write_json, write_text
+from capsexp.records.files import leaves, read_json, replacing, write_json, write_text
 from capsexp.records.identity import (
     FILES,
     ID_LENGTH,
@@ -107,6 +107,7 @@ __all__ = [
     "is_gone",
     "is_stale",
     "is_user_error",
+    "leaves",
     "named_files",
     "present_targets",
     "read_configs",

@@ -49,6 +49,15 @@ def finite(value: object) -> object:
     return value
 
 
+def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted key and the value of everything in nested mappings that is not a mapping itself."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``; None if the file is missing or has no complete object."""
     try:
