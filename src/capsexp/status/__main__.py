@@ -1,4 +1,4 @@
-"""``python -m capsexp.status DIR``: show the progress of the sweep in DIR."""
+"""``python -m capsexp.status DIR``: show the progress of the sweep in DIR, or of all sweeps below DIR."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capsexp import commands
-from capsexp.status import text
+from capsexp.status import overview, text
 from capsexp.status.facts import Facts, facts
 from capsexp.status.heatmap import heat_map
 from capsexp.status.read import Snapshot, read
@@ -40,9 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = commands.parser(
         "status",
         "Show how far a sweep is: counts, time left, slow and failed cells, a map of its axes.",
-        "Only reads. Colours are used in a terminal, unless the environment variable NO_COLOR is set.",
+        "For a folder of sweeps, such as multirun, a line for each. Only reads. Colours are used in a terminal, unless "
+        "the environment variable NO_COLOR is set.",
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's folder, such as multirun/cnn_prune")
+    parser.add_argument(
+        "directory", metavar="DIR", type=Path, help="a sweep's folder, such as multirun/cnn_prune, or multirun"
+    )
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
@@ -82,17 +85,27 @@ def _is_number(word: str) -> bool:
 def _show(given: argparse.Namespace) -> None:
     screen = sys.stdout.isatty()
     while True:
-        snapshot = read(given.directory)
-        found = facts(snapshot)
+        shown, content, settled = _look(given.directory, screen)
         if given.json:
-            _write(json.dumps(dataclasses.asdict(found)) + "\n")
+            _write(json.dumps(content) + "\n")
         elif given.watch and screen:
-            _write(CLEAR + "\n".join(_fitting(_lines(snapshot, found, screen))) + "\n")
+            _write(CLEAR + "\n".join(_fitting(shown)) + "\n")
         else:
-            _write("\n".join(_lines(snapshot, found, screen)) + "\n" * (2 if given.watch else 1))
-        if not given.watch or found.settled:
+            _write("\n".join(shown) + "\n" * (2 if given.watch else 1))
+        if not given.watch or settled:
             return
         time.sleep(given.watch)
+
+
+def _look(directory: Path, screen: bool) -> tuple[list[str], object, bool]:
+    """The lines about a sweep or about the sweeps below a folder, the facts for JSON, and whether all is settled."""
+    folders = overview.sweeps_below(directory)
+    if folders:
+        each = overview.facts_of(folders)
+        return overview.lines(each), [dataclasses.asdict(one) for one in each], all(one.settled for one in each)
+    snapshot = read(directory)
+    found = facts(snapshot)
+    return _lines(snapshot, found, screen), dataclasses.asdict(found), found.settled
 
 
 def _lines(snapshot: Snapshot, found: Facts, screen: bool) -> list[str]:

@@ -56,7 +56,7 @@ class Facts:
     Attributes:
         sweep: name of the sweep.
         folder: its folder.
-        command: the command that launched it.
+        command: the command that launched it; empty for single cells.
         planned: number of cells in the plan.
         counts: number of cells in each state that occurs; the sum is ``planned``.
         orphans: names of cell directories that are not in the plan.
@@ -102,7 +102,7 @@ def facts(snapshot: Snapshot) -> Facts:
     return Facts(
         sweep=str(snapshot.sweep.name),
         folder=str(snapshot.directory),
-        command=shlex.join(["python", "-m", "capsexp", *map(str, snapshot.sweep.overrides), "-m"]),
+        command=_command(snapshot.sweep),
         planned=len(snapshot.cells),
         counts=counts,
         orphans=snapshot.orphans,
@@ -117,6 +117,12 @@ def facts(snapshot: Snapshot) -> Facts:
         slowest=[CellTime(*each) for each in heapq.nlargest(SLOWEST, took, key=lambda each: each[1])],
         failures=[_failure(cell, snapshot) for cell in snapshot.cells if cell.state in ("failed", "corrupt")],
     )
+
+
+def _command(sweep: records.Sweep) -> str:
+    """The command that launched a sweep; empty if its cells were launched one by one."""
+    planned = sweep.overrides or sweep.launch
+    return shlex.join(["python", "-m", "capsexp", *map(str, sweep.overrides), "-m"]) if planned else ""
 
 
 def _seconds(cell: Cell) -> float | None:

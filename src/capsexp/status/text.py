@@ -13,7 +13,7 @@ WIDEST_BAR = 60
 
 def lines(facts: Facts, map_lines: Sequence[str], width: int) -> list[str]:
     """All lines that the command prints, in blocks; the blocks that change most are at the top."""
-    head = [f"{facts.sweep}  {facts.folder}", facts.command]
+    head = [line for line in (f"{facts.sweep}  {facts.folder}", facts.command) if line]
     progress = [bar(facts, width), _counts(facts), *_times(facts)]
     running = _timed("running", facts.running[:MOST_RUNNING], len(facts.running))
     slowest = _timed("slowest", facts.slowest, len(facts.slowest))
