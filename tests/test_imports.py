@@ -84,6 +84,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pandas": {"analysis"},
     "pydantic": {"analysis"},
     "jinja2": {"analysis"},
+    "markupsafe": {"analysis"},
     "sklearn": {"data", "filters"},
     "onnx": {"export"},
     "onnxruntime": {"export"},

@@ -11,7 +11,7 @@ from report_fakes import BLOCK, body, finish, sweep
 
 from capsexp import records
 from capsexp.analysis import beside as maps
-from capsexp.analysis import beside_sweep, page, results, schema
+from capsexp.analysis import beside_sweep, results, schema
 from capsexp.analysis.beside import Along, Side, draw_beside, sentence
 from capsexp.analysis.captions import Words
 from capsexp.analysis.cells import Protocol
@@ -215,9 +215,10 @@ def test_the_page_shows_both_sweeps_and_what_limits_the_comparison(tmp_path, cap
 
 
 def test_without_another_sweep_the_page_has_no_such_part(tmp_path):
-    read = results.read(written(tmp_path, GRID, plain, "one"))
-    assert page._beside(None) == ""
-    assert "--beside" not in page._reproduce(page.Content(schema.parse({}), read, [], {}, [], [], []))
+    assert main([str(written(tmp_path, GRID, plain, "one"))]) == 0
+    said = (tmp_path / "report" / "index.html").read_text()
+    assert 'id="beside"' not in said
+    assert "--beside" not in said
 
 
 def test_folders_with_nothing_in_common_are_one_line(tmp_path, capsys):

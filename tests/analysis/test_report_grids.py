@@ -1,5 +1,6 @@
 """The paper's tables beside ours: what stands at each place, what is said of holes, and how tables are laid out."""
 
+import html
 import json
 import math
 
@@ -249,11 +250,9 @@ def test_files_and_page(tmp_path):
     assert r"\begin{tabular}{llrrrr}" in latex
     assert latex.count(r"\addlinespace") == 2
     assert caveat in latex
-    page = (out / "index.html").read_text()
+    page = html.unescape((out / "index.html").read_text())
     assert "<h3>Table 1: accuracy</h3>\n" in page
-    assert (
-        '<p class="flag">other data: digits, the paper&#x27;s is cifar10; partial: 5 of 6 points complete</p>' in page
-    )
+    assert '<p class="flag">other data: digits, the paper\'s is cifar10; partial: 5 of 6 points complete</p>' in page
     assert '<tr class="ours first"><td class="whole">large</td><td class="whole">ours</td>' in page
     assert '<tr class="difference"><td class="whole"></td>' in page
     assert '<a href="table1.csv">CSV</a>' in page

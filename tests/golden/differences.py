@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,14 @@ def serious(difference: Difference) -> bool:
     if isinstance(old, str) and isinstance(new, str):
         return NUMBER.sub("0", old) != NUMBER.sub("0", new)
     return True
+
+
+def lost_from_the_page(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The numbers of an old page that a new one lacks; takes both pages out of the reports, since words may change."""
+    before, after = (Counter(each.pop("numbers")) for each in (old, new))
+    for each in (old, new):
+        each.pop("page")
+    return sorted((before - after).elements())
 
 
 def is_number(value: Any) -> bool:

@@ -1,38 +1,64 @@
-"""The whole report as one HTML page that needs no other file: style and figures are inside it."""
+"""The whole report as one HTML page that needs no other file: style, script, figures and curves are inside it."""
 
 import base64
+import functools
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 from capsexp import records
-from capsexp.analysis import warnings
+from capsexp.analysis import learning_curves, warnings
 from capsexp.analysis.beside_sweep import Beside
-from capsexp.analysis.cells import STATES
+from capsexp.analysis.cells import STATES, Cell
 from capsexp.analysis.compare import Compared
-from capsexp.analysis.page_tables import grid, section, table
+from capsexp.analysis.formats import numeric_columns
+from capsexp.analysis.learning_curves import Curves
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.style import Drawn
-from capsexp.analysis.tables import Table
+from capsexp.analysis.tables import HOLE, Table
 
 DATA = {
     **{"name": "data set", "source": "source", "sha256": "sha256", "generated": "generated", "classes": "classes"},
     **{"image_shape": "image shape", "n_train": "training images", "n_val": "validation images"},
     **{"n_test": "test images", "test_split": "test split", "split_seed": "seed of the splits"},
 }
-"""What a result says of its data, in the order in which a reader asks."""
-STYLE_SHEET = Path(__file__).with_name("page.css")
+"""The facts about the data, in the order in which a reader asks for them, with their labels."""
+
+PARTS = {"ours": "ours", "paper": "paper", "ours - paper": "difference"}
+"""The style of each line of a row of several lines."""
+
+SECTIONS = {
+    "data": "Data and protocol",
+    "comparison": "Beside the paper",
+    "paper": "Tables beside the paper's",
+    "figures": "Figures",
+    "beside": "Beside another sweep",
+    "curves": "Learning curves",
+    "results": "Results",
+    "cells": "Cells",
+    "holes": "Holes and leftovers",
+    "reproduce": "How to reproduce",
+    "environment": "Environment",
+}
+"""The sections in their order, by their anchors."""
+
+NOT_FACTS = {"id", "name", "axes", "metrics", "clocks", "environment", "memory", "gpu"}
+"""Keys of a result that the row of a cell does not open: they stand elsewhere, or differ from run to run."""
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Content:
-    """What the page shows.
+    """The content of the page.
 
     Attributes:
         spec: the checked block.
@@ -43,6 +69,7 @@ class Content:
         figures: the pictures.
         problems: one line for each table or figure that could not be made.
         beside: the surfaces beside those of another sweep, where they were asked for.
+        linked: whether the page lies in ``report/`` of the sweep's folder, so that it can link to the cells' files.
     """
 
     spec: Spec
@@ -53,6 +80,7 @@ class Content:
     figures: Sequence[Drawn]
     problems: Sequence[str]
     beside: Beside | None = None
+    linked: bool = False
 
 
 REPORT = ["python", "-m", "capsexp.report"]
@@ -60,51 +88,77 @@ REPORT = ["python", "-m", "capsexp.report"]
 
 def render(content: Content) -> str:
     """The page's HTML."""
-    title = content.spec.title or content.results.sweep.name
-    sections = [
-        _header(content, title),
-        _data(content.results),
-        _comparison(content),
-        _grids(content),
-        _figures(content),
-        _beside(content.beside),
-        table("Results", content.tables["results"], "scroll tall"),
-        _holes(content.results),
-        _reproduce(content),
-        _environment(content.results),
-    ]
-    body = "\n".join(section for section in sections if section)
-    style = STYLE_SHEET.read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    spec, results = content.spec, content.results
+    curves = {cell.id: learning_curves.read_curves(cell) for cell in results.cells}
+    values: dict[str, Any] = {
+        "title": spec.title or results.sweep.name,
+        "source": spec.source,
+        "claim": spec.claim,
+        "partial": results.partial,
+        "state": results.partial or f"Complete: {len(results.cells)} of {len(results.cells)} cells done",
+        "warnings": [*warnings.warnings(spec, results), *content.problems],
+        "planned": len(results.cells),
+        "data": _data(results),
+        "comparison": _table(content.tables["comparison"]) if content.compared else None,
+        "paper": content.grids,
+        "grids": [_grid(table) for table in content.grids],
+        "figures": [_figure(drawn) for drawn in content.figures],
+        "beside": _beside(content.beside) if content.beside else None,
+        "learning": learning_curves.pictures([(cell.name, curves[cell.id]) for cell in results.cells]),
+        "learning_caption": _learning_caption(curves),
+        "results": _table(content.tables["results"], sortable=True),
+        "cells": _table(content.tables["cells"], sortable=True, opens=True),
+        "holes": [_missing(cell) for cell in _missing_cells(results)],
+        "stale": any(cell.state == "stale" for cell in results.cells),
+        "orphans": results.orphans,
+        "reproduce": True,
+        "command": command(results),
+        "report": _report_command(content),
+        "environment": _environment(results),
+        "details": [_detail(cell, curves[cell.id], content) for cell in results.cells],
+        "curves": any(curves.values()),
+    }
+    always = {"data", "results", "cells", "reproduce"}
+    shown = [(_title(anchor, content), anchor) for anchor in SECTIONS if anchor in always or _is_there(anchor, values)]
+    sizes = {name.lower(): getattr(learning_curves, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "BELOW")}
+    files = {"style": _text("page.css"), "script": _text("page.js")}
+    return _template().render(**values, **sizes, **files, sections=shown)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """The compiled template; whatever comes from a result or config is escaped."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        loader=jinja2.FileSystemLoader(HERE),
     )
+    return environment.get_template("page.html.j2")
+
+
+def _text(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def _is_there(anchor: str, values: dict[str, Any]) -> bool:
+    if anchor == "holes":
+        return bool(values["holes"] or values["orphans"])
+    return bool(values[anchor])
+
+
+def _title(anchor: str, content: Content) -> str:
+    return f"Beside {content.beside.name}" if anchor == "beside" and content.beside else SECTIONS[anchor]
 
 
 # -- the sections -----------------------------------------------------------------------------------------------------
 
 
-def _header(content: Content, title: str) -> str:
-    spec, results = content.spec, content.results
-    lines = [f"<h1>{escape(title)}</h1>"]
-    lines += [f'<p class="source">{escape(spec.source)}</p>'] if spec.source else []
-    state = results.partial or f"Complete: {len(results.cells)} of {len(results.cells)} cells done"
-    lines.append(f'<p class="state {"partial" if results.partial else "complete"}">{escape(state)}</p>')
-    lines += [f'<p class="claim"><strong>Claim.</strong> {escape(spec.claim)}</p>'] if spec.claim else []
-    listed = "".join(f"<li>{escape(text)}</li>" for text in [*warnings.warnings(spec, results), *content.problems])
-    return "\n".join([*lines, f'<ul class="warnings">{listed}</ul>' if listed else ""])
-
-
-def _data(results: Results) -> str:
+def _data(results: Results) -> list[tuple[int, list[list[str]]]]:
+    """Each combination of data and protocol with the number of its cells."""
     described = Counter(_described(cell.result or {}) for cell in results.cells if cell.done)
-    if not described:
-        return section("Data and protocol", "<p>No cell has finished yet.</p>")
-    parts = []
-    for text, count in sorted(described.items()):
-        rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in json.loads(text))
-        parts.append(f'<p>{count} of {len(results.cells)} cells:</p>\n<table class="facts">{rows}</table>')
-    return section("Data and protocol", "\n".join(parts))
+    return [(count, json.loads(text)) for text, count in sorted(described.items())]
 
 
 def _described(body: dict[str, Any]) -> str:
@@ -122,80 +176,113 @@ def _plain(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _comparison(content: Content) -> str:
-    return table("Beside the paper", content.tables["comparison"]) if content.compared else ""
+def _table(shown: Table, *, sortable: bool = False, opens: bool = False) -> dict[str, Any]:
+    """A table with a line per row; if it opens, each row is that of the cell at its place."""
+    numeric = numeric_columns(shown)
+    rows = [
+        {"missing": missing, "cell": place if opens else None, "texts": list(_texts(row, numeric, shown))}
+        for place, (row, missing) in enumerate(zip(shown.rows, shown.holes, strict=True))
+    ]
+    heads = list(zip(shown.header, numeric, strict=True))
+    return {"name": shown.name, "caption": shown.caption, "heads": heads, "rows": rows, "sortable": sortable}
 
 
-def _grids(content: Content) -> str:
-    return section("Tables beside the paper's", "\n".join(map(grid, content.grids))) if content.grids else ""
+def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterator[tuple[str, str]]:
+    for text, right, name in zip(row, numeric, shown.header, strict=True):
+        kind = {"caveats": "flag", "at": "whole"}.get(name if text != HOLE else "", "num" if right else "")
+        yield text, kind
 
 
-def _figures(content: Content) -> str:
-    return section("Figures", "\n".join(map(_figure, content.figures))) if content.figures else ""
+def _grid(shown: Table) -> dict[str, Any]:
+    """A table in which several lines are one row, under its own heading."""
+    rows = [_line(row, PARTS[part]) for row, part in zip(shown.rows, shown.parts, strict=True)]
+    return {**_table(shown), "rows": rows, "title": shown.title, "flags": "; ".join(shown.flags)}
 
 
-def _beside(beside: Beside | None) -> str:
-    if beside is None:
-        return ""
-    partial = beside.other.partial
-    lines = [f"<p>{escape(beside.title)}</p>"] if beside.title else []
-    lines += [f'<p class="state partial">{escape(partial)}</p>'] if partial else []
-    listed = "".join(f"<li>{escape(text)}</li>" for text in beside.flags)
-    lines += [f'<ul class="warnings">{listed}</ul>'] if listed else []
-    return section(f"Beside {beside.name}", "\n".join([*lines, *map(_figure, beside.pictures)]))
+def _line(row: Sequence[str], part: str) -> dict[str, Any]:
+    """A line of a row; words in place of our number say why there is none."""
+    name, what, *values = row
+    texts = [(name, "whole"), (what, "whole")]
+    for text in values:
+        lacking = part == "ours" and text[:1].isalpha()
+        # A narrow page breaks before the deviation.
+        texts.append((text.replace("± ", "±\N{NO-BREAK SPACE}"), "num lacking" if lacking else "num"))
+    return {"kind": f"{part} first" if name else part, "texts": texts}
 
 
-def _figure(drawn: Drawn) -> str:
+def _beside(beside: Beside) -> dict[str, Any]:
+    return {
+        "title": beside.title,
+        "partial": beside.other.partial,
+        "flags": beside.flags,
+        "figures": [_figure(drawn) for drawn in beside.pictures],
+    }
+
+
+def _figure(drawn: Drawn) -> dict[str, str]:
     image = base64.b64encode(drawn.png).decode("ascii")
-    note = f"{escape(drawn.note)} " if drawn.note else ""
-    name = escape(drawn.name, quote=True)
+    return {"name": drawn.name, "title": drawn.title, "note": drawn.note, "image": image}
+
+
+def _learning_caption(curves: dict[str, Curves]) -> str:
+    count = sum(bool(each) for each in curves.values())
+    if count <= learning_curves.MOST_LINES:
+        return f"A line per finished cell ({count}); the row of a cell in the table of cells opens its own."
     return (
-        f'<figure id="{name}">\n<img alt="{escape(drawn.title, quote=True)}" src="data:image/png;base64,{image}">\n'
-        f'<figcaption>{note}<a href="{name}.png">PNG</a> · <a href="{name}.pdf">PDF</a></figcaption>\n</figure>'
+        f"{count} finished cells at each epoch: the median, the middle half, and all. The row of a cell in the table "
+        "of cells opens its own curves."
     )
 
 
-def _holes(results: Results) -> str:
-    # Failures first: many missing cells would bury them.
-    holes = sorted((cell for cell in results.cells if not cell.done), key=lambda cell: STATES.index(cell.state))
-    rows = "".join(
-        f'<tr class="hole"><td>{escape(cell.name)}</td><td>{escape(cell.state)}</td><td>{escape(cell.kind or "")}</td>'
-        f"<td>{escape(cell.cause or '')}</td><td>{_times(cell.retried)}</td>"
-        f"<td>{f'<code>{escape(cell.directory.name)}/{records.LOG}</code>' if cell.directory else ''}</td></tr>"
-        for cell in holes
-    )
-    heads = ("cell", "state", "kind", "cause", "retried", "log, in the folder of the sweep")
-    head = f"<tr>{''.join(f'<th>{text}</th>' for text in heads)}</tr>"
-    parts = [f'<div class="scroll"><table>{head}{rows}</table></div>'] if holes else []
-    if any(cell.state == "stale" for cell in holes):
-        parts.append(
-            "<p>Stale cells were computed by code that has since changed its numbers; they are in no mean.</p>"
-        )
-    if results.orphans:
-        names = "".join(f"<li><code>{escape(name)}</code></li>" for name in results.orphans)
-        parts.append(f"<h3>Orphaned</h3><p>On disk but not in the plan; left alone, in no table:</p><ul>{names}</ul>")
-    return section("Holes and leftovers", "\n".join(parts)) if parts else ""
+def _missing_cells(results: Results) -> list[Cell]:
+    """The cells without numbers, failures first: many missing cells would bury them."""
+    return sorted((cell for cell in results.cells if not cell.done), key=lambda cell: STATES.index(cell.state))
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times" if count else ""
+def _missing(cell: Cell) -> dict[str, str]:
+    return {
+        "name": cell.name,
+        "state": cell.state,
+        "kind": cell.kind or "",
+        "cause": cell.cause or "",
+        "retried": "once" if cell.retried == 1 else f"{cell.retried} times" if cell.retried else "",
+        "log": f"{cell.directory.name}/{records.LOG}" if cell.directory else "",
+    }
 
 
-def _reproduce(content: Content) -> str:
-    results, beside = content.results, content.beside
-    report = [*REPORT, _folder(results), *(["--beside", _folder(beside.other)] if beside else [])]
-    return section(
-        "How to reproduce",
-        f"<p>The same command again runs only the cells that are missing, and the second writes this page:</p>\n"
-        f"<pre>{escape(command(results))}\n{escape(shlex.join(report))}</pre>\n"
-        '<p>The values of every cell: <a href="cells.csv">cells.csv</a>. All that a clock measured stands apart: '
-        '<a href="timings.md">timings.md</a>.</p>',
-    )
+def _detail(cell: Cell, curves: Curves, content: Content) -> dict[str, Any]:
+    """The content that the row of a cell opens."""
+    body = cell.result if cell.done and cell.result is not None else {}
+    facts = [(key, _plain(value)) for key, value in records.leaves(_without(body, NOT_FACTS))]
+    about = [("cell", cell.name), ("state", cell.state), *([("cause", cell.cause)] if cell.cause else [])]
+    name = cell.directory.name if cell.directory else ""
+    files = [f"../{name}/{file}" for file in (records.CONFIG, records.METRICS, records.LOG)] if name else []
+    return {
+        "facts": [*about, *facts],
+        "curves": {metric: [_short(value) for value in values.tolist()] for metric, values in curves.items()},
+        "files": files,
+        "linked": content.linked,
+    }
+
+
+def _without(body: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key not in keys}
+
+
+def _short(value: float) -> float | None:
+    """A value for a small picture: four digits; None if it is not finite."""
+    return float(f"{value:.4g}") if abs(value) < float("inf") else None
+
+
+def _report_command(content: Content) -> str:
+    beside = ["--beside", _folder(content.beside.other)] if content.beside else []
+    return shlex.join([*REPORT, _folder(content.results), *beside])
 
 
 def command(results: Results) -> str:
-    """The command line of the sweep, as it was given."""
-    return shlex.join(["python", "-m", "capsexp", *results.sweep.overrides, "-m"])
+    """The command line of the sweep, as it was given; empty if its cells were launched one by one."""
+    planned = results.sweep.overrides or results.sweep.launch
+    return shlex.join(["python", "-m", "capsexp", *results.sweep.overrides, "-m"]) if planned else ""
 
 
 def _folder(results: Results) -> str:
@@ -204,10 +291,8 @@ def _folder(results: Results) -> str:
     return f"{given[-1] if given else 'multirun'}/{results.sweep.name}"
 
 
-def _environment(results: Results) -> str:
+def _environment(results: Results) -> list[tuple[str, str]]:
     """Each fact of the machines with the values it took; a clock, if one slipped in, stays out."""
     bodies = [(cell.result or {}).get("environment") or {} for cell in results.cells if cell.done]
     keys = sorted({key for body in bodies for key in body if not key.endswith("_s")})
-    found = {key: warnings.described(warnings.seen(results, key)) for key in keys}
-    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(text)}</td></tr>" for key, text in found.items())
-    return section("Environment", f'<table class="facts">{rows}</table>') if rows else ""
+    return [(key, warnings.described(warnings.seen(results, key))) for key in keys]

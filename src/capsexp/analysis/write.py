@@ -34,7 +34,20 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
         _write_picture(out, picture)
     index = out / "index.html"
     records.write_text(
-        index, page.render(page.Content(spec, read, compared, made, crossed, drawn, [*lacking, *problems], beside))
+        index,
+        page.render(
+            page.Content(
+                spec,
+                read,
+                compared,
+                made,
+                crossed,
+                drawn,
+                [*lacking, *problems],
+                beside,
+                linked=out.absolute().parent == directory.absolute(),
+            )
+        ),
     )
     state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
     return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(pictures)}"
