@@ -1,6 +1,7 @@
 """Failures, retries, environments, and what else lies in a cell's folder."""
 
 import dataclasses
+import html
 import os
 import re
 
@@ -112,3 +113,26 @@ def test_the_same_threads_and_an_older_result_without_them_are_no_note(tmp_path)
     del body["environment"]
     records.write_result(directory, body)
     assert "last digits" not in (report(root) / "index.html").read_text()
+
+
+def test_settings_that_differ_from_the_experiments_are_named(tmp_path):
+    root = finished(tmp_path, {"model.c2": [2, 4]})
+    plan = records.read_sweep(root)
+    said = ["+experiment=fake", "model.c2=2,4", "trainer.max_epochs=2", "threads=1", "hydra/launcher=stacked"]
+    records.write_sweep(root, dataclasses.replace(plan, overrides=said))
+    page = html.unescape((report(root) / "index.html").read_text())
+    assert "<li>Settings that differ from the experiment's: model.c2=2,4, trainer.max_epochs=2.</li>" in page
+    for others in (["+experiment=fake", "threads=1"], ["model.c2=2,4"]):
+        records.write_sweep(root, dataclasses.replace(plan, overrides=others))
+        assert "Settings that differ" not in (report(root) / "index.html").read_text()
+
+
+def test_the_papers_count_of_parameters_is_shown_where_there_is_a_paper(tmp_path):
+    root = finished(tmp_path, {"model.c2": [2, 4]}, {})
+    out = report(root)
+    assert "paper" not in (out / "results.md").read_text()
+    assert "paper" not in (out / "cells.tex").read_text()
+    assert "params_paper" in (out / "results.csv").read_text().splitlines()[0]
+    plan = records.read_sweep(root)
+    records.write_sweep(root, dataclasses.replace(plan, report={"source": "Somebody 2019"}))
+    assert "paper's formula" in (report(root) / "results.md").read_text()

@@ -68,7 +68,8 @@ def stat_text(stat: Stat, digits: int, n_of_row: int | None = None) -> str:
     if not stat.n:
         return "not finite" if stat.lost else HOLE
     text = number(stat.mean, digits)
-    if stat.std is not None:
+    counted = all(isinstance(value, int) for value in stat.values.values())
+    if stat.std is not None and not (counted and stat.std == 0):  # a count that is the same for every seed
         text += f" ± {stat.std:.{digits}f}"
     return text if n_of_row in (None, stat.n) else f"{text} (n={stat.n})"
 
@@ -115,13 +116,14 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
         values = [axis_text(point.axes[axis]) for axis in axes] or [_only(point)]
         values += [str(getattr(point.protocol, part, HOLE)) for part in parts]
         done = len(point.done)
-        shown = [stat_text(stat, measure.digits, done) for stat, measure in zip(stats, measures, strict=True)]
+        pairs = zip(stats, measures, strict=True)
+        shown = [stat_text(stat, measure.digits, done) for stat, measure in pairs if _is_shown(measure, spec)]
         rows.append([*values, str(done), point.state, *shown])
         raw_rows.append([*values, len(point.cells), done, point.state, *(raw for stat in stats for raw in _raw(stat))])
     return Table(
         name=name,
         caption=caption,
-        header=[*keys, *parts, "n", "state", *(measure.title for measure in measures)],
+        header=[*keys, *parts, "n", "state", *(measure.title for measure in measures if _is_shown(measure, spec))],
         rows=rows,
         raw_header=[
             *(axes or ["cell"]), *parts, "planned", "n", "state",
@@ -130,6 +132,11 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
         raw_rows=raw_rows,
         holes=[not point.done for point in results.points],
     )  # fmt: skip
+
+
+def _is_shown(measure: Measure, spec: Spec) -> bool:
+    """False for the paper's count of parameters in a sweep that has no paper; the CSV has it all the same."""
+    return measure.key != "params_paper" or bool(spec.source) or spec.columns is not None
 
 
 def _only(point: Point) -> str:
@@ -154,11 +161,12 @@ def cells_table(spec: Spec, results: Results) -> Table:
         values = [cell.value(measure.key) if cell.done else None for measure in measures]
         head = [cell.name, *(axis_text(cell.axes.get(axis)) for axis in axes), *_facts(cell)]
         rows.append(
-            [text or HOLE for text in head] + [number(v, m.digits) for v, m in zip(values, measures, strict=True)]
+            [text or HOLE for text in head]
+            + [number(v, m.digits) for v, m in zip(values, measures, strict=True) if _is_shown(m, spec)]
         )
         raw_rows.append([*head, *values])
     caption = _caption(spec, results, "Every cell of the sweep")
-    header += [measure.title for measure in measures]
+    header += [measure.title for measure in measures if _is_shown(measure, spec)]
     return Table("cells", caption, header, rows, raw_header, raw_rows, [not cell.done for cell in results.cells])
 
 

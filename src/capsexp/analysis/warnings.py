@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from capsexp import records
 from capsexp.analysis.compare import axis_text
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
@@ -13,7 +14,26 @@ SAME_DIGITS = {"torch": "versions of torch", "threads": "numbers of threads"}
 
 def warnings(spec: Spec, results: Results) -> list[str]:
     """The lines at the top of the page."""
-    return [*_other_data(spec, results), *_protocol(spec, results), *_not_finite(results), *_environment(results)]
+    return [
+        *_settings(results),
+        *_other_data(spec, results),
+        *_protocol(spec, results),
+        *_not_finite(results),
+        *_environment(results),
+    ]
+
+
+def _settings(results: Results) -> list[str]:
+    """The settings by which the command departs from its experiment, those that may change a number."""
+    keys = {word: word.partition("=")[0].lstrip("+~") for word in results.sweep.overrides}
+    if "experiment" not in keys.values():
+        return []
+    others = [word for word, key in keys.items() if key != "experiment" and not _is_volatile(key)]
+    return [f"Settings that differ from the experiment's: {', '.join(others)}."] if others else []
+
+
+def _is_volatile(key: str) -> bool:
+    return any(key == each or key.startswith((f"{each}.", f"{each}/")) for each in records.VOLATILE)
 
 
 def _other_data(spec: Spec, results: Results) -> list[str]:
