@@ -1,7 +1,7 @@
 """User errors in one line: the key, the rule, and the value received.
 
 Every argument that comes from a configuration is checked by one of the functions below, where it is used.  A check
-knows only the name of its argument (``c2``).  ``build``, which instantiates the configuration, adds the group
+knows only the name of its argument (``c2``).  ``making``, which instantiates the configuration, adds the group
 (``model.c2``).
 """
 

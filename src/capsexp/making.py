@@ -1,12 +1,13 @@
 """Objects made from the groups of a config; the only module that calls Hydra's ``instantiate``."""
 
 import functools
+import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from capsexp import records
@@ -57,9 +58,11 @@ def without_target(node: Config) -> Config:
 def class_of(node: Any) -> type | None:
     """The class that a node names; None if it names none."""
     try:
-        return get_class(node["_target_"])
-    except Exception:  # the error is reported when the object is made
+        module, _, name = str(node["_target_"]).rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+    except Exception:  # the error is reported when the object is made; Hydra's get_class would log it
         return None
+    return found if isinstance(found, type) else None
 
 
 # -- recipes and their parts ------------------------------------------------------------------------------------------
@@ -72,12 +75,14 @@ def make_recipe(config: Config) -> Recipe:
         ConfigError: a value breaks a rule, or the config requests a part that only other recipes have.
     """
     kind = class_of(config["recipe"])
-    if isinstance(kind, type):
-        rule = "name a subclass of capsexp.recipes.base.Recipe"
+    rule = "name a subclass of capsexp.recipes.base.Recipe"
+    if kind is not None:
         require(issubclass(kind, Recipe), "recipe._target_", rule, config["recipe"]["_target_"])
     own: Mapping[str, Part] | None = getattr(kind, "parts", None)
-    if own is None:
-        return cast("Recipe", make(config, "recipe"))
+    if own is None:  # a function, which may give a recipe
+        recipe = make(config, "recipe")
+        require(isinstance(recipe, Recipe), "recipe._target_", rule, config["recipe"]["_target_"])
+        return cast("Recipe", recipe)
     made = {name: _make_part(config, part) for name, part in own.items() if part.everywhere or _asks(config, part)}
     for part, recipes in parts_in_conf().items():
         if _asks(config, part) and part not in own.values():

@@ -55,6 +55,9 @@ class FormerNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return getattr(present, NAMES.get(f"{former}.{name}", name))
 
         module.__getattr__ = find  # type: ignore[method-assign]
+        former_names = {now: old.rpartition(".")[2] for old, now in NAMES.items() if old.startswith(f"{former}.")}
+        public = [name for name in vars(present) if not name.startswith("_")]
+        module.__dict__["__all__"] = [former_names.get(name, name) for name in public]
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:

@@ -220,6 +220,19 @@ def test_a_stack_that_breaks_after_the_sweep_was_given_up_is_left(tmp_path: Path
     assert {status_of(cell).state for cell in cells[1:3]} == {"interrupted"}
 
 
+def test_with_fail_fast_a_cell_that_still_runs_is_not_tried_again_though_none_waits(tmp_path: Path) -> None:
+    cells, heard = cells_in(tmp_path, 2), Heard()
+    backend = Backend(lambda group: report(group, failed) if cells[0] in group else None)
+
+    def at_tick() -> None:
+        if heard.ended_ and not backend.futures[1].done():
+            backend.futures[1].set_exception(kill())
+
+    heard.at_tick = at_tick
+    run_groups([(cells[0],), (cells[1],)], backend, heard, Options(fail_fast=True), at_once=2)
+    assert len(backend.given) == 2
+
+
 # -- ends that are seen while a stack goes on --------------------------------------------------------------------------
 
 

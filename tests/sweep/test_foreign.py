@@ -92,13 +92,18 @@ def test_a_search_ends_when_too_many_cells_fail(
         (["hydra.sweeper.direction=up", "model.c2=2,3"], "hydra.sweeper.direction must be one of"),
         (["model.c2=3"], "hydra/sweeper must be capsexp where nothing is swept"),
         (["+hydra.sweeper.foo=2", "model.c2=2,3"], "hydra.sweeper must have the options in"),
+        (["hydra.sweeper.storage=sqlite:////nowhere/x.db", "model.c2=2,3"], "hydra.sweeper.storage must be a storage"),
+        (["hydra.sweeper.sampler._target_=optuna.samplers.Nope", "model.c2=2,3"], "hydra.sweeper.sampler must be a"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr must have values to search"),
     ],
 )
 def test_a_wrong_search_is_refused(
     words_wrong: list[str], expected: str, run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words, "hydra/sweeper=optuna", *words_wrong, "-m") == 2
-    assert expected in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"capsexp: error: {expected}")
+    assert error.count("\n") == 1
 
 
 def test_all_cells_of_a_search_have_equally_many_threads(run: Run, words: list[str]) -> None:
@@ -192,3 +197,18 @@ def test_cells_lie_where_the_plan_says(
     assert run(*words, word, "model.c2=2,3", "-m") == 2
     assert f"{word.partition('=')[0]} must be left as it is" in capsys.readouterr().err
     assert not (in_tmp / "multirun").exists()
+
+
+def test_a_search_that_ends_early_has_its_best_values_and_no_earlier_ones(
+    run: Run, words: list[str], in_tmp: Path
+) -> None:
+    best = in_tmp / "multirun" / "adhoc" / "optimization_results.yaml"
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=20", "hydra.sweeper.n_trials=20", "-m"]
+    assert run(*words, *search, "model.c2=5,9") == 1
+    assert "best_value: 1" in best.read_text()
+    assert run(*words, *search, "model.c2=8,9") == 1
+    assert not best.exists()
+
+
+def test_the_last_value_of_a_stepped_range_is_searched_without_a_warning(run: Run, words: list[str]) -> None:
+    assert run(*words, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "model.c2=range(2,8,step=4)", "-m") == 0

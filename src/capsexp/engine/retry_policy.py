@@ -153,16 +153,17 @@ class RetryPolicy:
         self.give_up()
 
     def _give_up_if_others_would_fail(self, outcome: CellOutcome) -> None:
-        if outcome.status.state != "failed" or not self._queue:
+        if outcome.status.state != "failed":
             return
         if outcome.status.kind == "disk":
-            self._listener.message(
-                "the disk is full: no further cell is started; make space and give the command again"
-            )
-            self.give_up()
+            why = "the disk is full: no further cell is started; make space and give the command again"
         elif self._options.fail_fast:
-            self._listener.message("fail_fast: no further cell is started")
-            self.give_up()
+            why = "fail_fast: no further cell is started"
+        else:
+            return
+        if self._queue:
+            self._listener.message(why)
+        self.give_up()  # with an empty queue too: cells that still run are not tried again
 
 
 def _outcome_since(cell: Cell, moment: float) -> CellOutcome | None:

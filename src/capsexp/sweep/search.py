@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -15,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from capsexp import records
-from capsexp.errors import LaunchError, require, require_choice, require_int, require_number
+from capsexp.errors import ConfigError, LaunchError, require, require_choice, require_int, require_number
 from capsexp.sweep.grid import CommandOverride, command_overrides
 
 RESULT = "optimization_results.yaml"
@@ -53,7 +54,12 @@ class Search:
         choice = require_choice("hydra.sweeper.direction", direction, ("maximize", "minimize"))
         self._direction = optuna.study.StudyDirection[choice.upper()]
         self._rate = require_number("hydra.sweeper.max_failure_rate", max_failure_rate, 0, 1)
-        self._sampler, self._storage, self._name = instantiate(sampler), storage, str(study_name)
+        self._storage, self._name = storage, str(study_name)
+        try:
+            self._sampler = instantiate(sampler)
+        except InstantiationException as error:
+            rule = f"be a sampler of Optuna with its arguments ({_first_line(error.__cause__ or error)})"
+            raise ConfigError("hydra.sweeper.sampler", rule, sampler) from error
 
     def run(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         """Run the search, and write the best values into the sweep's folder.
@@ -71,18 +77,27 @@ class Search:
         space = {each.key: _distribution(each) for each in overrides if each.override.is_sweep_override()}
         require(bool(space), "hydra/sweeper", "be capsexp where nothing is swept", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name=self._name,
-            storage=self._storage,
-            sampler=self._sampler,
-            direction=self._direction,
-            load_if_exists=True,
-        )
-        for first in range(0, self._trials, self._batch):
-            trials = [study.ask(space) for _ in range(min(self._batch, self._trials - first))]
-            jobs = [_job(overrides, trial.params) for trial in trials]
-            self._report_scores(study, trials, launcher.launch(jobs, initial_job_idx=first))
-        self._write_best(study, Path(config.paths.sweep))
+        study = self._study()
+        try:
+            for first in range(0, self._trials, self._batch):
+                trials = [study.ask(space) for _ in range(min(self._batch, self._trials - first))]
+                jobs = [_job(overrides, trial.params) for trial in trials]
+                self._report_scores(study, trials, launcher.launch(jobs, initial_job_idx=first))
+        finally:  # a search that was given up or stopped has its best values, too
+            self._write_best(study, Path(config.paths.sweep))
+
+    def _study(self) -> optuna.Study:
+        try:
+            return optuna.create_study(
+                study_name=self._name,
+                storage=self._storage,
+                sampler=self._sampler,
+                direction=self._direction,
+                load_if_exists=True,
+            )
+        except Exception as error:  # whatever a database's library raises
+            rule = f"be a storage that Optuna can open ({_first_line(error)})"
+            raise ConfigError("hydra.sweeper.storage", rule, self._storage) from error
 
     def _report_scores(self, study: optuna.Study, trials: Sequence[optuna.Trial], returns: Sequence[JobReturn]) -> None:
         """Report the scores of a batch to the study; a cell that is not done or has no score is a failed trial."""
@@ -102,16 +117,32 @@ class Search:
             best = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
             lines = [f"{key}: {json.dumps(value)}\n" for key, value in best.items()]
             records.write_text(folder / RESULT, "".join(lines))
+        else:
+            (folder / RESULT).unlink(missing_ok=True)  # that of an earlier search
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _distribution(each: CommandOverride) -> BaseDistribution:
     """Optuna's distribution of a key's values."""
+    try:
+        return _distribution_of(each)
+    except ValueError as error:
+        raise ConfigError(
+            each.key, f"have values to search ({_first_line(error)})", each.override.input_line
+        ) from error
+
+
+def _distribution_of(each: CommandOverride) -> BaseDistribution:
     value: Any = each.override.value()
     if each.override.is_interval_sweep():
         kind = IntDistribution if _whole(value.start, value.end) else FloatDistribution
         return kind(value.start, value.end, log="log" in value.tags)
     if each.override.is_range_sweep() and _whole(value.start, value.stop, value.step) and value.step > 0:
-        return IntDistribution(value.start, value.stop - 1, step=value.step)
+        values = range(value.start, value.stop, value.step)
+        return IntDistribution(values[0], values[-1], step=value.step)
     # The texts of the listed values, since Optuna stores neither lists nor mappings.
     return CategoricalDistribution(list(each.override.sweep_string_iterator()))
 
