@@ -11,10 +11,11 @@ from report_fakes import BLOCK, body, finish, sweep
 
 from capsexp import records
 from capsexp.analysis import beside as maps
-from capsexp.analysis import beside_sweep, page, results, schema
+from capsexp.analysis import beside_sweep, page, results
 from capsexp.analysis.beside import Along, Side, draw_beside, sentence
 from capsexp.analysis.captions import Words
 from capsexp.analysis.cells import Protocol
+from capsexp.analysis.spec import parse
 from capsexp.report import main
 
 SURFACE = {"kind": "surface", "name": "fig", "title": "Figure 8", "x": "a", "y": "b", "metric": "test/acc"}
@@ -38,7 +39,7 @@ def found(mine, theirs, monkeypatch=None):
     if monkeypatch:
         monkeypatch.setattr(beside_sweep, "draw_beside", lambda *given, **rest: drawn.append((*given, rest)))
     read = results.read(mine)
-    return beside_sweep.beside(schema.parse(read.sweep.report), read, results.read(theirs)), drawn
+    return beside_sweep.beside(parse(read.sweep.report), read, results.read(theirs)), drawn
 
 
 def plain(a, b, seed=0):
@@ -217,7 +218,7 @@ def test_the_page_shows_both_sweeps_and_what_limits_the_comparison(tmp_path, cap
 def test_without_another_sweep_the_page_has_no_such_part(tmp_path):
     read = results.read(written(tmp_path, GRID, plain, "one"))
     assert page._beside(None) == ""
-    assert "--beside" not in page._reproduce(page.Content(schema.parse({}), read, [], {}, [], [], []))
+    assert "--beside" not in page._reproduce(page.Content(parse({}), read, [], {}, [], [], []))
 
 
 def test_folders_with_nothing_in_common_are_one_line(tmp_path, capsys):

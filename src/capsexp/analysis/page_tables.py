@@ -3,7 +3,8 @@
 from html import escape
 
 from capsexp.analysis.formats import numeric_columns
-from capsexp.analysis.tables import HOLE, Table
+from capsexp.analysis.measures import HOLE
+from capsexp.analysis.tables import Table
 
 HOLE_ROW = '<tr class="hole">'
 FORMATS = (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))

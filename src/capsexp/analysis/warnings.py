@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 
