@@ -80,6 +80,19 @@ def parse(block: object) -> "Spec":
     return spec.model_copy(update={"compare": compare, "grids": [_completed(grid, spec) for grid in spec.grids]})
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment's file, of which it describes the ``report:`` block alone."""
+    block = Spec.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = block.pop("$defs")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An experiment of capsexp",
+        "type": "object",
+        "properties": {"report": block},
+        "$defs": definitions,
+    }
+
+
 def _with(model: Any, **defaults: Any) -> Any:
     """The model with other defaults."""
     left_out = {key: value for key, value in defaults.items() if key not in model.model_fields_set}
