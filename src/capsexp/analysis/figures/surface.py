@@ -19,6 +19,9 @@ from capsexp.analysis.panels import Panel
 from capsexp.analysis.style import GREY, PAPER, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save
 from capsexp.errors import require_number
 
+APART = 1 / 12
+"""The smallest distance between two ticks of the surface, as a share of the axis."""
+
 
 class Surface(OverAxes):
     """A smoothed 3-D surface beside a heat map of the raw values."""
@@ -97,6 +100,10 @@ def _draw_surface(space: Any, panel: Panel, heights: Grid, norm: Normalize) -> N
 
 
 def _thinned(positions: list[float], values: list[Any]) -> tuple[list[float], list[str]]:
-    """Ticks at the swept values; every second or third of them where they would touch."""
+    """Ticks at the swept values; every second or third of them where they would touch, and one of those that crowd."""
     step = -(-len(values) // 9)
-    return positions[::step], [axis_text(value) for value in values[::step]]
+    kept: dict[float, str] = {}
+    for position, value in list(zip(positions, values, strict=True))[::step]:
+        if not kept or position - max(kept) >= APART * (positions[-1] - positions[0]):
+            kept[position] = axis_text(value)
+    return list(kept), list(kept.values())
