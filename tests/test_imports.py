@@ -324,6 +324,14 @@ def test_help_and_errors_load_nothing_heavy(code: str, in_tmp: Path) -> None:
     assert loaded_by(code, *HEAVY) == []
 
 
+@pytest.mark.parametrize(
+    "command", ["status.__main__", "report", "claims", "dashboard", "analyse", "plan", "sync", "export.__main__"]
+)
+def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
+    code = f"from capsexp.{command} import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code"
+    assert loaded_by(code, *HEAVY, "pydantic", "jinja2") == []
+
+
 def test_the_report_loads_no_training_code() -> None:
     modules = [name for name in FILES if room_of(name) == "analysis"]
     code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"

@@ -141,16 +141,17 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
         name: the cell's name.
         result: the body of the cell's ``result.json``.
     """
-    from capsexp.analysis import figure_schema, single_run
     from capsexp.analysis.arrays import ArrayError
     from capsexp.analysis.captions import Words
+    from capsexp.analysis.figures import drawer
+    from capsexp.analysis.spec import parse
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
     drawn, problems = [], []
-    for figure in figure_schema.figures([*BLOCK, *_decoded(arrays)]) or []:
+    for figure in parse({"figures": [*BLOCK, *_decoded(arrays)]}).figures or []:
         try:
             words = Words(figure.name, figure.title, parts, figure.note)
-            drawn.append(single_run.DRAW[figure.kind](figure, lambda array: arrays[array], words))
+            drawn.append(drawer(figure.kind).picture(figure, lambda array: arrays[array], words))
         except ArrayError as error:
             problems.append(f"{figure.name}: {error}")
     return drawn, problems

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capsexp import commands, records
-from capsexp.analysis import schema
-from capsexp.analysis.spec import Figure, Spec
 from capsexp.errors import CommandError, ConfigError, require
 from capsexp.tracking import login, names
+
+if TYPE_CHECKING:
+    from capsexp.analysis.spec import Spec
 
 INSTALL = "needs wandb-workspaces: pip install 'capsexp[dashboard]' (in a checkout: pip install -e '.[dashboard]')"
 TARGET = "test/acc"
@@ -40,7 +41,7 @@ class Plan:
     """The input of a workspace: a sweep, its report block, and the config of one of its cells."""
 
     sweep: records.Sweep
-    spec: Spec
+    spec: "Spec"
     config: Mapping[str, Any]
 
     def setting(self, key: str, otherwise: Any) -> Any:
@@ -64,12 +65,14 @@ def read_plan(directory: Path) -> Plan:
     Raises:
         ConfigError: the folder holds no plan, or its report block is wrong.
     """
+    from capsexp.analysis.spec import parse  # pydantic would make --help slow
+
     sweep = records.read_sweep(directory)
     if sweep is None:
         raise ConfigError("DIR", f"hold a sweep ({records.SWEEP} is missing or damaged)", str(directory))
     frozen = records.read_configs(directory)
     config = next((cell.config for cell in frozen.values()), {})
-    return Plan(sweep, schema.parse(sweep.report), config)
+    return Plan(sweep, parse(sweep.report), config)
 
 
 def workspace(plan: Plan, project: str, entity: str) -> Any:
@@ -113,7 +116,7 @@ def _results(plan: Plan, panels: Any) -> Iterator[Any]:
         if metric is None:
             continue
         x, height = _axis(plan, figure.x, panels), panels.SummaryMetric(metric)
-        if figure.y:
+        if hasattr(figure, "y"):
             over = {"y": _axis(plan, figure.y, panels), "z": height}
             gradient = [panels.GradientPoint(color, offset) for color, offset in GRADIENT]
             yield panels.ScatterPlot(title=figure.title, x=x, gradient=gradient, **over)
@@ -126,14 +129,18 @@ def _results(plan: Plan, panels: Any) -> Iterator[Any]:
         yield panels.ParallelCoordinatesPlot(title="all axes", columns=columns)
 
 
-def _figures(spec: Spec, axes: Sequence[str]) -> list[Figure]:
+def _figures(spec: "Spec", axes: Sequence[str]) -> list[Any]:
     """The report's figures that show a metric over axes, or the standard ones where it has none."""
-    chosen = [figure for figure in spec.figures or [] if figure.over_axes]
+    from capsexp.analysis.figures.line import Line
+    from capsexp.analysis.figures.surface import Surface
+
+    chosen: list[Any] = [figure for figure in spec.figures or [] if figure.over_axes]
     if chosen:
         return chosen
     title = spec.measure(TARGET).title
-    pairs = [Figure("surface", "pair", title, TARGET, x=axes[0], y=axes[1])] if len(axes) > 1 else []
-    return pairs + [Figure("line", axis, title, TARGET, x=axis) for axis in axes]
+    shared: dict[str, Any] = {"name": "standard", "title": title, "metric": TARGET}
+    pairs = [Surface(**shared, x=axes[0], y=axes[1])] if len(axes) > 1 else []
+    return [*pairs, *(Line(**shared, x=axis) for axis in axes)]
 
 
 def _curves(panels: Any, shown: int) -> Iterator[Any]:

@@ -6,9 +6,11 @@ import pytest
 from matplotlib.colors import LogNorm
 from report_fakes import BLOCK, accuracy, finish, sweep
 
-from capsexp.analysis import activity, activity_maps, arrays, figures, results, schema
-from capsexp.analysis.activity_maps import Layout, dead, draw_activity
+from capsexp.analysis import arrays, drawing, results
 from capsexp.analysis.captions import Words
+from capsexp.analysis.figures import activity
+from capsexp.analysis.figures.activity import Layout, dead, draw_activity
+from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
 ACTIVITY = {"kind": "activity", "name": "act", "by": "ratio", "paper": "more alive", "note": "A note."}
@@ -25,7 +27,7 @@ def written(root, axes, figure=ACTIVITY, depth=2):
 
 def drawn(root):
     read = results.read(root)
-    return figures.draw_all(schema.parse(read.sweep.report), read)
+    return drawing.draw_all(parse(read.sweep.report), read)
 
 
 @pytest.fixture
@@ -43,8 +45,8 @@ def seen(monkeypatch):
 
 def canvas_of(monkeypatch, rows, **options):
     """A picture before and after it is saved."""
-    kept, save = [], activity_maps.save
-    monkeypatch.setattr(activity_maps, "save", lambda canvas, *given: kept.append(canvas) or save(canvas, *given))
+    kept, save = [], activity.save
+    monkeypatch.setattr(activity, "save", lambda canvas, *given: kept.append(canvas) or save(canvas, *given))
     picture = draw_activity(rows, WORDS, **options)
     return kept[-1], picture
 
@@ -66,12 +68,12 @@ def canvas_of(monkeypatch, rows, **options):
 )
 def test_a_wrong_figure_is_one_line_naming_its_key(changes, key):
     with pytest.raises(ConfigError) as error:
-        schema.parse({"figures": [{**ACTIVITY, **changes}]})
+        parse({"figures": [{**ACTIVITY, **changes}]})
     assert error.value.key == f"report.figures[0].{key}"
 
 
 def test_what_a_figure_says_by_itself():
-    (figure,) = schema.parse({"figures": [{"kind": "activity"}]}).figures
+    (figure,) = parse({"figures": [{"kind": "activity"}]}).figures
     assert (figure.layers, figure.threshold, figure.by, figure.over_axes) == ("intermediate", 0.01, "", False)
 
 
@@ -222,13 +224,13 @@ def test_panels_wrap_and_do_not_overlap(counts, varied):
     assert len(set(corners)) == sum(counts)
     for left, down in corners:
         assert left + layout.wide <= layout.right + 1e-9 <= 12.5
-        assert activity_maps.TALL <= down <= layout.end
+        assert activity.TALL <= down <= layout.end
         others = [corner for corner in corners if corner != (left, down)]
-        assert all(abs(left - x) >= layout.wide or abs(down - y) >= activity_maps.TALL + 0.2 for x, y in others)
+        assert all(abs(left - x) >= layout.wide or abs(down - y) >= activity.TALL + 0.2 for x, y in others)
     for row, count in enumerate(counts):
         for place in range(count):
             down = layout.corner(row, place)[1]
-            assert layout.tops[row] + layout.head + activity_maps.TALL <= down <= layout.tops[row + 1]
+            assert layout.tops[row] + layout.head + activity.TALL <= down <= layout.tops[row + 1]
 
 
 def test_many_layers_have_titles_of_two_lines(monkeypatch):

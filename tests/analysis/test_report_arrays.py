@@ -6,11 +6,13 @@ import pytest
 from report_fakes import BLOCK, TIMINGS, accuracy, contents, finish, report, sweep
 
 from capsexp import records
-from capsexp.analysis import arrays, figures, panels, pictures, results, schema, single_run
+from capsexp.analysis import arrays, drawing, panels, results
 from capsexp.analysis.captions import Words
-from capsexp.analysis.pictures import draw_images, mosaic, plane, step_texts
-from capsexp.analysis.probabilities import draw_bars, verdict
-from capsexp.analysis.tuning import draw_tuning, least_distinct
+from capsexp.analysis.figures import images
+from capsexp.analysis.figures.bars import draw_bars, verdict
+from capsexp.analysis.figures.images import draw_images, mosaic, plane, step_texts
+from capsexp.analysis.figures.tuning import draw_tuning, least_distinct
+from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
 MATRIX = {"kind": "matrix", "name": "mat", "array": "correlation/classes"}
@@ -39,13 +41,13 @@ def written(root, axes, shown, change=None, **sizes):
 
 def drawn(root):
     read = results.read(root)
-    return figures.draw_all(schema.parse(read.sweep.report), read)
+    return drawing.draw_all(parse(read.sweep.report), read)
 
 
 def panel_of(root):
     """The only picture of the only figure."""
     read = results.read(root)
-    spec = schema.parse(read.sweep.report)
+    spec = parse(read.sweep.report)
     (panel,), problem = panels.panels(spec.figures[0], spec, read)
     assert problem == ""
     return panel
@@ -94,13 +96,13 @@ def panel_of(root):
 )
 def test_a_wrong_figure_is_one_line_naming_its_key(figure, key):
     with pytest.raises(ConfigError) as error:
-        schema.parse({"figures": [figure]})
+        parse({"figures": [figure]})
     assert error.value.key == f"report.figures[0].{key}"
     assert "\n" not in str(error.value)
 
 
 def test_right_figures_pass_and_keep_what_they_say():
-    matrix, hundred, bars, tuning, grid = schema.parse({"figures": ALL}).figures
+    matrix, hundred, bars, tuning, grid = parse({"figures": ALL}).figures
     assert (matrix.array, matrix.metric, matrix.range, matrix.sort) == ("correlation/classes", "", None, False)
     assert (hundred.sort, hundred.triangle, hundred.range) == (True, True, (-1.0, 1.0))
     assert list(bars.arrays) == list(tuning.arrays) == ["dynamic", "fast"]
@@ -206,7 +208,7 @@ def pairs(columns, rows=2):
 @pytest.fixture
 def canvas(monkeypatch):
     """The texts of a grid of images, in place of its files."""
-    monkeypatch.setattr(pictures, "save", lambda canvas, words, note="": (canvas, note))
+    monkeypatch.setattr(images, "save", lambda canvas, words, note="": (canvas, note))
 
     def texts(*given, **rest):
         made, note = draw_images(*given, **rest)
@@ -229,19 +231,19 @@ def test_words_stand_beside_the_rows_and_classes_above_the_columns(canvas):
 
 def test_what_stands_around_pairs_is_not_what_stands_around_components(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(single_run, "draw_images", lambda images, words, **rest: seen.append((images, words, rest)))
+    monkeypatch.setattr(images, "draw_images", lambda grid, words, **rest: seen.append((grid, words, rest)))
     axes = {"model.c1": [2, 16], "model.c2": [2, 16]}
     cells = sweep(tmp_path, axes, {**BLOCK, "figures": [{**PAIRS, "at": {"model.c1": 16, "model.c2": 2}}]})
     for place, cell in enumerate(cells):
         kept = pairs(3 + place)
         array_fakes.keep(finish(tmp_path, cell, 0.5), {**kept, "pairs/labels": kept["pairs/labels"] + place})
     assert drawn(tmp_path)[1] == []
-    ((images, words, rest),) = seen
+    ((grid, words, rest),) = seen
     chosen = next(cell for cell in cells if cell.axes == {"model.c1": 16, "model.c2": 2})
     assert words.parts[-1].startswith(chosen.name)
-    assert images.shape[1] == 3 + cells.index(chosen)
+    assert grid.shape[1] == 3 + cells.index(chosen)
     assert rest.pop("labels")[0] == cells.index(chosen)
-    assert rest == {"steps": None, "rows": ("in", "out"), "x_label": "class", "y_label": ""}
+    assert rest == {"steps": None, "rows": ["in", "out"], "x_label": "class", "y_label": ""}
 
 
 @pytest.mark.parametrize(

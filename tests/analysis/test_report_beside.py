@@ -11,10 +11,11 @@ from report_fakes import BLOCK, body, finish, sweep
 
 from capsexp import records
 from capsexp.analysis import beside as maps
-from capsexp.analysis import beside_sweep, results, schema
+from capsexp.analysis import beside_sweep, results
 from capsexp.analysis.beside import Along, Side, draw_beside, sentence
 from capsexp.analysis.captions import Words
 from capsexp.analysis.cells import Protocol
+from capsexp.analysis.spec import parse
 from capsexp.report import main
 
 SURFACE = {"kind": "surface", "name": "fig", "title": "Figure 8", "x": "a", "y": "b", "metric": "test/acc"}
@@ -38,7 +39,7 @@ def found(mine, theirs, monkeypatch=None):
     if monkeypatch:
         monkeypatch.setattr(beside_sweep, "draw_beside", lambda *given, **rest: drawn.append((*given, rest)))
     read = results.read(mine)
-    return beside_sweep.beside(schema.parse(read.sweep.report), read, results.read(theirs)), drawn
+    return beside_sweep.beside(parse(read.sweep.report), read, results.read(theirs)), drawn
 
 
 def plain(a, b, seed=0):

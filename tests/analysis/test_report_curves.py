@@ -6,10 +6,12 @@ import pytest
 from report_fakes import BLOCK, accuracy, finish, sweep
 
 from capsexp import records
-from capsexp.analysis import curves, figures, history, panels, results, schema
+from capsexp.analysis import drawing, history, panels, results
 from capsexp.analysis.arrays import ArrayError
 from capsexp.analysis.captions import Words
-from capsexp.analysis.spec import Spec, usual
+from capsexp.analysis.figures import epochs
+from capsexp.analysis.measures import usual
+from capsexp.analysis.spec import Spec, parse
 
 EPOCHS = {"kind": "epochs", "name": "epo", "metrics": ["train/acc", "val/acc"], "by": "routing"}
 LENGTHS = (6, 9, 7, 8, 9, 5)
@@ -26,17 +28,17 @@ def written(root, axes, figure=EPOCHS):
 
 def drawn(root):
     read = results.read(root)
-    return figures.draw_all(schema.parse(read.sweep.report), read)
+    return drawing.draw_all(parse(read.sweep.report), read)
 
 
 def test_means_and_bands_against_numpy():
     lines = [np.array([0.1, 0.5, 0.7]), np.array([0.3, 0.6]), np.array([0.2, np.nan, 0.9, 1.0])]
-    mean, spread = curves.mean_and_spread(lines)
+    mean, spread = epochs.mean_and_spread(lines)
     at = [[0.1, 0.3, 0.2], [0.5, 0.6], [0.7, 0.9], [1.0]]
     np.testing.assert_allclose(mean, [np.mean(values) for values in at])
     np.testing.assert_allclose(spread[:3], [np.std(values, ddof=1) for values in at[:3]])
     assert np.isnan(spread[3])
-    mean, spread = curves.mean_and_spread([np.array([np.nan, 2.0])])
+    mean, spread = epochs.mean_and_spread([np.array([np.nan, 2.0])])
     np.testing.assert_array_equal(mean, [np.nan, 2.0])
     assert np.isnan(spread).all()
 
@@ -44,7 +46,7 @@ def test_means_and_bands_against_numpy():
 def test_the_drawn_lines_are_those_means(tmp_path, monkeypatch):
     kept = written(tmp_path, {"routing": ["dynamic", "max_min"], "seed": [0, 1, 2]})
     seen = {}
-    monkeypatch.setattr(curves, "draw_curves", lambda groups, words, **texts: seen.update(groups, words=words, **texts))
+    monkeypatch.setattr(epochs, "draw_curves", lambda groups, words, **texts: seen.update(groups, words=words, **texts))
     drawn(tmp_path)
     assert list(seen) == ["routing = dynamic", "routing = max_min", "words", "x_label", "y_label"]
     for head, own in (("routing = dynamic", kept[:3]), ("routing = max_min", kept[3:])):
@@ -59,7 +61,7 @@ def test_different_lengths_are_said(tmp_path):
     (picture,), problems = drawn(tmp_path)
     assert picture.note == "The trainings ended after 5 to 9 epochs; each mean is of those that still ran."
     assert problems == []
-    assert curves.lengths_note([np.ones(4), np.ones(4)]) == ""
+    assert epochs.lengths_note([np.ones(4), np.ones(4)]) == ""
 
 
 def test_other_axes_give_pictures_of_their_own(tmp_path):
@@ -98,7 +100,7 @@ def test_a_metric_that_a_training_did_not_record_is_a_hole(tmp_path, monkeypatch
         dead = {"capsules/dead_share": [0.1, 0.2]} if cell.axes["depth"] and cell.axes["seed"] else {}
         array_fakes.history(finish(tmp_path, cell, 0.5), {"val/acc": [0.5, 0.6], **dead})
     seen = []
-    monkeypatch.setattr(curves, "draw_curves", lambda *given, **texts: seen.append((*given, texts)))
+    monkeypatch.setattr(epochs, "draw_curves", lambda *given, **texts: seen.append((*given, texts)))
     assert drawn(tmp_path)[1] == []
     ((groups, words, texts),) = seen
     found = {head: {name: len(each) for name, each in group.items()} for head, group in groups.items()}
@@ -136,12 +138,12 @@ def test_numbers_that_are_not_finite_become_gaps(tmp_path):
     ],
 )
 def test_the_label_is_what_metrics_share(metrics, label):
-    assert curves.shared_label([usual(metric) for metric in metrics]) == label
+    assert epochs.shared_label([usual(metric) for metric in metrics]) == label
 
 
 @pytest.mark.parametrize(("groups", "columns"), [(1, 1), (4, 4), (5, 3), (6, 3), (7, 4), (12, 4)])
 def test_panels_wrap_and_do_not_overlap(groups, columns):
-    layout = curves.Layout(groups, 0.36, 1.0)
+    layout = epochs.Layout(groups, 0.36, 1.0)
     assert layout.columns == columns
     corners = [layout.corner(place) for place in range(groups)]
     wide, tall = layout.size
@@ -154,13 +156,13 @@ def test_panels_wrap_and_do_not_overlap(groups, columns):
 
 def test_one_epoch_and_one_training_are_drawn():
     groups = {"": {"training loss": [np.array([0.5])], "validation loss": []}}
-    picture = curves.draw_curves(groups, Words("name", "Title"))
+    picture = epochs.draw_curves(groups, Words("name", "Title"))
     assert (picture.png[:4], picture.note) == (b"\x89PNG", "")
 
 
 def test_panels_of_epochs_need_no_metric(tmp_path):
     written(tmp_path, {"routing": ["dynamic"], "seed": [0]})
     read = results.read(tmp_path)
-    spec = Spec(figures=schema.parse({"figures": [EPOCHS]}).figures)
+    spec = Spec(figures=parse({"figures": [EPOCHS]}).figures)
     (panel,), problem = panels.panels(spec.figures[0], spec, read)
     assert (panels.shape(panel), problem) == ("epochs", "")

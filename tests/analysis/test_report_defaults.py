@@ -8,7 +8,9 @@ import pytest
 from report_fakes import accuracy, contents, finish, finished, report, rows, sweep
 
 from capsexp import records
-from capsexp.analysis import defaults, figures, heatmaps, panels, results, schema
+from capsexp.analysis import defaults, drawing, panels, results
+from capsexp.analysis.figures import heatmap
+from capsexp.analysis.spec import parse
 from capsexp.analysis.style import compact
 
 SEEDS = {"seed": [0, 1, 2]}
@@ -18,19 +20,19 @@ OPTIMIZERS = ["torch.optim.Adam", "torch.optim.SGD"]
 def drawn(root, axes, **changes):
     """What the default report of a finished sweep draws."""
     read = results.read(finished(root, axes, {}, **changes))
-    return figures.draw_all(defaults.fill(schema.parse({}), read), read)
+    return drawing.draw_all(defaults.fill(parse({}), read), read)
 
 
 def default(root, axes):
     """The default figure itself, and what is said where there is none."""
     sweep(root, axes, {})
     read = results.read(root)
-    chosen, problem = defaults.figures(defaults.fill(schema.parse({}), read), read)
+    chosen, problem = defaults.figures(defaults.fill(parse({}), read), read)
     return (chosen[0] if chosen else None), problem
 
 
 def layout(figure):
-    return figure.kind, figure.x, figure.y, figure.by
+    return figure.kind, *(getattr(figure, key, "") for key in ("x", "y", "by"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_the_title_says_what_was_swept(tmp_path, axes, title):
 def test_axes_of_one_name_are_told_apart_and_the_blocks_words_win(tmp_path):
     axes = {"optimizer._target_": OPTIMIZERS, "data.size": [1], "model.size": [1, 2]}
     read = results.read(finished(tmp_path, axes, {}))
-    spec = defaults.fill(schema.parse({"title": "T", "axes": {"model.size": {"label": "width"}}}), read)
+    spec = defaults.fill(parse({"title": "T", "axes": {"model.size": {"label": "width"}}}), read)
     assert [spec.axis(axis).title for axis in axes] == ["optimizer", "data.size", "width"]
     assert spec.title == "T"
 
@@ -160,7 +162,7 @@ def test_pictures_of_every_kind_are_drawn(tmp_path):
 
 def panel_of(root, figure):
     read = results.read(root)
-    spec = defaults.fill(schema.parse({"figures": [figure]}), read)
+    spec = defaults.fill(parse({"figures": [figure]}), read)
     return panels.panels(spec.figures[0], spec, read)[0]
 
 
@@ -174,7 +176,7 @@ def test_every_map_of_a_figure_has_the_same_colours_and_its_own_numbers(tmp_path
     values = {tuple(cell.axes.values()): accuracy(cell) for cell in sweep(root, axes, {})}
     assert {panel.limits for panel in pictures} == {(min(values.values()), max(values.values()))}
     for panel, d in zip(pictures, "xy", strict=True):
-        groups = heatmaps.groups(panel)
+        groups = heatmap.groups(panel)
         assert list(groups) == ["c = 1", "c = 2"]
         for c, points in zip((1, 2), groups.values(), strict=True):
             expected = [[values[a, b, c, d] for a in (1, 2)] for b in (1, 2, 3)]
@@ -186,7 +188,7 @@ def test_a_map_without_any_value_is_all_holes(tmp_path):
         if cell.axes["c"] == "x":
             finish(tmp_path, cell, accuracy(cell))
     read = results.read(tmp_path)
-    (picture,), problems = figures.draw_all(defaults.fill(schema.parse({}), read), read)
+    (picture,), problems = drawing.draw_all(defaults.fill(parse({}), read), read)
     assert (picture.note, problems) == ("Hatched fields have no value: M missing.", [])
 
 
@@ -196,10 +198,10 @@ def test_a_map_says_means_and_sample_deviations(tmp_path):
         if cell.axes != {"a": 2, "b": 2, "seed": 0}:
             finish(tmp_path, cell, 0.5 + 0.1 * cell.axes["a"] + 0.02 * cell.axes["seed"])
     (panel,) = panel_of(tmp_path, HEAT)
-    texts, deviations = heatmaps.texts(panel, panel.points, (5.0, 3.0))
+    texts, deviations = heatmap.texts(panel, panel.points, (5.0, 3.0))
     # of .60, .62, .64 the deviation is .02 (ddof=1); of .72, .74 it is .02 / sqrt 2
     assert (texts, deviations) == ([[".620\n± .020", ".720\n± .020"], [".620\n± .020", ".730*\n± .014"]], True)
-    assert heatmaps.texts(panel, panel.points, (0.9, 0.6)) == ([[".620", ".720"], [".620", ".730*"]], False)
+    assert heatmap.texts(panel, panel.points, (0.9, 0.6)) == ([[".620", ".720"], [".620", ".730*"]], False)
 
 
 def test_deviations_have_the_decimals_of_their_means():

@@ -7,8 +7,10 @@ from matplotlib import colormaps
 from report_fakes import BLOCK, TIMINGS, accuracy, contents, finish, finished, plan, report, sweep
 from scipy.ndimage import gaussian_filter
 
-from capsexp.analysis import arrays, figures, kernels, lines, panels, results, schema
-from capsexp.analysis.figures import smooth
+from capsexp.analysis import arrays, drawing, panels, results
+from capsexp.analysis.figures import kernels, line
+from capsexp.analysis.figures.surface import smooth
+from capsexp.analysis.spec import parse
 from capsexp.analysis.style import compact, ink_on
 
 SURFACE = {
@@ -86,7 +88,7 @@ def drawn(root, figure, axes, hole=None):
         if cell.axes != hole:
             finish(root, cell, accuracy(cell))
     read = results.read(root)
-    return figures.draw_all(schema.parse(read.sweep.report), read)
+    return drawing.draw_all(parse(read.sweep.report), read)
 
 
 def test_a_surface_with_a_hole_keeps_the_hole(tmp_path):
@@ -100,7 +102,7 @@ def test_the_grid_holds_each_value_at_its_place(tmp_path):
     for cell in cells[:-1]:
         finish(tmp_path, cell, accuracy(cell))
     read = results.read(tmp_path)
-    spec = schema.parse(read.sweep.report)
+    spec = parse(read.sweep.report)
     (panel,), _ = panels.panels(spec.figures[0], spec, read)
     grid, states = panel.grid()
     for cell in cells[:-1]:
@@ -137,15 +139,15 @@ def test_lines_and_heat_maps(tmp_path):
 
 def test_lines_break_at_holes_and_say_in_which_lines_they_are(tmp_path, monkeypatch):
     """A network without intermediate layers has no share of dead capsules; another one has not finished."""
-    line = {"kind": "line", "name": "line", "x": "depth", "by": "ratio", "metric": "capsules/dead_share"}
-    for cell in sweep(tmp_path, {"depth": [0, 1, 3, 6], "ratio": [0, 0.25]}, {**BLOCK, "figures": [line]}):
+    asked = {"kind": "line", "name": "line", "x": "depth", "by": "ratio", "metric": "capsules/dead_share"}
+    for cell in sweep(tmp_path, {"depth": [0, 1, 3, 6], "ratio": [0, 0.25]}, {**BLOCK, "figures": [asked]}):
         depth, ratio = cell.axes.values()
         if (depth, ratio) != (3, 0.25):
             finish(tmp_path, cell, 0.5, metrics={"capsules/dead_share": depth / 10 + ratio} if depth else {})
     kept = []
-    monkeypatch.setattr(lines, "save", lambda canvas, words, note: kept.append((canvas.axes[0], note)))
+    monkeypatch.setattr(line, "save", lambda canvas, words, note: kept.append((canvas.axes[0], note)))
     read = results.read(tmp_path)
-    figures.draw_all(schema.parse(read.sweep.report), read)
+    drawing.draw_all(parse(read.sweep.report), read)
     ((axes, note),) = kept
     assert note == "Dotted: no value at 0 (no value), 3 (ratio = 0.25: missing)."
     assert axes.get_ylabel() == "dead capsules (share)"
@@ -159,7 +161,7 @@ def test_lines_break_at_holes_and_say_in_which_lines_they_are(tmp_path, monkeypa
 def test_kernels_are_those_of_the_extreme_cell(tmp_path):
     root = finished(tmp_path, GRID, {**BLOCK, "figures": [KERNELS, {**KERNELS, "name": "low", "pick": "min"}]})
     read = results.read(root)
-    spec = schema.parse(read.sweep.report)
+    spec = parse(read.sweep.report)
     by_value = sorted(plan(GRID), key=accuracy)
     for figure, expected in zip(spec.figures, (by_value[-1], by_value[0]), strict=True):
         (panel,), _ = panels.panels(figure, spec, read)

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from report_fakes import accuracy, finish, finished, report, rows, sweep
 
 from capsexp import records
-from capsexp.analysis import paper_tables, results, schema
-from capsexp.analysis.grid_schema import canonical
-from capsexp.analysis.tables import HOLE
+from capsexp.analysis import paper_tables, results
+from capsexp.analysis.measures import HOLE
+from capsexp.analysis.spec import canonical, parse
 from capsexp.errors import ConfigError
 
 GRID = {
@@ -32,7 +32,7 @@ AXES = {"net": ["large", "own"], "ratio": [0.0, 0.125, 0.25]}
 def tables(root, *asked, **block):
     """The tables of a sweep's folder, and what is said of those that are none."""
     read = results.read(root)
-    return paper_tables.grid_tables(schema.parse({"grids": [*asked], **block}), read)
+    return paper_tables.grid_tables(parse({"grids": [*asked], **block}), read)
 
 
 def lines(table):
@@ -84,27 +84,27 @@ def lines(table):
 )
 def test_a_wrong_grid_is_one_line_naming_its_key(changes, key):
     with pytest.raises(ConfigError) as error:
-        schema.parse({"grids": [{**GRID, **changes}]})
+        parse({"grids": [{**GRID, **changes}]})
     assert error.value.key == f"report.grids[0].{key}"
     assert "\n" not in str(error.value)
 
 
 def test_names_are_used_once_and_units_belong_to_the_scale():
     with pytest.raises(ConfigError, match=r"report.grids\[1\].name must be the name of no other table"):
-        schema.parse({"grids": [GRID, GRID]})
-    (short,) = schema.parse({"grids": [{key: GRID[key] for key in ("name", "rows", "columns", "metric")}]}).grids
-    assert (short.scale, short.unit, short.digits, short.figure.title, short.paper) == (1, "share", 4, "table1", {})
-    (scaled,) = schema.parse({"grids": [{key: value for key, value in GRID.items() if key != "unit"}]}).grids
+        parse({"grids": [GRID, GRID]})
+    (short,) = parse({"grids": [{key: GRID[key] for key in ("name", "rows", "columns", "metric")}]}).grids
+    assert (short.scale, short.unit, short.digits, short.figure.title, short.numbers) == (1, "share", 4, "table1", {})
+    (scaled,) = parse({"grids": [{key: value for key, value in GRID.items() if key != "unit"}]}).grids
     assert scaled.unit == ""  # not the metric's own, "share"
 
 
 def test_rows_may_be_lists_or_mappings_and_whole_tables_of_whole_numbers_stay_whole():
-    (grid,) = schema.parse({"grids": [{**GRID, "paper": {"a": [73, None, 75], "b": {"0.60": 1, "0.625": 2}}}]}).grids
-    assert grid.paper == {"a": {"0": 73, "0.6": 75}, "b": {"0.6": 1, "0.625": 2}}
-    assert grid.paper_columns == ("0", "0.25", "0.6", "0.625")
-    assert all(isinstance(number, int) for row in grid.paper.values() for number in row.values())
-    (grid,) = schema.parse({"grids": [GRID]}).grids
-    assert isinstance(grid.paper["small"]["0.25"], float)
+    (grid,) = parse({"grids": [{**GRID, "paper": {"a": [73, None, 75], "b": {"0.60": 1, "0.625": 2}}}]}).grids
+    assert grid.numbers == {"a": {"0": 73, "0.6": 75}, "b": {"0.6": 1, "0.625": 2}}
+    assert grid.heads == ("0", "0.25", "0.6", "0.625")
+    assert all(isinstance(number, int) for row in grid.numbers.values() for number in row.values())
+    (grid,) = parse({"grids": [GRID]}).grids
+    assert isinstance(grid.numbers["small"]["0.25"], float)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_one_text_for_equal_numbers(text, same):
 def test_numbers_as_keys_survive_yaml_and_json(tmp_path):
     text = "{name: t, rows: r, columns: c, metric: m, paper: {.125: {6: 1.5, 7.5: 2}, true: {7.0: 3}}}"
     block = json.loads(json.dumps(OmegaConf.to_container(OmegaConf.create(text), resolve=True)))
-    (grid,) = schema.parse({"grids": [block]}).grids
-    assert grid.paper == {"0.125": {"6": 1.5, "7.5": 2.0}, "true": {"7": 3.0}}
+    (grid,) = parse({"grids": [block]}).grids
+    assert grid.numbers == {"0.125": {"6": 1.5, "7.5": 2.0}, "true": {"7": 3.0}}
 
 
 # -- the places -------------------------------------------------------------------------------------------------------

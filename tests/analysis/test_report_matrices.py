@@ -7,7 +7,7 @@ import pytest
 from capsexp.analysis import class_ticks
 from capsexp.analysis.arrays import ArrayError
 from capsexp.analysis.captions import Words
-from capsexp.analysis.matrices import arrange, draw_matrix, scale
+from capsexp.analysis.figures.matrix import arrange, draw_matrix, scale
 
 WORDS = Words("name", "Title")
 LABELS = np.array([2, 0, 1, 0, 2])

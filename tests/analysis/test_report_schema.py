@@ -1,8 +1,8 @@
 import pytest
 from report_fakes import BLOCK, accuracy, finish, finished, report, rows, sweep
 
-from capsexp.analysis.schema import parse
-from capsexp.analysis.spec import Condition
+from capsexp.analysis.conditions import Condition
+from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
 SURFACE = {"kind": "surface", "name": "f", "x": "a", "y": "b", "metric": "test/acc"}
@@ -42,6 +42,34 @@ def test_a_wrong_block_is_one_line_naming_its_key(block, key):
         parse(block)
     assert error.value.key == key
     assert "\n" not in str(error.value)
+
+
+MIXED = {"kind": "surface", "x": 3, "y": "b", "metric": "test/acc", "sigma": -1}
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"figures": [{**MIXED, "colour": 1, "y": None}]}, "figures[0].colour must be one of at, azim, "),
+        ({"figures": [{**MIXED, "y": None, "metric": None}]}, "figures[0].metric must be given, got None"),
+        ({"figures": [MIXED]}, "figures[0].x must be a text, got 3"),
+        ({"figures": [{**MIXED, "x": "a"}]}, "figures[0].sigma must be a number in [0, 100], got -1"),
+        ({"figures": [{**MIXED, "kind": "cube"}]}, "figures[0].kind must be one of activity, bars, epochs, "),
+        ({"figures": [MIXED], "tite": "x"}, "tite must be one of axes, claim, "),
+        ({"columns": 3, "compare": [{"what": "x", "metric": 3}]}, "columns must be a list, got 3"),
+    ],
+)
+def test_unknown_keys_are_reported_before_missing_ones_then_types_then_rules(block, said):
+    with pytest.raises(ConfigError) as error:
+        parse(block)
+    assert str(error.value).startswith(f"report.{said}")
+
+
+def test_null_is_a_key_that_is_left_out():
+    (figure,) = parse({"figures": [{**SURFACE, "sigma": None, "note": None}]}).figures
+    assert (figure.sigma, figure.note, figure.title) == (0.5, "", "f")
+    (row,) = parse({"paper_data": "dhcd", "compare": [{"what": "x", "metric": "m", "paper_data": None}]}).compare
+    assert row.paper_data is None  # null is a value of this key: no data set of the paper's
 
 
 def test_an_empty_block_is_the_default_report():

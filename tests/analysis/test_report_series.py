@@ -10,9 +10,11 @@ import pytest
 from report_fakes import BLOCK, body, sweep
 
 from capsexp import records
-from capsexp.analysis import figures, results, schema, series, series_lines
+from capsexp.analysis import drawing, results
 from capsexp.analysis.captions import Words
-from capsexp.analysis.series_lines import Curve, Keys, bands_note, draw_series, falls
+from capsexp.analysis.figures import series
+from capsexp.analysis.figures.series import Curve, Keys, bands_note, draw_series, falls
+from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
 WALK = {
@@ -61,8 +63,8 @@ def whole(tmp_path_factory):
 
 
 def drawn(root, figure=WALK):
-    spec = schema.parse({"axes": {"steps": {"label": "fine-tuning"}}, "figures": [figure]})
-    return figures.draw_all(spec, results.read(root))
+    spec = parse({"axes": {"steps": {"label": "fine-tuning"}}, "figures": [figure]})
+    return drawing.draw_all(spec, results.read(root))
 
 
 def without(*keys):
@@ -100,14 +102,14 @@ def seen(monkeypatch):
 )
 def test_a_wrong_figure_is_one_line_naming_its_key(change, key):
     with pytest.raises(ConfigError) as error:
-        schema.parse({"figures": [{**WALK, **change}]})
+        parse({"figures": [{**WALK, **change}]})
     assert error.value.key == f"report.figures[0].{key}"
     assert "\n" not in str(error.value)
 
 
 def test_arrays_are_no_axes():
-    (figure,) = schema.parse({"figures": [WALK]}).figures
-    assert (figure.x, figure.y, figure.arrays) == ("", "", {"x": "walk/params", "y": "walk/acc"})
+    (figure,) = parse({"figures": [WALK]}).figures
+    assert (figure.x, figure.y) == ("walk/params", "walk/acc")
     assert figure.shown_axes == {"pruning", "mode", "steps"}
     assert not figure.over_axes
 
@@ -251,7 +253,7 @@ def test_where_no_cell_has_a_curve_one_line_says_so(tmp_path):
 @pytest.fixture
 def canvas(monkeypatch):
     """The figure itself in place of its files."""
-    monkeypatch.setattr(series_lines, "save", lambda canvas, words, note="": (canvas, note))
+    monkeypatch.setattr(series, "save", lambda canvas, words, note="": (canvas, note))
     return lambda *given, **rest: draw_series(*given, **rest)[0]
 
 
@@ -280,7 +282,7 @@ def test_lines_are_means_and_bands_one_deviation_around_them(canvas):
     assert not any(len(polygon(band)) for axes in made.axes for band in axes.collections[1:] if band.get_paths())
     for axes in made.axes:
         dark = axes.lines[-1]
-        assert (dark.get_color(), dark.get_marker()) == (series_lines.INK, "None")
+        assert (dark.get_color(), dark.get_marker()) == (series.INK, "None")
         np.testing.assert_array_equal(dark.get_ydata(), single.ys[0])
     looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in (left.lines[0], right.lines[0])]
     assert [len(set(each)) for each in zip(*looks, strict=True)] == [2, 2, 2]

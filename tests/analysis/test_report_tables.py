@@ -7,7 +7,8 @@ from report_fakes import BLOCK, accuracy, finish, finished, report, rows, sweep
 from capsexp import records
 from capsexp.analysis import formats
 from capsexp.analysis.cells import Stat
-from capsexp.analysis.tables import Table, number, stat_text
+from capsexp.analysis.measures import number
+from capsexp.analysis.tables import Table, stat_text
 
 GRID = {"model.c2": [3, 2], "model.c3": [2, 10]}
 

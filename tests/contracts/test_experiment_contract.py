@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from capsexp import records, resolvers
-from capsexp.analysis import schema
-from capsexp.analysis.spec import STANDARD, Spec
+from capsexp.analysis.measures import STANDARD
+from capsexp.analysis.spec import Spec, parse
 from tests.conftest import results
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -47,22 +47,24 @@ def composed(file: Path) -> Any:
 
 
 def spec_of(file: Path) -> Spec:
-    return schema.parse(OmegaConf.to_container(composed(file).report, resolve=True))
+    return parse(OmegaConf.to_container(composed(file).report, resolve=True))
 
 
 def metrics_of(spec: Spec) -> set[str]:
     """Everything that the report will look for in a result."""
     shown = [*(spec.columns or STANDARD), *(row.metric for row in spec.compare)]
-    drawn = {figure.metric for figure in spec.figures or () if figure.metric}
+    drawn = {getattr(figure, "metric", "") for figure in spec.figures or ()} - {""}
     return {*shown, *drawn, *spec.metrics, *spec.timings}
 
 
 def arrays_of(spec: Spec) -> set[str]:
     """Every array that the report's figures will look for in a cell's arrays."""
     figures = spec.figures or ()
-    named = {name for figure in figures for name in (figure.array, figure.labels, figure.images, figure.steps)}
+    keys = ("array", "labels", "images", "steps")
+    named = {getattr(figure, key, "") for figure in figures for key in keys}
+    named |= {name for figure in figures if figure.kind == "series" for name in (figure.x, figure.y)}
     kernels = {f"kernels/{figure.layer}" for figure in figures if figure.kind == "kernels"}
-    return (named | kernels | {name for figure in figures for name in figure.arrays.values()}) - {""}
+    return (named | kernels | {name for figure in figures for name in getattr(figure, "arrays", {}).values()}) - {""}
 
 
 def has(body: dict[str, Any], metric: str) -> bool:
@@ -115,7 +117,9 @@ def test_runs_as_one_cell(file: Path, run: Callable[..., int], in_tmp: Path, tin
     with np.load(cell / records.ARRAYS) as arrays:
         assert [name for name in sorted(arrays_of(spec)) if name not in arrays] == []
     header = (cell / records.METRICS).read_text().splitlines()[0].split(",")
-    assert [metric for figure in spec.figures or () for metric in figure.metrics if metric not in header] == []
+    assert [
+        metric for figure in spec.figures or () for metric in getattr(figure, "metrics", ()) if metric not in header
+    ] == []
 
 
 @one_by_one

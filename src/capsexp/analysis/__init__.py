@@ -17,20 +17,16 @@ file                        content
 =========================== =========================================================================================
 
 The same results give the same bytes in every file but ``timings.*``.  What a report shows is decided by the
-experiment's ``report:`` block, described in :mod:`capsexp.analysis.schema`; of what it does not name, the axes, the
+experiment's ``report:`` block, described in :mod:`capsexp.analysis.spec`; of what it does not name, the axes, the
 standard metrics and a figure over the axes are shown (:mod:`capsexp.analysis.defaults`).
 
-The rooms: ``schema`` checks the block (with ``figure_schema``, ``grid_schema`` and ``checks``) and makes a ``spec`` of
-it, which ``defaults`` fills; ``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``,
-``tables``, ``grids`` and ``notes`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX),
-``panels`` and ``figures`` into pictures, ``page`` (with ``page_tables``) puts all on one page, and ``write`` runs the
-lot.
+``spec`` has the models of the block (``validation`` makes one-line errors of theirs), which ``defaults`` fills;
+``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``, ``tables``, ``paper_tables``
+and ``warnings`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX), ``panels`` and ``drawing``
+into pictures, ``page`` (with ``page_tables``) puts all on one page, and ``write`` runs everything.
 
-Pictures over a sweep's axes are drawn by ``figures`` (surfaces), ``heatmaps`` and ``lines``, with ``ticks``; ``curves``
-draws epochs, which ``history`` reads, and ``series_lines`` arrays of many cells, which ``series`` reads.  ``beside``
-draws the surfaces of two sweeps, which ``beside_sweep`` brings together.  Pictures of one cell's arrays come from
-``kernels``, ``activity`` (one cell a row) and ``onecell``: ``arrays`` chooses the cell, reads and checks;
-``activity_maps``, ``matrices`` (with ``marks``), ``probabilities``, ``tuning`` and ``pictures`` draw.  Functions called
-``draw_*`` take plain arrays and the words around a picture (``captions``), so they draw for others too.  ``canvas`` is
-shared by all.
+The package ``figures`` has a module for each kind of figure: its keys, and the drawing of it.  ``history`` reads
+epochs, ``arrays`` chooses a cell, reads its arrays and checks them, ``single_run`` draws them.  ``beside`` draws the
+surfaces of two sweeps, which ``beside_sweep`` brings together.  Functions called ``draw_*`` take plain arrays and the
+words around a picture (``captions``), so they draw for others too.  All use ``style`` and ``ticks``.
 """

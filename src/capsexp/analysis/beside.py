@@ -10,8 +10,9 @@ from matplotlib.colors import Normalize
 
 from capsexp.analysis import ticks
 from capsexp.analysis.captions import Words
-from capsexp.analysis.compare import axis_text
-from capsexp.analysis.heatmaps import between, draw_fields, write_axes
+from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.figures.heatmap import between, draw_fields, write_axes
+from capsexp.analysis.measures import signed
 from capsexp.analysis.style import (
     DIVERGING,
     GREY,
@@ -25,7 +26,6 @@ from capsexp.analysis.style import (
     save,
     style,
 )
-from capsexp.analysis.tables import signed
 
 WIDE, TALL = 3.55, 3.35
 """Inches of a map."""

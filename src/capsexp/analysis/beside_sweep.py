@@ -8,9 +8,10 @@ import numpy as np
 from capsexp.analysis.beside import Along, Side, draw_beside
 from capsexp.analysis.captions import Words, counted
 from capsexp.analysis.cells import PROTOCOL, Point, Protocol, hashable
+from capsexp.analysis.figures.surface import Surface
 from capsexp.analysis.panels import Panel, origin, panels
 from capsexp.analysis.results import ReportError, Results
-from capsexp.analysis.spec import Figure, Spec
+from capsexp.analysis.spec import Spec
 from capsexp.analysis.style import Drawn, Grid
 
 PARTS = {
@@ -47,7 +48,7 @@ def beside(spec: Spec, results: Results, other: Results) -> Beside:
     Raises:
         ReportError: there is none.
     """
-    surfaces = [figure for figure in spec.figures or [] if figure.kind == "surface"]
+    surfaces = [figure for figure in spec.figures or [] if isinstance(figure, Surface)]
     shared = [figure for figure in surfaces if {figure.x, figure.y} <= results.axes.keys() & other.axes.keys()]
     if not shared:
         axes = ", ".join(other.axes) or "nothing"
@@ -69,7 +70,9 @@ def _names(mine: str, theirs: str) -> tuple[str, str]:
     return (mine, theirs) if mine != theirs else (f"{mine} (here)", f"{theirs} (there)")
 
 
-def _pairs(figure: Figure, spec: Spec, results: Results, other: Results) -> tuple[list[tuple[Panel, Panel]], list[str]]:
+def _pairs(
+    figure: Surface, spec: Spec, results: Results, other: Results
+) -> tuple[list[tuple[Panel, Panel]], list[str]]:
     """The pictures that both sweeps have, and what is said of those that the other one lacks.
 
     One picture each is a pair; of several those are that agree in the axes which the figure does not name.
@@ -136,7 +139,7 @@ def _at(point: Point, axis: str) -> object:
     return hashable(point.axes.get(axis))
 
 
-def _grid(found: Found, figure: Figure, x: Along, y: Along) -> Grid:
+def _grid(found: Found, figure: Surface, x: Along, y: Along) -> Grid:
     """Means as [y, x]."""
     places = [[(hashable(across), hashable(up)) for across in x.values] for up in y.values]
     means = [[found[place].stat(figure.metric).mean if place in found else None for place in row] for row in places]
@@ -157,7 +160,7 @@ def _protocols(found: Found) -> list[Protocol]:
     return sorted({point.protocol for point in found.values() if point.protocol}, key=repr)
 
 
-def _origin(found: Found, figure: Figure) -> str:
+def _origin(found: Found, figure: Surface) -> str:
     n = counted(point.stat(figure.metric).n for point in found.values())
     return f"{origin(_protocols(found))}, {n}"
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from capsexp.analysis.spec import Condition
+from capsexp.analysis.conditions import Condition
 from capsexp.errors import ConfigError, require, require_number
 
 

@@ -2,19 +2,23 @@
 
 import math
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
 
 from capsexp.analysis.cells import SEED, is_number
+from capsexp.analysis.figures.base import Figure
+from capsexp.analysis.figures.heatmap import Heatmap
+from capsexp.analysis.figures.line import Line
+from capsexp.analysis.measures import STANDARD
 from capsexp.analysis.panels import MOST
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import STANDARD, Figure, Measure, Spec
+from capsexp.analysis.spec import Label, Spec
 
 
 def fill(spec: Spec, results: Results) -> Spec:
     """The block with a title and with a label for each axis."""
     labels = _labels(list(results.sweep.axes))
-    axes = {key: Measure(key, label) for key, label in labels.items()}
-    return replace(spec, title=spec.title or _title(results), axes={**axes, **spec.axes})
+    axes = {key: Label(label=label) for key, label in labels.items()}
+    return spec.model_copy(update={"title": spec.title or _title(results), "axes": {**axes, **spec.axes}})
 
 
 def _title(results: Results) -> str:
@@ -37,7 +41,7 @@ def _long(results: Results) -> list[str]:
     return [axis for axis, values in results.axes.items() if len(values) > 1]
 
 
-def figures(spec: Spec, results: Results) -> tuple[list[Figure], str]:
+def figures(spec: Spec, results: Results) -> tuple[Sequence[Figure], str]:
     """A figure of the first standard metric over all axes, or a line saying why there is none.
 
     One axis: a line, or points over words.  Two: a heat map.  More: the heat maps of each value of the others.
@@ -51,13 +55,14 @@ def figures(spec: Spec, results: Results) -> tuple[list[Figure], str]:
     label = spec.measure(metric).label
     name, title = metric.replace("/", "_").replace(".", "_"), f"{label[:1].upper()}{label[1:]} over {over}"
     if len(axes) == 1:
-        return [Figure("line", name, title, metric, x=axes[0])], ""
+        return [Line(name=name, title=title, metric=metric, x=axes[0])], ""
     x, y, *others = _arranged(axes, results)
     maps = math.prod(len(results.axes[axis]) for axis in others)
     if maps > MOST:
         said = f"{len(axes)} axes would make {maps} heat maps, more than {MOST}"
         return [], f"No figure: {said}. The table has all numbers; figures in the report block choose among them."
-    return [Figure("heatmap", name, title, metric, x=x, y=y, by=others[0] if others else "")], ""
+    by = others[0] if others else ""
+    return [Heatmap(name=name, title=title, metric=metric, x=x, y=y, by=by)], ""
 
 
 def _metric(results: Results) -> str:

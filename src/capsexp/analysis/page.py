@@ -20,10 +20,11 @@ from capsexp.analysis.cells import STATES, Cell
 from capsexp.analysis.compare import Compared
 from capsexp.analysis.formats import numeric_columns
 from capsexp.analysis.learning_curves import Curves
+from capsexp.analysis.measures import HOLE
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.style import Drawn
-from capsexp.analysis.tables import HOLE, Table
+from capsexp.analysis.tables import Table
 
 DATA = {
     **{"name": "data set", "source": "source", "sha256": "sha256", "generated": "generated", "classes": "classes"},

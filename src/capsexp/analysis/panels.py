@@ -9,9 +9,10 @@ import numpy as np
 
 from capsexp.analysis.captions import Words, counted
 from capsexp.analysis.cells import Point, Protocol, hashable
-from capsexp.analysis.compare import asked, axis_text, select, unswept
+from capsexp.analysis.conditions import asked, axis_text, select, unswept
+from capsexp.analysis.figures.base import Figure
+from capsexp.analysis.measures import Labels, Measure
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import Figure, Measure, Spec
 from capsexp.analysis.style import Grid
 
 MOST = 12
@@ -23,7 +24,7 @@ class Panel:
     """What one picture shows.
 
     Attributes:
-        figure: the figure it belongs to.
+        figure: the figure it belongs to, a model of any kind.
         spec: how metrics and axes are labelled.
         results: the whole sweep.
         points: the points that are drawn.
@@ -33,8 +34,8 @@ class Panel:
         words: those values, the paper's word, and the data behind the numbers.
     """
 
-    figure: Figure
-    spec: Spec
+    figure: Any
+    spec: Labels
     results: Results
     points: list[Point]
     suffix: str = ""
@@ -106,19 +107,26 @@ def hole(point: Point, metric: str) -> str:
     return point.cells[0].state
 
 
+def metric_of(figure: Figure) -> str:
+    """The metric that a figure shows or chooses a cell by; empty where it has none."""
+    metric: str = getattr(figure, "metric", "")
+    return metric
+
+
 def count(figure: Figure, point: Point) -> int:
     """How many of a point's trainings a figure can use: those with its metric, or without one all finished ones."""
-    return point.stat(figure.metric).n if figure.metric else len(point.done)
+    metric = metric_of(figure)
+    return point.stat(metric).n if metric else len(point.done)
 
 
-def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], str]:
+def panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel], str]:
     """The pictures of a figure, and what is to be said about those that are not drawn."""
-    unknown = unswept({**figure.where, **figure.reference}, results)
+    unknown = unswept(figure.conditions, results)
     if unknown:
         return [], f"{figure.name}: {unknown} was not swept"
     rest = [axis for axis in results.axes if axis not in figure.shown_axes]
     chosen = select(results.points, figure.where)
-    if figure.kind == "kernels":
+    if figure.whole_sweep:
         rest, apart = [], [points for _, points in results.by_protocol(chosen)]
     else:
         apart = results.apart(chosen)
@@ -138,11 +146,12 @@ def panels(figure: Figure, spec: Spec, results: Results) -> tuple[list[Panel], s
     return drawn[:MOST], f"{figure.name}: {left} more {more}; narrow it with where" if left > 0 else ""
 
 
-def _lacking(figure: Figure, spec: Spec, results: Results, chosen: Sequence[Point]) -> str:
+def _lacking(figure: Figure, spec: Labels, results: Results, chosen: Sequence[Point]) -> str:
     """Why nothing can be drawn of the chosen points; of those without a finished cell, whether others have one."""
     if results.protocols and not any(point.done for point in chosen):
         return f"no finished cell at {asked(figure.where, spec)}"
-    return f"no cell has {figure.metric} yet" if figure.metric else "no cell has finished yet"
+    metric = metric_of(figure)
+    return f"no cell has {metric} yet" if metric else "no cell has finished yet"
 
 
 def _on_one_scale(drawn: Sequence[Panel], *, apart: bool) -> list[Panel]:
@@ -166,7 +175,7 @@ def _groups(points: Sequence[Point], rest: Sequence[str]) -> list[list[Point]]:
 
 def _panel(
     figure: Figure,
-    spec: Spec,
+    spec: Labels,
     results: Results,
     group: list[Point],
     rest: Sequence[str],
@@ -181,7 +190,7 @@ def _panel(
         words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
     if protocols:
         words.append(f"here: {origin(protocols)}")
-    if protocols and (results.mixed() or (figure.kind == "kernels" and len(results.protocols) > 1)):
+    if protocols and (results.mixed() or (figure.whole_sweep and len(results.protocols) > 1)):
         # Two files may have one name, so the place among the protocols keeps the pictures' names apart.
         values.append(f"{protocols[0].data}{results.protocols.index(protocols[0]) + 1}")
     suffix = "".join("_" + _file_name(value) for value in values) if several else ""
@@ -202,10 +211,9 @@ def _file_name(text: str) -> str:
 
 def shape(panel: Panel) -> str:
     """What can be drawn: the figure's own kind, a line where one axis alone varies, or nothing."""
-    figure = panel.figure
+    figure, kind = panel.figure, str(panel.figure.kind)
     if not figure.over_axes:
-        return figure.kind
-    if figure.kind == "line":
-        return "line" if len(panel.values(figure.x)) > 1 else ""
-    long = [axis for axis in (figure.x, figure.y) if len(panel.values(axis)) > 1]
-    return figure.kind if len(long) == 2 else "line" if long else ""
+        return kind
+    axes = [figure.x, *([figure.y] if hasattr(figure, "y") else [])]
+    long = [axis for axis in axes if len(panel.values(axis)) > 1]
+    return kind if len(long) == len(axes) else "line" if long else ""

@@ -7,12 +7,13 @@ from typing import Literal
 
 from capsexp.analysis.captions import counted
 from capsexp.analysis.cells import Point, Stat
-from capsexp.analysis.compare import axis_text, origin_flags, partial_flag
-from capsexp.analysis.grid_schema import canonical
+from capsexp.analysis.compare import origin_flags, partial_flag
+from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.measures import HOLE, Measure, number, signed
 from capsexp.analysis.panels import Panel, hole, panels
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import Measure, PaperTable, Spec
-from capsexp.analysis.tables import HOLE, Raw, Table, number, signed, stat_text
+from capsexp.analysis.spec import PaperTable, Spec, canonical
+from capsexp.analysis.tables import Raw, Table, stat_text
 
 Part = Literal["ours", "paper", "ours - paper"]
 PARTS: tuple[Part, ...] = ("ours", "paper", "ours - paper")
@@ -41,12 +42,12 @@ class Crossing:
     @cached_property
     def rows(self) -> list[str]:
         """The paper's rows and ours."""
-        return merged(list(self.grid.paper), self._texts(self.grid.figure.y))
+        return merged(list(self.grid.numbers), self._texts(self.grid.figure.y))
 
     @cached_property
     def columns(self) -> list[str]:
         """The paper's columns and ours."""
-        return merged(self.grid.paper_columns, self._texts(self.grid.figure.x))
+        return merged(self.grid.heads, self._texts(self.grid.figure.x))
 
     @cached_property
     def points(self) -> dict[Place, Point]:
@@ -63,7 +64,7 @@ class Crossing:
 
     def paper(self, place: Place) -> float | None:
         """The paper's number."""
-        return self.grid.paper.get(canonical(place[0]), {}).get(canonical(place[1]))
+        return self.grid.numbers.get(canonical(place[0]), {}).get(canonical(place[1]))
 
     def stat(self, point: Point) -> Stat:
         """Our number, in the paper's unit."""

@@ -1,15 +1,15 @@
 """The four tables of a report, as people read them and with every digit; :mod:`.formats` writes them out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capsexp.analysis.cells import SEED, Cell, Point, Stat
-from capsexp.analysis.compare import Compared, axis_text
+from capsexp.analysis.compare import Compared
+from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.measures import HOLE, STANDARD, Measure, number, signed
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import STANDARD, Measure, Spec
+from capsexp.analysis.spec import Spec
 
-HOLE = "\N{EN DASH}"
 Raw = str | int | float | None
 
 
@@ -50,19 +50,6 @@ class Table:
 # -- numbers as text --------------------------------------------------------------------------------------------------
 
 
-def number(value: float | int | None, digits: int) -> str:
-    """A value with a fixed number of decimals; whole numbers with separators, tiny ones as powers of ten."""
-    if value is None:
-        return HOLE
-    if not math.isfinite(value):
-        return "not finite"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value and abs(value) < 0.5 * 10.0**-digits:
-        return f"{value:.2e}"
-    return f"{value:,.{digits}f}"
-
-
 def stat_text(stat: Stat, digits: int, n_of_row: int | None = None) -> str:
     """Mean and deviation; n too where it is not the row's."""
     if not stat.n:
@@ -95,7 +82,7 @@ def timings_table(spec: Spec, results: Results) -> Table:
     """Everything measured with a clock; it depends on the machine and its load, and differs from run to run."""
     done = [cell.result or {} for cell in results.cells if cell.done]
     clocks = sorted({f"clocks.{key}" for body in done for key in (body.get("clocks") or {})})
-    measures = [spec.metrics.get(key) or _clock(key) for key in clocks]
+    measures = [spec.measure(key) if key in spec.metrics else _clock(key) for key in clocks]
     measures += [spec.measure(metric) for metric in spec.timings if metric not in clocks]
     caption = _caption(spec, results, "Clocks, which depend on the machine and its load")
     return _points_table("timings", caption, measures, spec, results)
@@ -210,12 +197,6 @@ def _compared(spec: Spec, row: Compared) -> list[str]:
         flags,
         row.row.note or HOLE,
     ]
-
-
-def signed(value: float, digits: int) -> str:
-    """A difference with its sign; one that rounds to nothing has none."""
-    text = f"{value:+,.{digits}f}"
-    return text[1:] if not text.strip("+-0.,") else text
 
 
 def _raw_compared(row: Compared) -> list[Raw]:

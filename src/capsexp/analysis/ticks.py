@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from capsexp.analysis.cells import is_number
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
 
 LONGEST = 28
 """Characters of a value that are shown along an axis; the tables have all of them."""

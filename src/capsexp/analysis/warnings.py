@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from capsexp import records
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from capsexp import records
-from capsexp.analysis import beside_sweep, defaults, figures, formats, page, paper_tables, results, schema, tables
+from capsexp.analysis import beside_sweep, defaults, drawing, formats, page, paper_tables, results, tables
 from capsexp.analysis.compare import compare
+from capsexp.analysis.spec import parse
 from capsexp.analysis.style import Drawn
 
 
@@ -19,14 +20,14 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
         ConfigError: its ``report:`` block breaks a rule.
     """
     read = results.read(directory)
-    spec = defaults.fill(schema.parse(read.sweep.report), read)
+    spec = defaults.fill(parse(read.sweep.report), read)
     beside = beside_sweep.beside(spec, read, _read_other(directory, other)) if other else None
     compared = compare(spec, read)
     makers = (tables.results_table, tables.cells_table, tables.timings_table)
     made = {table.name: table for table in (make(spec, read) for make in makers)}
     made["comparison"] = tables.comparison_table(spec, read, compared)
     crossed, lacking = paper_tables.grid_tables(spec, read)
-    drawn, problems = figures.draw_all(spec, read)
+    drawn, problems = drawing.draw_all(spec, read)
     for table in (*made.values(), *crossed):
         _write_table(out, table)
     pictures = [*drawn, *(beside.pictures if beside else [])]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from capsexp.analysis.cells import SEED, Cell, hashable
+from capsexp.analysis.measures import STANDARD, usual
 from capsexp.analysis.results import ordered
-from capsexp.analysis.spec import STANDARD, usual
 from capsexp.status.read import Snapshot
 from capsexp.status.squares import Scale, Square, marks_legend, painted, scale, square
 from capsexp.text import plain

@@ -17,7 +17,7 @@ from capsexp.analysis.claims.finding import Finding
 from capsexp.analysis.claims.gathering import gather
 from capsexp.analysis.claims.labels import Labels
 from capsexp.analysis.claims.schema import KINDS
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
 from capsexp.claims import main
 
 LABELS = Labels({})

@@ -5,7 +5,7 @@ from capsexp.analysis.claims import table
 from capsexp.analysis.claims.evidence import Body, LackingError
 from capsexp.analysis.claims.gathering import gather
 from capsexp.analysis.claims.table import TableError
-from capsexp.analysis.spec import Condition
+from capsexp.analysis.conditions import Condition
 
 GRID = {"model__c2": [2, 3], "model__c3": [2, 3]}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capsexp.analysis.claims.table import Row, Value
-from capsexp.analysis.spec import Condition
+from capsexp.analysis.conditions import Condition
 
 Where = Mapping[str, Condition]
 """What the values of axes must be, as ``where`` in a ``report:`` block."""

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from capsexp.analysis.claims.evidence import Place, Where
 from capsexp.analysis.claims.table import Row
-from capsexp.analysis.compare import axis_text
-from capsexp.analysis.spec import Condition, Measure, usual
-from capsexp.analysis.tables import number, signed
+from capsexp.analysis.conditions import Condition, axis_text
+from capsexp.analysis.measures import Measure, number, signed, usual
 
 MOST_NAMES = 3
 

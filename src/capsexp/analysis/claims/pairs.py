@@ -12,7 +12,7 @@ from capsexp.analysis.claims.finding import Finding, Verdict, all_of, interval_t
 from capsexp.analysis.claims.labels import Labels, code, names
 from capsexp.analysis.claims.measures import t_interval
 from capsexp.analysis.claims.table import Row, Value
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
 from capsexp.text import count
 
 LEAD = (

@@ -11,7 +11,7 @@ from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, Whe
 from capsexp.analysis.claims.finding import Finding
 from capsexp.analysis.claims.labels import Labels, code
 from capsexp.analysis.claims.pairs import Side
-from capsexp.analysis.spec import Condition
+from capsexp.analysis.conditions import Condition
 from capsexp.errors import require, require_number
 
 

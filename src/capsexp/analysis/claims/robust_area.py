@@ -9,7 +9,7 @@ from capsexp.analysis.claims.evidence import Evidence, LackingError, Place, Wher
 from capsexp.analysis.claims.finding import Finding, Verdict, within
 from capsexp.analysis.claims.labels import Labels, code
 from capsexp.analysis.claims.table import Value
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
 from capsexp.errors import require, require_choice, require_number
 
 Grid = list[list[bool | None]]

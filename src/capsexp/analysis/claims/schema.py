@@ -80,7 +80,7 @@ from capsexp.analysis.claims.paired import Paired
 from capsexp.analysis.claims.rank import Rank
 from capsexp.analysis.claims.robust_area import RobustArea
 from capsexp.analysis.claims.trend import Trend
-from capsexp.analysis.spec import Measure, usual
+from capsexp.analysis.measures import Measure, usual
 from capsexp.errors import require, require_choice, require_int, require_number
 
 KINDS: dict[str, Any] = {

@@ -2,16 +2,21 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
+from pydantic import AfterValidator, Field, model_validator
 
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers, pixels
 from capsexp.analysis.captions import Words
+from capsexp.analysis.figures.base import Labelled, OfCell
+from capsexp.analysis.panels import Panel
+from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.style import GREY, INK, RULE, Drawn, blank, room, save, style
+from capsexp.errors import require
 
 BESIDE, LINES = 18, 3
 """Characters in a line of the text beside a row, and lines of it at most."""
@@ -21,6 +26,44 @@ TILE, GAP = 0.52, 0.1
 """Inches of an image, and the space between two as a share of it."""
 GREYS: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "nearest"}
 HEAD: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "annotation_clip": False}
+
+
+def _not_empty(rows: list[str]) -> list[str]:
+    require(bool(rows), "", "be a text for each row", rows)
+    return rows
+
+
+class Images(OfCell, Labelled):
+    """A grid of images."""
+
+    kind: Literal["images"] = "images"
+    array: str = Field(description="array of images, uint8 [row, column, channel, y, x]")
+    steps: str = Field(
+        default="", description="array of numbers above the columns, that of 0 marked; default: 1, 2, 3, ..."
+    )
+    labels: str = Field(default="", description="array with the class of each column, above it; in place of steps")
+    rows: Annotated[list[str], AfterValidator(_not_empty)] = Field(
+        default=[], description="words beside the rows; default: 1, 2, 3, ..."
+    )
+
+    @model_validator(mode="after")
+    def _labels_or_steps(self) -> "Images":
+        rule = "be left out where steps stand above the columns"
+        require(not (self.labels and self.steps), "labels", rule, self.labels)
+        return self
+
+
+def draw(panel: Panel) -> tuple[Drawn | None, str]:
+    """The chosen cell's picture, or a line saying what is missing."""
+    return draw_chosen(panel, picture)
+
+
+def picture(figure: Images, read: Read, words: Words) -> Drawn:
+    """The picture of the arrays that ``read`` gives by their names."""
+    steps, labels = (read(name) if name else None for name in (figure.steps, figure.labels))
+    across, beside = "class" if figure.labels else "change", "" if figure.rows else "component"
+    texts = {"x_label": figure.x_label or across, "y_label": figure.y_label or beside}
+    return draw_images(read(figure.array), words, steps=steps, labels=labels, rows=figure.rows, **texts)
 
 
 @style()

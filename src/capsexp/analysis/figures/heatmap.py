@@ -1,9 +1,9 @@
-"""Heat maps: every point's raw mean as a coloured field with its number, one map or several on one scale."""
+"""The kind ``heatmap``: every point's raw mean as a coloured field with its number, one map or several on one scale."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
+from pydantic import Field
 
 from capsexp.analysis import ticks
 from capsexp.analysis.captions import SPREAD
 from capsexp.analysis.cells import Point, hashable, is_number
+from capsexp.analysis.figures.base import OverAxes
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.style import (
     GREY,
@@ -36,6 +38,14 @@ READABLE = 4.5
 """Points; numbers that would have to be smaller are left out of a heat map."""
 COMFORTABLE = 7.0
 """Points; deviations that would make the numbers smaller are left out."""
+
+
+class Heatmap(OverAxes):
+    """The raw values over two axes."""
+
+    kind: Literal["heatmap"] = "heatmap"
+    y: str = Field(description="the axis from bottom to top")
+    by: str = Field(default="", description="a third axis: one map for each of its values")
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Layout:
         return self.left + column * (self.wide + 0.2), up
 
 
-def draw(panel: Panel) -> Drawn:
+def draw(panel: Panel) -> tuple[Drawn, str]:
     """One map, or one for each value of the figure's third axis, all with the same colours for the same values."""
     maps = groups(panel)
     layout = _layout(panel, len(maps))
@@ -87,7 +97,7 @@ def draw(panel: Panel) -> Drawn:
         _trim(flat, layout, place, len(maps))
         seen |= {(place, *at): state for at, state in states.items()}
     _bar_beside(canvas, panel, layout, norm, height)
-    return save(canvas, panel.around, legend(panel, seen.values()))
+    return save(canvas, panel.around, legend(panel, seen.values())), ""
 
 
 def groups(panel: Panel) -> dict[str, list[Point]]:

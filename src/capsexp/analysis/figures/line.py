@@ -1,15 +1,17 @@
-"""A metric along one axis: lines over numbers, points over words, with the deviation over seeds."""
+"""The kind ``line``: a metric along one axis; lines over numbers, points over words, with the deviation over seeds."""
 
 import math
 import textwrap
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
+from pydantic import Field
 
 from capsexp.analysis import ticks
 from capsexp.analysis.captions import SPREAD
 from capsexp.analysis.cells import Point, hashable, is_number
-from capsexp.analysis.compare import axis_text
+from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.figures.base import OverAxes
 from capsexp.analysis.panels import Panel, hole
 from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, blank, room, save
 
@@ -19,7 +21,14 @@ LEGEND_CHARACTERS = 22
 """What fits into a line of the room beside the axes."""
 
 
-def draw(panel: Panel) -> Drawn:
+class Line(OverAxes):
+    """Mean and deviation of a metric along one axis."""
+
+    kind: Literal["line"] = "line"
+    by: str = Field(default="", description="a second axis: one line for each of its values")
+
+
+def draw(panel: Panel) -> tuple[Drawn, str]:
     """One line (or row of points) for each value of the second axis, if there is one."""
     x, by = _axes(panel)
     values, series = panel.values(x), panel.values(by) if by else [None]
@@ -38,7 +47,7 @@ def draw(panel: Panel) -> Drawn:
         title = textwrap.fill(panel.spec.axis(by).label, LEGEND_CHARACTERS)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title=title, alignment="left")
     note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
-    return save(canvas, panel.around, note)
+    return save(canvas, panel.around, note), ""
 
 
 def _spread(panel: Panel) -> bool:
@@ -48,7 +57,8 @@ def _spread(panel: Panel) -> bool:
 def _axes(panel: Panel) -> tuple[str, str]:
     """The axis to go along, and the one that makes several lines; a grid with one long axis goes along that."""
     figure = panel.figure
-    by = figure.by if len(panel.values(figure.by)) > 1 else ""
+    by = getattr(figure, "by", "")
+    by = by if len(panel.values(by)) > 1 else ""
     return (figure.x if figure.kind == "line" or len(panel.values(figure.x)) > 1 else figure.y), by
 
 

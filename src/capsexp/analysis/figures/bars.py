@@ -1,23 +1,52 @@
 """Lengths of the class capsules for single images, one way of routing beside another."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
+from pydantic import AfterValidator, Field
 
 from capsexp.analysis import ticks
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers, pixels
 from capsexp.analysis.captions import Words
-from capsexp.analysis.pictures import show
+from capsexp.analysis.figures.base import Labelled, OfCell, few_arrays
+from capsexp.analysis.figures.images import show
+from capsexp.analysis.panels import Panel
+from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
+from capsexp.analysis.validation import Named
 
 ROWS = 10
 """Images shown at most."""
 WIDTH, LEFT, WIDE, TALL, PITCH = 9.6, 2.05, 7.25, 0.92, 1.32
 """Inches: of the figure, of what is left of the bars, of the bars, and from row to row."""
 SHADE = "#e4e9ee"
+
+
+class Bars(OfCell, Labelled):
+    """For each image a bar per class, one array beside the other."""
+
+    kind: Literal["bars"] = "bars"
+    arrays: Annotated[dict[str, str], Named, AfterValidator(few_arrays)] = Field(
+        description="1 to 4 arrays of lengths [image, class], by the names shown"
+    )
+    labels: str = Field(description="array with the true class of each image")
+    images: str = Field(description="array of images, uint8 [image, channel, y, x]")
+
+
+def draw(panel: Panel) -> tuple[Drawn | None, str]:
+    """The chosen cell's picture, or a line saying what is missing."""
+    return draw_chosen(panel, picture)
+
+
+def picture(figure: Bars, read: Read, words: Words) -> Drawn:
+    """The picture of the arrays that ``read`` gives by their names."""
+    lengths = {name: read(array) for name, array in figure.arrays.items()}
+    texts = {"x_label": figure.x_label or "class", "y_label": figure.y_label or "length of the class capsule"}
+    return draw_bars(lengths, read(figure.images), read(figure.labels), words, **texts)
 
 
 @style()

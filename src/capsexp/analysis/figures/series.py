@@ -1,20 +1,75 @@
-"""Curves side by side: a panel a group, a colour and marker a first key, a line style a second one, and a reference."""
+"""The kind ``series``: one array of each cell against another, such as accuracy against parameters."""
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from pydantic import Field, model_validator
 
+from capsexp.analysis import ticks
+from capsexp.analysis.arrays import ArrayError, load, numbers
 from capsexp.analysis.captions import SPREAD, Words, counted
-from capsexp.analysis.curves import LINES, Layout, mean_and_spread
-from capsexp.analysis.lines import LEGEND_CHARACTERS, MARKERS
+from capsexp.analysis.cells import SEED, Cell, Point, hashable
+from capsexp.analysis.conditions import Condition, axis_text, select
+from capsexp.analysis.figures.base import Labelled
+from capsexp.analysis.figures.epochs import LINES, Layout, mean_and_spread
+from capsexp.analysis.figures.line import LEGEND_CHARACTERS, MARKERS
+from capsexp.analysis.panels import Panel
 from capsexp.analysis.style import GREY, INK, PALETTE, RULE, Drawn, Grid, blank, room, save, style
+from capsexp.analysis.validation import Conditions
+from capsexp.errors import require
+
+
+class Series(Labelled):
+    """One array of each cell against another, as mean and deviation over the seeds at each of its steps.
+
+    The cells of a line must have the same ``x``.  Where that is largest at the first step, it falls from left to right.
+    The reference is a mean too: of the cells that differ in ``by``, ``style`` or ``panels``, then over the seeds.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("by", "style", "panels")
+
+    kind: Literal["series"] = "series"
+    x: str = Field(description="an array of one dimension")
+    y: str = Field(description="another array, as long")
+    by: str = Field(default="", description="an axis: a colour and a marker for each of its values")
+    style: str = Field(default="", description="another axis: a line style for each of its values")
+    panels: str = Field(default="", description="another axis: a panel for each of its values, side by side")
+    reference: Conditions | None = Field(
+        default=None, description="conditions, as where: these cells are one dark line in every panel, and no other"
+    )
+    reference_label: str = Field(default="", description="the name of the dark line")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Series":
+        named, label = self.reference is not None, self.reference_label
+        require(not named or bool(label), "reference_label", "be given with reference", label or None)
+        require(named or not label, "reference", "be given with reference_label", None)
+        require(self.reference != {}, "reference", "name an axis", {})
+        used: list[str] = []
+        for key in self.AXES:
+            axis = getattr(self, key)
+            require(not axis or axis not in used, key, "be another axis", axis)
+            used.append(axis)
+        return self
+
+    @property
+    def shown_axes(self) -> set[str]:
+        """The axes whose values stand side by side in one picture, those of the reference included."""
+        return {*super().shown_axes, *(self.reference or {})}
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """All conditions that name axes."""
+        return {**self.where, **(self.reference or {})}
+
 
 COLOURS = PALETTE[:-1]
 """The last is black, and the dark line is the reference's."""
@@ -202,3 +257,111 @@ def _write_legend(canvas: Canvas, legend: Sequence[Part], corner: tuple[float, f
             loc="upper left", bbox_to_anchor=(left / width, up / height), frameon=False, borderaxespad=0, borderpad=0,
         )  # fmt: skip
         up -= _tall((head, entries))
+
+
+# -- the numbers -----------------------------------------------------------------------------------------------------
+
+Groups = dict[str, dict[tuple[str, str], Curve]]
+"""By the words above a panel, and the words of colour and line style."""
+
+
+def draw(panel: Panel) -> tuple[Drawn | None, str]:
+    """The curves of the sweep's cells, and what is to be said of cells that have none."""
+    figure, lost = panel.figure, list[str]()
+    try:
+        groups, reference = _read(panel, lost)
+    except ArrayError as error:
+        return None, f"{figure.name}: {error}"
+    more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+    problem = f"{figure.name}: {lost[0]}{more}" if lost else ""
+    if not any(groups.values()) and reference is None:
+        return None, problem
+    words = replace(panel.around, parts=(*panel.around.parts, _sizes(groups, reference)))
+    keys = Keys(_title(panel, figure.by), _title(panel, figure.style), figure.reference_label)
+    texts = {"x_label": figure.x_label or figure.x, "y_label": figure.y_label or figure.y}
+    return draw_series(groups, words, keys, reference=reference, **texts), problem
+
+
+def _sizes(groups: Groups, reference: Curve | None) -> str:
+    """Numbers of trainings behind the lines; that of the reference where it is another."""
+    lines = counted(curve.n for group in groups.values() for curve in group.values())
+    if reference is None or lines == counted([reference.n]):
+        return lines
+    return f"{lines} (dark line: {counted([reference.n])})" if any(groups.values()) else counted([reference.n])
+
+
+def _title(panel: Panel, axis: str) -> str:
+    return panel.spec.axis(axis).label if axis else ""
+
+
+def _read(panel: Panel, lost: list[str]) -> tuple[Groups, Curve | None]:
+    """The curves of each panel and the reference; what is said of cells without curves is added to ``lost``.
+
+    Raises:
+        ArrayError: the cells of a line have different ``x``, or differ in more than the seed.
+    """
+    figure = panel.figure
+    dark = select(panel.points, figure.reference) if figure.reference else []
+    shown = replace(panel, points=[point for point in panel.points if point not in dark])
+    axes = (figure.panels, figure.by, figure.style)
+    groups: Groups = {}
+    for values in itertools.product(*(_of_axis(shown, axis).items() for axis in axes)):
+        head, *key = (text for _, text in values)
+        points = [
+            point
+            for point in shown.points
+            if all(hashable(point.axes.get(axis)) == value for axis, (value, _) in zip(axes, values, strict=True))
+        ]
+        _refuse_mixture(points)
+        curve = _curve(points, figure, lost)
+        if curve:
+            group = groups.setdefault(f"{_title(panel, figure.panels)} = {head}" if head else "", {})
+            group[key[0], key[1]] = curve
+    return groups, _curve(dark, figure, lost)
+
+
+def _of_axis(panel: Panel, axis: str) -> dict[object, str]:
+    """The values of an axis that occur, each with its text; without an axis there is one value without a text."""
+    values = panel.values(axis)
+    return dict(zip(map(hashable, values), ticks.texts(values), strict=True)) if values else {None: ""}
+
+
+def _refuse_mixture(points: Sequence[Point]) -> None:
+    """One line shows cells that differ in their seed alone, so one point."""
+    done = [point for point in points if point.done]
+    for axis in done[0].axes if len(done) > 1 else ():
+        values = list(dict.fromkeys(axis_text(point.axes[axis]) for point in done))
+        if len(values) > 1:
+            ways = "name it in by, style or panels, or narrow it with where"
+            raise ArrayError(f"one line would mix values of {axis} ({', '.join(values)}): {ways}")
+
+
+def _curve(points: Sequence[Point], figure: Series, lost: list[str]) -> Curve | None:
+    """The points' curve of each seed: of several cells with one seed their mean."""
+    name, x = figure.x, np.empty(0)
+    found: dict[object, list[Grid]] = {}
+    for cell in (cell for point in points for cell in point.done):
+        try:
+            own, y = _arrays(cell, figure)
+        except ArrayError as error:
+            lost.append(f"{cell.name}: {error}")
+            continue
+        if found and not np.array_equal(own, x):
+            raise ArrayError(f"{cell.name}: its {name} is not that of the other cells of its line")
+        x = own
+        found.setdefault(hashable(cell.axes.get(SEED)), []).append(y)
+    return Curve(x, [mean_and_spread(ys)[0] for ys in found.values()]) if found else None
+
+
+def _arrays(cell: Cell, figure: Series) -> tuple[Grid, Grid]:
+    """A cell's ``x`` and ``y``.
+
+    Raises:
+        ArrayError: one is missing or no row of numbers, they differ in length, or some ``x`` is not finite.
+    """
+    x, y = (numbers(load(cell, name), name, 1) for name in (figure.x, figure.y))
+    if len(x) != len(y):
+        raise ArrayError(f"{figure.x} has {len(x)} values, {figure.y} {len(y)}")
+    if not np.isfinite(x).all():
+        raise ArrayError(f"{figure.x} has values that are not finite")
+    return x, y

@@ -1,22 +1,25 @@
-"""Learning curves: metrics of every epoch, as mean and deviation over the trainings that differ in their seed."""
+"""The kind ``epochs``: metrics of every epoch, as mean and deviation over the trainings that differ in their seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from pydantic import AfterValidator, Field
 
 from capsexp.analysis import ticks
 from capsexp.analysis.arrays import ArrayError
 from capsexp.analysis.captions import SPREAD, Words, counted
 from capsexp.analysis.cells import Cell, hashable
+from capsexp.analysis.figures.base import MOST, Labelled
 from capsexp.analysis.history import read_history
+from capsexp.analysis.measures import Measure
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.spec import Measure
 from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
+from capsexp.errors import require
 
 LINES = ("-", "--", "-.", ":")
 COLUMNS = 4
@@ -26,6 +29,19 @@ LEFT, GAP = 0.85, 0.25
 
 Curves = Mapping[str, Sequence[Grid]]
 """By the name of a metric: its values epoch by epoch, of each training."""
+
+
+def _few(metrics: list[str]) -> list[str]:
+    require(1 <= len(set(metrics)) == len(metrics) <= MOST, "", f"be 1 to {MOST} different metrics", metrics)
+    return metrics
+
+
+class Epochs(Labelled):
+    """Columns of ``metrics.csv``; a metric that a training did not record is left out and said."""
+
+    kind: Literal["epochs"] = "epochs"
+    metrics: Annotated[list[str], AfterValidator(_few)] = Field(description="1 to 4 metrics, such as val/acc")
+    by: str = Field(default="", description="an axis: a panel for each of its values, side by side")
 
 
 def draw(panel: Panel) -> tuple[Drawn | None, str]:

@@ -1,57 +1,39 @@
-"""Every figure of a report; here the surface: smoothed in 3-D, beside the raw values as a heat map."""
+"""The kind ``surface``: a metric over two axes, smoothed in 3-D beside the raw values as a heat map."""
 
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Normalize
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from pydantic import BeforeValidator, Field
 from scipy.ndimage import gaussian_filter
 
-from capsexp.analysis import activity, curves, defaults, heatmaps, kernels, lines, series, single_run
 from capsexp.analysis.captions import SPREAD
 from capsexp.analysis.cells import is_number
-from capsexp.analysis.compare import axis_text
-from capsexp.analysis.heatmaps import draw_map, legend, normalise
-from capsexp.analysis.panels import Panel, panels, shape
-from capsexp.analysis.results import Results
-from capsexp.analysis.spec import Spec
-from capsexp.analysis.style import GREY, PAPER, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save, style
+from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.figures.base import OverAxes
+from capsexp.analysis.figures.heatmap import draw_map, legend, normalise
+from capsexp.analysis.panels import Panel
+from capsexp.analysis.style import GREY, PAPER, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save
+from capsexp.errors import require_number
+
+APART = 1 / 12
+"""The smallest distance between two ticks of the surface, as a share of the axis."""
 
 
-def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:
-    """Every figure of the report, and one line for each that could not be drawn."""
-    figures, problem = defaults.figures(spec, results) if spec.figures is None else (spec.figures, "")
-    drawn, problems = [], [problem] if problem else []
-    for figure in figures:
-        chosen, problem = panels(figure, spec, results)
-        problems += [problem] if problem else []
-        for panel in chosen:
-            made, problem = draw(panel)
-            drawn += [made] if made else []
-            problems += [problem] if problem else []
-    return drawn, problems
+class Surface(OverAxes):
+    """A smoothed 3-D surface beside a heat map of the raw values."""
 
-
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
-    """One picture, or a line saying why there is none."""
-    with style():
-        match shape(panel):
-            case "surface":
-                return _surface(panel), ""
-            case "heatmap":
-                return heatmaps.draw(panel), ""
-            case "line":
-                return lines.draw(panel), ""
-            case "epochs":
-                return curves.draw(panel)
-            case "series":
-                return series.draw(panel)
-            case "kernels":
-                return kernels.draw(panel)
-            case "activity":
-                return activity.draw(panel)
-        return single_run.draw(panel)
+    kind: Literal["surface"] = "surface"
+    y: str = Field(description="the axis from front to back")
+    sigma: Annotated[
+        float, Field(ge=0, le=100), BeforeValidator(partial(require_number, "", minimum=0, maximum=100))
+    ] = Field(default=0.5, description="of the Gaussian filter, in grid steps; the heat map is never smoothed")
+    azim: Annotated[
+        float, Field(ge=-360, le=360), BeforeValidator(partial(require_number, "", minimum=-360, maximum=360))
+    ] = Field(default=-125.0, description="direction of view, in degrees")
 
 
 def smooth(values: Grid, sigma: float) -> Grid:
@@ -67,7 +49,8 @@ def smooth(values: Grid, sigma: float) -> Grid:
     return smoothed
 
 
-def _surface(panel: Panel) -> Drawn:
+def draw(panel: Panel) -> tuple[Drawn, str]:
+    """The surface and the map."""
     figure = panel.figure
     values, states = panel.grid()
     norm = normalise(panel)
@@ -82,7 +65,7 @@ def _surface(panel: Panel) -> Drawn:
     small = draw_map(flat, panel, values, states, norm)
     flat.set_title(f"Raw values ({SPREAD})" if small else "Raw values", fontsize=9.5, color=GREY, pad=8)
     colour_bar(canvas, norm, SEQUENTIAL, panel.measure.title, (0.925, 0.115 * up, 0.013, 0.71 * up))
-    return save(canvas, panel.around, legend(panel, states.values()))
+    return save(canvas, panel.around, legend(panel, states.values())), ""
 
 
 def _positions(values: list[Any]) -> list[float]:
@@ -117,6 +100,10 @@ def _draw_surface(space: Any, panel: Panel, heights: Grid, norm: Normalize) -> N
 
 
 def _thinned(positions: list[float], values: list[Any]) -> tuple[list[float], list[str]]:
-    """Ticks at the swept values; every second or third of them where they would touch."""
+    """Ticks at the swept values; every second or third of them where they would touch, and one of those that crowd."""
     step = -(-len(values) // 9)
-    return positions[::step], [axis_text(value) for value in values[::step]]
+    kept: dict[float, str] = {}
+    for position, value in list(zip(positions, values, strict=True))[::step]:
+        if not kept or position - max(kept) >= APART * (positions[-1] - positions[0]):
+            kept[position] = axis_text(value)
+    return list(kept), list(kept.values())

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from pydantic import BeforeValidator, Field, model_validator
 
 from capsexp.analysis import class_ticks, ticks
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers
 from capsexp.analysis.captions import Words
+from capsexp.analysis.figures.base import Labelled, OfCell
+from capsexp.analysis.panels import Panel
+from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.style import (
     DIVERGING,
     GREY,
@@ -29,6 +33,8 @@ from capsexp.analysis.style import (
     style,
     write_fields,
 )
+from capsexp.analysis.validation import span
+from capsexp.errors import require
 
 READABLE = 7.0
 """Points; numbers that would have to be smaller are left out."""
@@ -38,6 +44,45 @@ FIELD, LEAST, MOST_TALL, MOST_WIDE = 0.52, 2.6, 6.8, 9.0
 """Inches of a field, and of the shortest and longest side of a map."""
 
 Ends = tuple[float, float]
+
+
+class Matrix(OfCell, Labelled):
+    """A heat map of a two-dimensional array."""
+
+    kind: Literal["matrix"] = "matrix"
+    array: str = Field(description="name of the array in arrays.npz")
+    labels: str = Field(default="", description="array with the class of each row, of a matrix over images")
+    sort: bool = Field(default=False, description="images in order of their class")
+    triangle: bool = Field(default=False, description="the lower half alone, with the diagonal")
+    range: Annotated[tuple[float, float] | None, BeforeValidator(span)] = Field(
+        default=None, description="values at the ends of the colours; default: the smallest and the largest"
+    )
+    value_label: str = Field(default="", description="beside the colours; default: the array's name up to the first /")
+
+    @model_validator(mode="after")
+    def _sort_by_labels(self) -> "Matrix":
+        require(not self.sort or bool(self.labels), "labels", "be given with sort", self.labels or None)
+        return self
+
+
+def draw(panel: Panel) -> tuple[Drawn | None, str]:
+    """The chosen cell's picture, or a line saying what is missing."""
+    return draw_chosen(panel, picture)
+
+
+def picture(figure: Matrix, read: Read, words: Words) -> Drawn:
+    """The picture of the arrays that ``read`` gives by their names."""
+    return draw_matrix(
+        read(figure.array),
+        words,
+        labels=read(figure.labels) if figure.labels else None,
+        triangle=figure.triangle,
+        sort=figure.sort,
+        limits=figure.range,
+        x_label=figure.x_label,
+        y_label=figure.y_label,
+        value_label=figure.value_label or figure.array.partition("/")[0],
+    )
 
 
 @dataclass(frozen=True)

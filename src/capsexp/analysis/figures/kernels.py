@@ -1,22 +1,36 @@
-"""A layer's filters as pictures, from the cell in which a metric is largest or smallest."""
+"""The kind ``kernels``: a layer's filters as pictures, from the cell in which a metric is largest or smallest."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
+from pydantic import Field
 
 from capsexp.analysis.arrays import ArrayError, caption, choose, lacking, load, numbers
 from capsexp.analysis.cells import Cell
+from capsexp.analysis.figures.base import OfCell
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.style import DIVERGING, GREY, RULE, Drawn, blank, colour_bar, save
+from capsexp.analysis.validation import Extreme
 
 Kernels = NDArray[np.float32]
 FILTERS, CHANNELS = 32, 8
 """Filters and input channels drawn at most."""
 TILE, PITCH = 1.25, 1.42
 """Inches from filter to filter, across and down."""
+
+
+class KernelsOfLayer(OfCell):
+    """The filters of one layer."""
+
+    whole_sweep: ClassVar[bool] = True
+
+    kind: Literal["kernels"] = "kernels"
+    layer: str = Field(description="name of the layer, such as conv1")
+    metric: str = Field(description="the metric that chooses the cell")
+    pick: Extreme = Field(description="the cell whose metric is largest or smallest")
 
 
 def draw(panel: Panel) -> tuple[Drawn | None, str]:

@@ -1,17 +1,22 @@
 """Tuning curves: for each true class, the mean length of every class capsule."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from pydantic import AfterValidator, Field
 
 from capsexp.analysis import ticks
 from capsexp.analysis.arrays import Array, ArrayError, numbers
 from capsexp.analysis.captions import Words
-from capsexp.analysis.probabilities import same_shape
+from capsexp.analysis.figures.bars import same_shape
+from capsexp.analysis.figures.base import Labelled, OfCell, few_arrays
+from capsexp.analysis.panels import Panel
+from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
+from capsexp.analysis.validation import Named
 
 FEW = 14
 """Classes that are all coloured; of more, only the least distinct are."""
@@ -21,6 +26,27 @@ WIDE, MOST_WIDE, TALL = 5.2, 6.2, 3.7
 """Inches of a panel, with few classes and with many."""
 LEFT, BELOW, GAP = 0.85, 0.62, 0.3
 """Inches around the panels, and between two."""
+
+
+class Tuning(OfCell, Labelled):
+    """The mean lengths of class capsules for images of each class."""
+
+    kind: Literal["tuning"] = "tuning"
+    arrays: Annotated[dict[str, str], Named, AfterValidator(few_arrays)] = Field(
+        description="1 to 4 arrays [true class, capsule], by the names shown"
+    )
+
+
+def draw(panel: Panel) -> tuple[Drawn | None, str]:
+    """The chosen cell's picture, or a line saying what is missing."""
+    return draw_chosen(panel, picture)
+
+
+def picture(figure: Tuning, read: Read, words: Words) -> Drawn:
+    """The picture of the arrays that ``read`` gives by their names."""
+    lengths = {name: read(array) for name, array in figure.arrays.items()}
+    texts = {"x_label": figure.x_label or "class capsule", "y_label": figure.y_label or "mean length"}
+    return draw_tuning(lengths, words, **texts)
 
 
 @style()

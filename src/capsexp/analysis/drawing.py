@@ -1,0 +1,29 @@
+"""Every figure of a report, drawn."""
+
+from capsexp.analysis import defaults
+from capsexp.analysis.figures import drawer
+from capsexp.analysis.panels import Panel, panels, shape
+from capsexp.analysis.results import Results
+from capsexp.analysis.spec import Spec
+from capsexp.analysis.style import Drawn, style
+
+
+def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:
+    """Every figure of the report, and one line for each that could not be drawn."""
+    figures, problem = defaults.figures(spec, results) if spec.figures is None else (spec.figures, "")
+    drawn, problems = [], [problem] if problem else []
+    for figure in figures:
+        chosen, problem = panels(figure, spec, results)
+        problems += [problem] if problem else []
+        for panel in chosen:
+            made, problem = draw(panel)
+            drawn += [made] if made else []
+            problems += [problem] if problem else []
+    return drawn, problems
+
+
+def draw(panel: Panel) -> tuple[Drawn | None, str]:
+    """One picture, or a line saying why there is none."""
+    with style():
+        made: tuple[Drawn | None, str] = drawer(shape(panel)).draw(panel)
+    return made

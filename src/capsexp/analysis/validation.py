@@ -1,0 +1,180 @@
+"""Models of what users write in YAML, and the one place where pydantic's errors become one line for the user."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from capsexp.analysis.conditions import Condition
+from capsexp.errors import ConfigError, require, require_int, require_number
+
+M = TypeVar("M", bound=BaseModel)
+UNKNOWN = "unknown_key"
+RULES = {
+    "missing": "be given",
+    "string_type": "be a text",
+    "bool_type": "be true or false",
+    "list_type": "be a list",
+    "dict_type": "be a mapping",
+}
+"""The rules that pydantic checks by itself, by the type of its error."""
+
+
+class Model(BaseModel):
+    """A mapping with fixed keys; null counts as a key that is left out, unless null is one of the key's values."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        raw, fields = named(value), cls.model_fields
+        for name in raw:
+            if name not in fields:
+                rule = f"be one of {', '.join(sorted(fields))}"
+                raise PydanticCustomError(UNKNOWN, "{rule}", {"rule": rule, "key": name})
+        return {name: item for name, item in raw.items() if item is not None or fields[name].default is None}
+
+
+def validated(model: type[M], key: str, value: object) -> M:
+    """A value as a model.
+
+    Args:
+        model: the model.
+        key: the value's key, as the user knows it.
+        value: the content of a YAML file, in plain types.
+
+    Raises:
+        ConfigError: the first violation: a key that is unknown, missing, of a wrong type, or breaks another rule.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _first(error, key) from None
+
+
+def _first(error: ValidationError, key: str) -> ConfigError:
+    details = min(error.errors(include_url=False), key=_rank)
+    for part in details["loc"]:
+        key = joined(key, f"[{part}]" if isinstance(part, int) else part)
+    kind, context = details["type"], details.get("ctx", {})
+    match kind, context.get("error"):
+        case _, ConfigError() as broken:
+            return ConfigError(joined(key, broken.key), broken.rule, broken.value)
+        case "unknown_key", _:
+            return ConfigError(joined(key, context["key"]), context["rule"], context["key"])
+        case "literal_error", _:
+            return ConfigError(key, f"be {context['expected']}".replace("'", ""), details["input"])
+    return ConfigError(key, RULES.get(kind, details["msg"]), None if kind == "missing" else details["input"])
+
+
+def _rank(details: ErrorDetails) -> tuple[int, str]:
+    """The order in which violations are reported; of several missing keys the first by its name."""
+    kind = details["type"]
+    if kind == "missing":
+        return 1, str(details["loc"][-1])
+    return 0 if kind == UNKNOWN else 3 if kind == "value_error" else 2, ""
+
+
+def joined(key: str, part: str) -> str:
+    """A key and a part of it: ``a`` and ``b`` are ``a.b``, ``a`` and ``[0]`` are ``a[0]``."""
+    return f"{key}.{part}" if key and part and not part.startswith("[") else key + part
+
+
+# -- types of fields --------------------------------------------------------------------------------------------------
+
+
+def named(value: object) -> dict[str, Any]:
+    """A mapping with texts as keys.
+
+    Raises:
+        ConfigError: it is no mapping.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigError("", "be a mapping", value)
+    return {str(name): item for name, item in value.items()}
+
+
+def file_name(value: object) -> object:
+    """The stem of a file's name that every system allows."""
+    if isinstance(value, str):
+        plain = bool(value) and all(char.isascii() and (char.isalnum() or char in "_-") for char in value)
+        require(plain, "", "be a file name of letters, digits, - and _", value)
+    return value
+
+
+def condition(value: object) -> Condition:
+    """The condition on an axis' value: bounds, a list of values, or one value."""
+    if isinstance(value, Condition):
+        return value
+    if isinstance(value, Mapping):
+        bounds = Bounds.model_validate(value)
+        require(bool(bounds.model_fields_set), "", "name min, max or both", value)
+        return Condition(None, bounds.min, bounds.max)
+    return Condition(tuple(value) if isinstance(value, list) else (value,))
+
+
+def one_value(value: object) -> object:
+    """A value that is neither a list nor a mapping."""
+    require(not isinstance(value, Mapping | list), "", "be one value", value)
+    return value
+
+
+def span(value: object) -> tuple[float, float] | None:
+    """Two ascending numbers."""
+    if not isinstance(value, list):
+        raise ConfigError("", "be a list", value)
+    ends = [require_number(f"[{place}]", item) for place, item in enumerate(value)]
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise ConfigError("", "be two numbers, the smaller one first", value)
+    return ends[0], ends[1]
+
+
+Scalar = str | float | bool | None
+Number = Annotated[float, BeforeValidator(partial(require_number, ""))]
+Digits = Annotated[int, Field(ge=0, le=12), BeforeValidator(partial(require_int, "", minimum=0, maximum=12))]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), BeforeValidator(file_name)]
+Extreme = Literal["max", "min"]
+Named = BeforeValidator(named)
+"""Makes the keys of a mapping texts: YAML reads some as numbers."""
+
+
+class Bounds(Model):
+    """The ends of a range, both included."""
+
+    min: Number | None = None
+    max: Number | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_null(cls, value: object) -> object:
+        for end, number in named(value).items():
+            if end in cls.model_fields:
+                require_number(end, number)
+        return value
+
+
+Rule = Annotated[
+    Condition, PlainValidator(condition, json_schema_input_type=Annotated[Bounds | list[Scalar] | Scalar, Field()])
+]
+Conditions = Annotated[dict[str, Rule], Named]
+Values = Annotated[dict[str, Annotated[Any, PlainValidator(one_value, json_schema_input_type=Scalar)]], Named]
+
+
+class Choice(Model):
+    """Some points of a sweep.
+
+    Attributes:
+        where: conditions on axes, those of ``at`` included.
+        at: the same as ``where`` with one value per axis.
+    """
+
+    where: Conditions = Field(default={}, description="conditions on axes: {min, max}, a list of values, or one value")
+    at: Values = Field(default={}, description="one value per axis")
+
+    @model_validator(mode="after")
+    def _merge(self) -> "Choice":
+        self.where.update({axis: Condition((value,)) for axis, value in self.at.items()})
+        return self
