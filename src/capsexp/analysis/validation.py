@@ -1,0 +1,110 @@
+"""Checked models of YAML: pydantic's models with the one-line errors of the rest of the package."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from capsexp.analysis import checks
+from capsexp.errors import ConfigError, require_number
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+class Strict(BaseModel):
+    """A mapping with known keys alone and values of the stated types; a required key must not be null.
+
+    A validator of a subclass raises :class:`ConfigError` with a key relative to its own place: ``""`` or ``".name"``.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: object) -> object:
+        fields = cls.model_fields.items()
+        needed = [name for name, field in fields if field.is_required()]
+        return checks.mapping("", value, cls.model_fields.keys(), needed)
+
+
+def _tuple(value: object) -> tuple[object, ...]:
+    return tuple(item for _, item in checks.items("", value))
+
+
+def _at_least_0(value: object) -> float:
+    return require_number("", value, 0)
+
+
+def _number(value: object) -> float:
+    return require_number("", value)
+
+
+Many = Annotated[tuple[T, ...], BeforeValidator(_tuple)]
+"""A list of YAML; null is an empty one."""
+Number = Annotated[float, BeforeValidator(_number)]
+"""A finite number."""
+AtLeast0 = Annotated[float, BeforeValidator(_at_least_0)]
+"""A finite number that is not negative."""
+
+RULES = {
+    "string_type": "be a text",
+    "bool_type": "be true or false",
+    "missing": "be given",
+    "tuple_type": "be a list",
+    "list_type": "be a list",
+    "dict_type": "be a mapping",
+    "model_type": "be a mapping",
+    "model_attributes_type": "be a mapping",
+    "union_tag_not_found": "be given",
+}
+"""The rule that each type of pydantic's errors says is broken."""
+
+
+def validated(model: type[M], key: str, value: object) -> M:
+    """The checked form of a value.
+
+    Args:
+        model: the form.
+        key: name of the value, before those of its parts.
+        value: mappings, lists and scalars, as YAML gives them.
+
+    Raises:
+        ConfigError: the first rule that the value breaks, with the key of the part that breaks it.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _translated(error.errors(include_url=False)[0], key, value) from None
+
+
+def _translated(error: ErrorDetails, key: str, value: object) -> ConfigError:
+    """One of pydantic's errors as an error of the package."""
+    key, kind, context = _key(error, key, value), error["type"], error.get("ctx", {})
+    if isinstance(own := context.get("error"), ConfigError):
+        return ConfigError(key + own.key, own.rule, own.value)
+    if kind.startswith("union_tag"):
+        choices = _words(str(context.get("expected_tags", "")))
+        rule = f"be one of {choices}" if choices else RULES[kind]
+        return ConfigError(f"{key}.{_words(context['discriminator'])}", rule, context.get("tag"))
+    rule = RULES.get(kind, error["msg"].removeprefix("Input should "))
+    if kind == "literal_error":
+        rule = f"be one of {_words(context['expected'])}"
+    return ConfigError(key, rule, None if kind == "missing" else error["input"])
+
+
+def _key(error: ErrorDetails, key: str, value: Any) -> str:
+    """The dotted name of an error's place; the names of a union's members, which are no keys, are left out."""
+    for part in error["loc"]:
+        if isinstance(value, list) and isinstance(part, int):
+            key, value = f"{key}[{part}]", value[part]
+        elif isinstance(value, Mapping) and (part in value or error["type"] == "missing"):
+            key, value = f"{key}.{part}", value.get(part)
+    return key
+
+
+def _words(quoted: str) -> str:
+    """The words that pydantic lists in quotes, with commas between them."""
+    return ", ".join(re.findall(r"'([^']*)'", quoted))
