@@ -1,7 +1,8 @@
 """Checked models of YAML: pydantic's models with the one-line errors of the rest of the package."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -34,19 +35,11 @@ def _tuple(value: object) -> tuple[object, ...]:
     return tuple(item for _, item in checks.items("", value))
 
 
-def _at_least_0(value: object) -> float:
-    return require_number("", value, 0)
-
-
-def _number(value: object) -> float:
-    return require_number("", value)
-
-
 Many = Annotated[tuple[T, ...], BeforeValidator(_tuple)]
 """A list of YAML; null is an empty one."""
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(partial(require_number, ""))]
 """A finite number."""
-AtLeast0 = Annotated[float, BeforeValidator(_at_least_0)]
+AtLeast0 = Annotated[float, BeforeValidator(partial(require_number, "", minimum=0))]
 """A finite number that is not negative."""
 
 RULES = {
@@ -82,7 +75,9 @@ def validated(model: type[M], key: str, value: object) -> M:
 
 def _translated(error: ErrorDetails, key: str, value: object) -> ConfigError:
     """One of pydantic's errors as an error of the package."""
-    key, kind, context = _key(error, key, value), error["type"], error.get("ctx", {})
+    loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
+    missing = kind == "missing"
+    key += _path(loc, value, missing) or _path(loc[:-1], value, missing) or ""
     if isinstance(own := context.get("error"), ConfigError):
         return ConfigError(key + own.key, own.rule, own.value)
     if kind.startswith("union_tag"):
@@ -92,17 +87,28 @@ def _translated(error: ErrorDetails, key: str, value: object) -> ConfigError:
     rule = RULES.get(kind, error["msg"].removeprefix("Input should "))
     if kind == "literal_error":
         rule = f"be one of {_words(context['expected'])}"
-    return ConfigError(key, rule, None if kind == "missing" else error["input"])
+    return ConfigError(key, rule, None if missing else error["input"])
 
 
-def _key(error: ErrorDetails, key: str, value: Any) -> str:
-    """The dotted name of an error's place; the names of a union's members, which are no keys, are left out."""
-    for part in error["loc"]:
-        if isinstance(value, list) and isinstance(part, int):
-            key, value = f"{key}[{part}]", value[part]
-        elif isinstance(value, Mapping) and (part in value or error["type"] == "missing"):
-            key, value = f"{key}.{part}", value.get(part)
-    return key
+def _path(loc: Sequence[int | str], value: Any, missing: bool) -> str | None:
+    """The dotted path of a location, without the names of a union's members; None if its last part is no key.
+
+    Args:
+        loc: pydantic's location, in which a member's name may be a key of the mapping as well.
+        value: the value that it is in.
+        missing: True if the last part is a key that is not given.
+    """
+    if not loc:
+        return ""
+    part, rest = loc[0], loc[1:]
+    path = None
+    if isinstance(value, list) and isinstance(part, int):
+        path = (f"[{part}]", value[part])
+    elif isinstance(value, Mapping) and (part in value or (missing and not rest)):
+        path = (f".{part}", value.get(part))
+    if path and (inner := _path(rest, path[1], missing)) is not None:
+        return path[0] + inner
+    return _path(rest, value, missing) if rest else None
 
 
 def _words(quoted: str) -> str:

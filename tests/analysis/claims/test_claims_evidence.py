@@ -112,6 +112,13 @@ def test_seeds_are_averaged(tmp_path):
     assert single.mean("test/acc") == 0.5
 
 
+def test_a_mean_is_exact(tmp_path):
+    rows = cells({"seed": [0, 1, 2]}, loss=lambda seed: [1e16, 1.0, -1e16][seed], acc=0.1)
+    (point,) = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn").sample({}, "loss").points
+    assert point.mean("loss") == 1 / 3
+    assert point.mean("acc") == 0.1
+
+
 def test_what_a_sample_lacks(tmp_path):
     rows = cells(GRID, test__acc=lambda c2, c3: "nan" if c3 == 3 else "" if c2 == 3 else 0.5)
     part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
@@ -123,6 +130,14 @@ def test_what_a_sample_lacks(tmp_path):
             part.sample(where, metric)
     with pytest.raises(LackingError, match="no finished cell of cnn there"):
         part.sample({"model.c3": Condition((3,))}, "test/acc")
+
+
+def test_words_and_truth_values_of_an_axis_are_no_numbers(tmp_path):
+    rows = cells({"merge": [True, False, 1, "x"], "seed": [0]}, test__acc=0.5)
+    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
+    assert [point.axes["merge"] for point in part.sample({}, "test/acc").points] == [1, False, True, "x"]
+    sample = part.sample({}, "test/acc", "merge")
+    assert (sample.cells["merge"].tolist(), sample.lost) == ([1], 3)
 
 
 def test_the_same_cell_in_two_folders_counts_once(tmp_path):

@@ -27,7 +27,7 @@ PROTOCOL, KEY = "(protocol)", "(key)"
 
 Value = str | int | float | bool | None
 Where = Mapping[str, Condition]
-"""What the values of axes must be, as ``where`` in a ``report:`` block."""
+"""Conditions on the values of axes, as ``where`` in a ``report:`` block."""
 
 
 class TableError(CommandError):
@@ -48,7 +48,7 @@ class LackingError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Protocol:
-    """What numbers must share to be compared: the data set, and the split on which the models were chosen."""
+    """The data set and the split on which the models were chosen; numbers must share both to be compared."""
 
     data: str
     select_on: str = "val"
@@ -205,7 +205,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What a claim uses of one source.
+    """The cells of one source that a claim uses.
 
     Attributes:
         cells: finished cells that satisfy the conditions and have every number asked for.
@@ -304,7 +304,7 @@ class Evidence:
     papers: bool
 
     def part(self, source: str) -> Part:
-        """What a source has.
+        """The cells of a source.
 
         Raises:
             LackingError: it has nothing of this protocol.

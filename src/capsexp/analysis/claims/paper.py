@@ -44,8 +44,9 @@ kind but ``trend`` has a ``tolerance``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
@@ -63,35 +64,30 @@ MULTIRUN = Path("multirun")
 ENDINGS = (".yaml", ".yml")
 
 
-def _size(value: Any) -> int:
-    return require_int("", value, 0)
-
-
-def _digits(value: Any) -> int:
-    return require_int("", value, 0, 12)
+Count = Annotated[int, BeforeValidator(partial(require_int, "", minimum=0))]
+Digits = Annotated[int, BeforeValidator(partial(require_int, "", minimum=0, maximum=12))]
 
 
 class Column(Strict):
-    """How an axis or a metric is labelled, as in a report."""
+    """The label of an axis or a metric, as in a report."""
 
     label: str = ""
     unit: str = ""
-    digits: Annotated[int, BeforeValidator(_digits)] = 4
+    digits: Digits = 4
 
 
 class Source(Strict):
-    """Where numbers come from."""
+    """An origin of numbers: a sweep, or several."""
 
     folder: str = Field(description="the sweep's folder below multirun/, or its report's")
     command: str = Field(description="the command that makes the cells; {data} is the data set's name")
     what: str = Field(description="the source in words")
-    cells: Annotated[int, BeforeValidator(_size)] = Field(0, description="size of the paper's grid; 0: not said")
+    cells: Count = Field(0, description="size of the paper's grid; 0: not said")
     axes: Many[str] = Field((), description="axes that its tables must have swept; more are allowed")
     columns: Many[str] = Field((), description="columns of numbers that its tables must have")
 
 
-def _or_none(value: Any) -> Any:
-    return {} if value is None else value
+Columns = Annotated[dict[str, Column], BeforeValidator(lambda value: {} if value is None else value)]
 
 
 class Paper(Strict):
@@ -111,7 +107,9 @@ class Paper(Strict):
     source: str
     paper_data: str
     tolerance: AtLeast0
-    columns: Annotated[dict[str, Column], BeforeValidator(_or_none)] = Field(default_factory=dict)
+    columns: Annotated[dict[str, Column], BeforeValidator(lambda value: {} if value is None else value)] = Field(
+        default_factory=dict
+    )
     sources: dict[str, Source]
     claims: Many[Claim]
 

@@ -56,7 +56,7 @@ class Labels:
     columns: Mapping[str, Measure]
 
     def measure(self, column: str) -> Measure:
-        """How a column is shown."""
+        """A column's label, unit and decimals."""
         return self.columns.get(column) or usual(column)
 
     def name(self, column: str) -> str:
@@ -127,7 +127,7 @@ Conditions = Annotated[
         lambda value: checks.rules("", value or {}), json_schema_input_type=dict[str, Scalar | list[Scalar] | Bounds]
     ),
 ]
-"""What axes must be: ``{model.c2: {min: 7}, model.c3: [6, 8], mode: merge}``."""
+"""Conditions on axes: ``{model.c2: {min: 7}, model.c3: [6, 8], mode: merge}``."""
 FileName = Annotated[str, AfterValidator(partial(checks.file_name, ""))]
 
 
@@ -215,7 +215,7 @@ def within(value: float, tolerance: float) -> bool:
 
 
 def too_few(found: int, sample: Sample, fewest: int = FEWEST) -> str:
-    """Why a claim cannot hold on so few cells; empty where there are enough."""
+    """The reason for which a claim cannot hold on so few cells; empty where there are enough."""
     return f"{found} of at least {fewest} cells of {sample.part.source}" if found < fewest else ""
 
 
@@ -234,7 +234,7 @@ ALONE = "the cells that were not still learning refute it alone"
 
 @dataclass(frozen=True)
 class Learning:
-    """How many cells were still learning when they ended.
+    """The number of cells that were still learning when they ended.
 
     Attributes:
         still: cells whose best epoch is their last one.
@@ -257,7 +257,7 @@ class Learning:
 
 
 def learning(cells: pd.DataFrame) -> Learning:
-    """How many of these cells were still learning; those that lack one of the epochs are left out."""
+    """The number of these cells that were still learning; those that lack one of the epochs are left out."""
     ends = _ends(cells)
     return Learning(int((ends[PEAK] >= ends[EPOCHS]).sum()), len(ends.dropna()))
 

@@ -25,7 +25,7 @@ TURNED = "cells are lacking, and more of them could turn it"
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Amount:
     """A number and its origin.
 
     Attributes:
@@ -71,7 +71,7 @@ class Quantity(Strict):
         of = f"{labels.name(self.metric)} of {code(self.source)}{labels.where(self.where)}"
         return f"{times}the {REDUCES[self.reduce]}{of}{best}"
 
-    def find(self, evidence: Evidence, labels: Labels) -> Found:
+    def find(self, evidence: Evidence, labels: Labels) -> Amount:
         """The number under one protocol.
 
         Raises:
@@ -81,7 +81,7 @@ class Quantity(Strict):
         value, point = self._reduced(sample)
         at = f" at {labels.point(point)}" if point else f" over {count(len(sample.points), 'place')}"
         shown = labels.number(self.metric, value * self.factor)
-        return Found(value * self.factor, f"{self.words(labels)}: {shown}{at}", sample, *self._open(sample))
+        return Amount(value * self.factor, f"{self.words(labels)}: {shown}{at}", sample, *self._open(sample))
 
     def _open(self, sample: Sample) -> tuple[bool, bool]:
         """True or false: more cells could raise the number; and: they could lower it."""
@@ -169,7 +169,7 @@ class Gap(Near):
     def judge(self, evidence: Evidence, labels: Labels) -> Verdict:
         """The gap, with the points of both numbers."""
         a = self.a.find(evidence, labels)
-        b = self.b.find(evidence, labels) if isinstance(self.b, Quantity) else Found(self.b, f"{self.b:,.12g}")
+        b = self.b.find(evidence, labels) if isinstance(self.b, Quantity) else Amount(self.b, f"{self.b:,.12g}")
         if self.relative and not b.value:
             raise LackingError(self.a.source, "B is 0, and nothing is a share of it")
         gap = (a.value - b.value) / (abs(b.value) if self.relative else 1.0)
@@ -183,8 +183,8 @@ class Gap(Near):
         turned = tuple(dict.fromkeys(lacking)) if TURNED in doubts else ()
         return Verdict("undecided" if doubts else right, number, lines, samples, turned)
 
-    def _doubts(self, gap: float, a: Found, b: Found, evidence: Evidence) -> list[str]:
-        """Why the gap decides nothing; empty where it decides."""
+    def _doubts(self, gap: float, a: Amount, b: Amount, evidence: Evidence) -> list[str]:
+        """The reasons for which the gap decides nothing; empty where it decides."""
         if not (b.sample or evidence.papers):
             return ["the paper's number is of its own data, on which alone it can be checked"]
         # A share of B moves with B in a direction that depends on both signs.

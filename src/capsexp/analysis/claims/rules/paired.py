@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 from pydantic import BeforeValidator, Field
@@ -178,11 +178,12 @@ def _judge(name: str, found: Pairs, metric: str, tolerance: float, labels: Label
 # -- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def _side(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
-
-
-AnySide = Annotated[Side, BeforeValidator(_side, json_schema_input_type=str | Side)]
+AnySide = Annotated[
+    Side,
+    BeforeValidator(
+        lambda value: {"source": value} if isinstance(value, str) else value, json_schema_input_type=str | Side
+    ),
+]
 """A source's name, or a mapping with conditions."""
 
 

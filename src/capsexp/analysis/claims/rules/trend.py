@@ -1,7 +1,8 @@
 """Two columns that rise and fall together over the cells of a source."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,6 @@ LEVEL = 0.95
 Array = npt.NDArray[np.float64]
 
 
-def _share(value: Any) -> float:
-    return require_number("", value, 0, 1)
-
-
 class Pair(Strict):
     """One correlation: the sign that ``y`` follows ``x`` with."""
 
@@ -54,7 +51,7 @@ class Trend(OfSource):
 
     kind: Literal["trend"]
     pairs: Many[Pair]
-    threshold: Annotated[float, BeforeValidator(_share)] = THRESHOLD
+    threshold: Annotated[float, BeforeValidator(partial(require_number, "", minimum=0, maximum=1))] = THRESHOLD
 
     @field_validator("pairs")
     @classmethod
