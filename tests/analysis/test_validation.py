@@ -58,6 +58,8 @@ def test_a_right_value() -> None:
         ({"shapes": CIRCLE}, f"page.shapes must be a list, got {CIRCLE!r}"),
         ({"shapes": [3]}, "page.shapes[0] must be a mapping, got 3"),
         ({"shapes": [{}]}, "page.shapes[0].form must be given, got None"),
+        ({"shapes": [{"form": None}]}, "page.shapes[0].form must be given, got None"),
+        ({"shapes": [{"form": 5}]}, "page.shapes[0].form must be one of circle, text, got 5"),
         ({"shapes": [{"form": "square"}]}, "page.shapes[0].form must be one of circle, text, got 'square'"),
         ({"shapes": [{"form": "circle"}]}, "page.shapes[0].radius must be given, got None"),
         ({"shapes": [{**CIRCLE, "text": 1}]}, "page.shapes[0].text must be one of form, radius, got 'text'"),

@@ -51,7 +51,6 @@ RULES = {
     "dict_type": "be a mapping",
     "model_type": "be a mapping",
     "model_attributes_type": "be a mapping",
-    "union_tag_not_found": "be given",
 }
 """The rule that each type of pydantic's errors says is broken."""
 
@@ -81,9 +80,10 @@ def _translated(error: ErrorDetails, key: str, value: object) -> ConfigError:
     if isinstance(own := context.get("error"), ConfigError):
         return ConfigError(key + own.key, own.rule, own.value)
     if kind.startswith("union_tag"):
-        choices = _words(str(context.get("expected_tags", "")))
-        rule = f"be one of {choices}" if choices else RULES[kind]
-        return ConfigError(f"{key}.{_words(context['discriminator'])}", rule, context.get("tag"))
+        name = _words(context["discriminator"])
+        given = error["input"].get(name)
+        rule = "be given" if given is None else f"be one of {_words(context['expected_tags'])}"
+        return ConfigError(f"{key}.{name}", rule, given)
     rule = RULES.get(kind, error["msg"].removeprefix("Input should "))
     if kind == "literal_error":
         rule = f"be one of {_words(context['expected'])}"
