@@ -38,12 +38,8 @@ class Request:
 PLURAL = ("hold", "do not hold", "undecided")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A claim and its verdicts, by protocol."""
-
-    claim: Claim
-    verdicts: Mapping[Protocol, Verdict]
+Verdicts = Mapping[Protocol, Verdict]
+"""The verdicts on one claim."""
 
 
 def judge(claim: Claim, found: Evidence, labels: Labels) -> Verdict:
@@ -55,9 +51,9 @@ def judge(claim: Claim, found: Evidence, labels: Labels) -> Verdict:
         return Verdict("undecided", lines=(str(error),), lacking=tuple(empty or [error.source]))
 
 
-def totals(judged: Sequence[Judged], protocol: Protocol) -> str:
+def totals(judged: Sequence[Verdicts], protocol: Protocol) -> str:
     """The number of each answer: ``4 hold, 5 do not hold, 21 undecided``."""
-    found = Counter(each.verdicts[protocol].answer for each in judged)
+    found = Counter(each[protocol].answer for each in judged)
     return ", ".join(f"{found[answer]} {words}" for answer, words in zip(ANSWERS, PLURAL, strict=True))
 
 
@@ -71,11 +67,10 @@ def render(request: Request) -> tuple[str, str]:
     grids = {name: source.cells for name, source in paper.sources.items()}
     protocols = gather(request.tables, grids, paper.paper_data)
     judged = [
-        Judged(claim, {protocol: judge(claim, found, labels) for protocol, found in protocols.items()})
-        for claim in paper.claims
+        {protocol: judge(claim, found, labels) for protocol, found in protocols.items()} for claim in paper.claims
     ]
     page = _Page(request, protocols)
-    sections = [page.claim(place, each) for place, each in enumerate(judged, 1)]
+    sections = [page.claim(place, *each) for place, each in enumerate(zip(paper.claims, judged, strict=True), 1)]
     text = "\n".join([page.head(), page.summary(judged), *sections, page.sources()])
     return text, "; ".join(f"{short(protocol)}: {totals(judged, protocol)}" for protocol in protocols)
 
@@ -108,11 +103,11 @@ class _Page:
 
     # -- the summary ---------------------------------------------------------------------------------------------------
 
-    def summary(self, judged: Sequence[Judged]) -> str:
+    def summary(self, judged: Sequence[Verdicts]) -> str:
         """A row for each claim, a column for each protocol."""
         rows = [
-            [str(place), each.claim.statement, each.claim.paper, *map(self._short, each.verdicts.values())]
-            for place, each in enumerate(judged, 1)
+            [str(place), claim.statement, claim.paper, *map(self._short, verdicts.values())]
+            for place, (claim, verdicts) in enumerate(zip(self._paper.claims, judged, strict=True), 1)
         ]
         header = ["", "claim", "paper", *map(self._name, self.protocols)]
         caption = " ".join(f"{self._name(protocol)}: {totals(judged, protocol)}." for protocol in self.protocols)
@@ -126,12 +121,12 @@ class _Page:
 
     # -- a claim -------------------------------------------------------------------------------------------------------
 
-    def claim(self, place: int, judged: Judged) -> str:
+    def claim(self, place: int, claim: Claim, verdicts: Verdicts) -> str:
         """One claim: statement, rule, and a verdict for each protocol."""
-        claim, note = judged.claim, f" {judged.claim.note}" if judged.claim.note else ""
+        note = f" {claim.note}" if claim.note else ""
         rule = claim.describe(self._paper.labels)
         head = f"## {place}. {claim.statement}\n\nPaper: {claim.paper}.{note}\n\nRule: {rule}\n"
-        return "\n".join([head, *(self._verdict(*found) for found in judged.verdicts.items()), ""])
+        return "\n".join([head, *(self._verdict(*found) for found in verdicts.items()), ""])
 
     def _verdict(self, protocol: Protocol, verdict: Verdict) -> str:
         more = [f"more cells: {self._make(self._paper.sources[name], protocol)}" for name in verdict.lacking]

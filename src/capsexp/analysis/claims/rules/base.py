@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -189,6 +189,14 @@ class OfMetric(Near):
         """The metric."""
         return (self.metric,)
 
+    def value(self, point: Point) -> float:
+        """The metric's mean over the seeds of a point."""
+        return point.mean(self.metric)
+
+    def words(self, point: Point, labels: Labels) -> str:
+        """The metric's value at a point, in words."""
+        return f"{labels.number(self.metric, self.value(point))} at {labels.point(point)}"
+
 
 class OfSource(Rule):
     """A rule about one source."""
@@ -207,6 +215,25 @@ def all_of(answers: Iterable[Answer]) -> Answer:
     if "does not hold" in found:
         return "does not hold"
     return "holds" if found == {"holds"} else "undecided"
+
+
+Part = tuple[Answer, str, str]
+"""Answer, number and line of a part of a claim."""
+
+
+def combined(parts: Sequence[Part], samples: Sequence[Sample], lacking: Sequence[str], number: str = "") -> Verdict:
+    """The verdict on a claim of several parts.
+
+    Args:
+        parts: of the claim; all must hold.
+        samples: the cells used.
+        lacking: the sources that need more cells if the claim is undecided.
+        number: text before the numbers of the parts.
+    """
+    answers, texts, lines = zip(*parts, strict=True)
+    answer = all_of(answers)
+    open_sources = tuple(lacking) if answer == "undecided" else ()
+    return Verdict(answer, number + ", ".join(texts), lines, tuple(samples), open_sources)
 
 
 def within(value: float, tolerance: float) -> bool:

@@ -49,25 +49,21 @@ class Flat(OfSource, OfMetric):
         whole, region = part.sample({}, self.metric), part.sample(self.where, self.metric)
         inside = [point.axes for point in region.points]
         outside = [point for point in whole.points if point.axes not in inside]
-        best, low = max(whole.points, key=self._value), min(region.points, key=self._value)
-        drop = self._value(best) - self._value(low)
+        best, low = max(whole.points, key=self.value), min(region.points, key=self.value)
+        drop = self.value(best) - self.value(low)
         few = too_few(len(whole.points), whole)
         answer: Answer = "does not hold" if not within(drop, self.tolerance) else "undecided" if few else "holds"
         lines = [
-            f"best {labels.number(self.metric, self._value(best))} at {labels.point(best)}",
-            f"lowest in the region {labels.number(self.metric, self._value(low))} at {labels.point(low)}: a drop of"
-            f" {labels.number(self.metric, drop)}",
-            self._outside(outside, self._value(best), labels),
+            f"best {self.words(best, labels)}",
+            f"lowest in the region {self.words(low, labels)}: a drop of {labels.number(self.metric, drop)}",
+            self._outside(outside, self.value(best), labels),
             *([f"too few: {few}"] if answer == "undecided" else []),
         ]
         lacking = self.sources if answer == "undecided" else ()
         return Verdict(answer, f"drop {labels.number(self.metric, drop)}", tuple(lines), (whole,), lacking)
 
-    def _value(self, point: Point) -> float:
-        return point.mean(self.metric)
-
     def _outside(self, points: list[Point], best: float, labels: Labels) -> str:
         if not points:
             return "no cell outside the region"
-        low = min(points, key=self._value)
-        return f"outside it drops by {labels.number(self.metric, best - self._value(low))}, at {labels.point(low)}"
+        low = min(points, key=self.value)
+        return f"outside it drops by {labels.number(self.metric, best - self.value(low))}, at {labels.point(low)}"

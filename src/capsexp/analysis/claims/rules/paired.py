@@ -17,9 +17,10 @@ from capsexp.analysis.claims.rules.base import (
     Conditions,
     Labels,
     OfMetric,
+    Part,
     Verdict,
-    all_of,
     code,
+    combined,
     interval_text,
     names,
     too_few,
@@ -154,15 +155,11 @@ def judge_lead(
     found: Sequence[tuple[str, Pairs]], metric: str, tolerance: float, labels: Labels, samples: tuple[Sample, ...]
 ) -> Verdict:
     """The verdict on one or several leads, each with its name; all must hold."""
-    judged = [_judge(name, each, metric, tolerance, labels) for name, each in found]
-    answer = all_of(each for each, _, _ in judged)
-    lacking = tuple(dict.fromkeys(each.part.source for each in samples)) if answer == "undecided" else ()
-    number = ", ".join(text for _, text, _ in judged)
-    return Verdict(answer, number, tuple(line for _, _, line in judged), samples, lacking)
+    parts = [_judge(name, each, metric, tolerance, labels) for name, each in found]
+    return combined(parts, samples, list(dict.fromkeys(each.part.source for each in samples)))
 
 
-def _judge(name: str, found: Pairs, metric: str, tolerance: float, labels: Labels) -> tuple[Answer, str, str]:
-    """Answer, number and line of one lead."""
+def _judge(name: str, found: Pairs, metric: str, tolerance: float, labels: Labels) -> Part:
     seeds = over_seeds(found.differences)
     interval = t_interval(seeds)
     answer, shown = lead(interval, tolerance), labels.signed(metric, statistics.fmean(seeds))

@@ -50,7 +50,7 @@ class RobustArea(OfSource, OfMetric):
         sample = evidence.part(self.source).sample(self.where, self.metric, *self.axes)
         x, y = (sample.part.values[axis] for axis in self.axes)
         points = self._by_values(sample.points)
-        best = max(sample.points, key=self._value)
+        best = max(sample.points, key=self.value)
         grid: Grid = [[self._good(points.get((a, b)), best) for b in y] for a in x]
         if min(len(x), len(y)) < SIDE:
             raise LackingError(self.source, f"a grid of {len(x)} x {len(y)} places has no corner")
@@ -59,10 +59,10 @@ class RobustArea(OfSource, OfMetric):
         answer = answers[0] if answers[0] == answers[1] else "undecided"
         corner = [point for a in x[-SIDE:] for b in y[-SIDE:] if (point := points.get((a, b)))]
         lines = [
-            f"best {self._words(best, labels)}",
+            f"best {self.words(best, labels)}",
             self._area(least, (x, y), labels),
-            *([f"lowest in the 2 x 2 corner {self._words(min(corner, key=self._value), labels)}"] if corner else []),
-            f"lowest in the grid {self._words(min(sample.points, key=self._value), labels)}",
+            *([f"lowest in the 2 x 2 corner {self.words(min(corner, key=self.value), labels)}"] if corner else []),
+            f"lowest in the grid {self.words(min(sample.points, key=self.value), labels)}",
             *(["it depends on cells that have not finished"] if answer == "undecided" else []),
         ]
         lacking = self.sources if answer == "undecided" else ()
@@ -74,17 +74,11 @@ class RobustArea(OfSource, OfMetric):
             raise LackingError(self.source, f"more axes of {self.source} were swept than {' and '.join(self.axes)}")
         return found
 
-    def _value(self, point: Point) -> float:
-        return point.mean(self.metric)
-
     def _good(self, point: Point | None, best: Point) -> bool | None:
-        return None if point is None else within(self._value(best) - self._value(point), self.tolerance)
+        return None if point is None else within(self.value(best) - self.value(point), self.tolerance)
 
     def _answer(self, size: tuple[int, int]) -> Answer:
         return "holds" if (min(size) >= SIDE) == (self.claimed == "some") else "does not hold"
-
-    def _words(self, point: Point, labels: Labels) -> str:
-        return f"{labels.number(self.metric, self._value(point))} at {labels.point(point)}"
 
     def _area(self, size: tuple[int, int], values: tuple[tuple[Value, ...], ...], labels: Labels) -> str:
         if not all(size):

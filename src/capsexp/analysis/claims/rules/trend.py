@@ -15,9 +15,10 @@ from capsexp.analysis.claims.rules.base import (
     Conditions,
     Labels,
     OfSource,
+    Part,
     Verdict,
-    all_of,
     code,
+    combined,
     interval_text,
     too_few,
 )
@@ -75,13 +76,10 @@ class Trend(OfSource):
         part = evidence.part(self.source)
         samples = [part.sample(pair.where, pair.x, pair.y) for pair in self.pairs]
         found = [self._judge(pair, sample, labels) for pair, sample in zip(self.pairs, samples, strict=True)]
-        answer = all_of(each for each, _, _ in found)
-        lacking = self.sources if answer == "undecided" and any("too few" in line for _, _, line in found) else ()
-        number = "rho " + ", ".join(text for _, text, _ in found)
-        return Verdict(answer, number, tuple(line for _, _, line in found), tuple(samples), lacking)
+        lacking = self.sources if any("too few" in line for _, _, line in found) else ()
+        return combined(found, samples, lacking, "rho ")
 
-    def _judge(self, pair: Pair, sample: Sample, labels: Labels) -> tuple[Answer, str, str]:
-        """Answer, number and line of one pair."""
+    def _judge(self, pair: Pair, sample: Sample, labels: Labels) -> Part:
         points = sample.points
         x, y = ([point.mean(column) for point in points] for column in (pair.x, pair.y))
         rho = float(spearman(x, y))
