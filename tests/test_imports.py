@@ -297,7 +297,7 @@ def test_a_module_that_imports_itself_is_a_circle() -> None:
 
 # -- what is loaded ---------------------------------------------------------------------------------------------------
 
-HEAVY = ("torch", "lightning", "torchmetrics", "matplotlib", "pandas", "sklearn", "scipy", "wandb", "rich")
+HEAVY = ("torch", "lightning", "torchmetrics", "matplotlib", "pandas", "pydantic", "sklearn", "scipy", "wandb", "rich")
 
 
 def loaded_by(code: str, *libraries: str) -> list[str]:

@@ -16,6 +16,7 @@ ROOMS = (
     *("analyse.py", "build.py", "cell.py", "cli.py", "commands.py", "dashboard.py", "errors.py", "hardware.py"),
     *("making.py", "memory_estimate.py", "plan.py", "renamed.py", "resolvers.py", "rng.py", "stop_request.py"),
     *("sync.py", "text.py", "trainers.py", "types.py", "../hydra_plugins"),
+    *("analysis/claims", "analysis/validation.py", "claims.py"),
 )
 """Rooms of ``src/capsexp`` that are checked; a room that is rewritten later is added here."""
 

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from capsexp.analysis.claims import learning, table
-from capsexp.analysis.claims.evidence import Body, Evidence
-from capsexp.analysis.claims.finding import Finding
-from capsexp.analysis.claims.gathering import gather
-from capsexp.analysis.claims.labels import Labels
-from capsexp.analysis.claims.schema import KINDS
+from capsexp.analysis.claims import evidence
+from capsexp.analysis.claims.evidence import Evidence, Protocol
+from capsexp.analysis.claims.paper import Paper
+from capsexp.analysis.claims.rules import base
+from capsexp.analysis.claims.rules.base import Labels, Verdict
+from capsexp.analysis.claims.validation import validated
 from capsexp.analysis.conditions import axis_text
 from capsexp.claims import main
 
 LABELS = Labels({})
 FACTS = {"data": "digits", "select_on": "val", "state": "done", "kind": "", "cause": "", "retried": ""}
+NAMED = {"name": "n", "statement": "s", "paper": "p"}
 Value = Callable[..., float | str]
 
 
@@ -53,26 +54,31 @@ def changed(rows: Sequence[dict[str, Any]], **facts: str) -> list[dict[str, Any]
 def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write the table into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / table.NAME).open("w", newline="", encoding="utf-8") as stream:
+    with (folder / evidence.NAME).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return folder
 
 
-def bodies(folder: Path, **sources: Sequence[Mapping[str, Any]]) -> dict[Body, Evidence]:
+def protocols(folder: Path, **sources: Sequence[Mapping[str, Any]]) -> dict[Protocol, Evidence]:
     """The evidence of one table a source; the paper's data are dhcd."""
-    tables = {name: [table.read(write(folder / name, rows) / table.NAME)] for name, rows in sources.items()}
-    return gather(tables, {}, "dhcd")
+    tables = {name: [evidence.read(write(folder / name, rows) / evidence.NAME)] for name, rows in sources.items()}
+    return evidence.gather(tables, {}, "dhcd")
 
 
-def judge(folder: Path, claim: Mapping[str, Any], data: str = "digits", **sources: Any) -> Finding:
-    """A claim (kind and keys) on the evidence of one data set."""
-    kind = KINDS[claim["kind"]].parse("claim", claim, 0.02)
-    assert kind.rule(LABELS).endswith(".")
-    found = learning.judge(kind, bodies(folder, **sources)[Body(data)], LABELS)
-    assert isinstance(found, Finding)
-    return found
+def judge(folder: Path, claim: Mapping[str, Any], data: str = "digits", **sources: Any) -> Verdict:
+    """The verdict on a claim (kind and keys) by the evidence of one data set."""
+    (rule,) = validated(Paper, "paper", paper_of(claim, *sources)).claims
+    assert rule.describe(LABELS).endswith(".")
+    return base.judge(rule, protocols(folder, **sources)[Protocol(data)], LABELS)
+
+
+def paper_of(claim: Mapping[str, Any], *sources: str, **keys: Any) -> dict[str, Any]:
+    """The content of a file with one claim (kind and keys) about some sources."""
+    source = {"folder": "f", "command": "c {data}", "what": "w"}
+    head = {"title": "t", "source": "s", "paper_data": "dhcd", "tolerance": 0.02, **keys}
+    return {**head, "sources": dict.fromkeys(sources, source), "claims": [{**NAMED, **claim}]}
 
 
 def remade(page: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:

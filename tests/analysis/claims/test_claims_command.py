@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -5,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from claims_fakes import cells, changed, remade, write
+from claims_fakes import NAMED, cells, changed, paper_of, remade, write
 
-from capsexp.analysis.claims import sources
+from capsexp.analysis.claims import paper
 from capsexp.claims import main
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +119,7 @@ def test_models_chosen_on_the_test_set_stand_apart(folder):
     ("words", "message"),
     [
         (["wong"], "the paper's name must be one of wang, got 'wong'"),
+        (["wong.yaml"], "the paper's file must be there, got 'wong.yaml'"),
         (["wang", "cn=digits"], "source must be one of cnn, cnn_trained, baseline"),
         (["wang", "digits"], "digits must be SOURCE=FOLDER, got 'digits'"),
         (["wang", "cnn=digits", "cnn=digits"], "cnn must be given once"),
@@ -150,12 +152,74 @@ def test_nothing_heavy_is_imported(folder):
     code = (
         "import sys; from capsexp.claims import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'scipy', 'yaml'} & set(sys.modules); assert not heavy, heavy\n"
+        "heavy = {'numpy', 'pandas', 'pydantic', 'scipy', 'yaml'} & set(sys.modules); assert not heavy, heavy\n"
         "assert main(['wang', 'cnn=digits']) == 0\n"
-        "banned = {'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib', 'scipy.stats'} & set(sys.modules)\n"
+        "banned = {'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)\n"
         "assert not banned, banned"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
+
+
+# -- another paper's file ---------------------------------------------------------------------------------------------
+
+
+def test_the_claims_of_another_paper_are_one_yaml_file(folder, capsys):
+    best = {
+        "kind": "gap",
+        "a": {"source": "grid", "metric": "test/acc", "reduce": "max"},
+        "b": 0.93,
+        "relation": "near",
+    }
+    steep = {
+        "kind": "flat",
+        "source": "grid",
+        "metric": "test/acc",
+        "where": {"model.c2": {"min": 2}},
+        "tolerance": 0.01,
+    }
+    keys = {
+        "title": "Another paper",
+        "paper_data": "digits",
+        "columns": {"test/acc": {"label": "accuracy", "digits": 2}},
+    }
+    content = paper_of(best, "grid", **keys)
+    content["claims"].append({**NAMED, **steep, "name": "steep", "statement": "The accuracy is flat"})
+    Path("mine.yaml").write_text(yaml.safe_dump(content))
+    assert main(["mine.yaml", "grid=digits"]) == 0
+    assert capsys.readouterr().out == "digits: 1 hold, 1 do not hold, 0 undecided\nmultirun/mine.md\n"
+    text = Path("multirun/mine.md").read_text()
+    assert text.startswith("# Another paper\n")
+    assert "python -m capsexp.claims mine.yaml grid=digits" in text
+    assert "- **digits (the paper's data): does not hold**" in section(text, "The accuracy is flat")
+    assert (
+        "The best accuracy of `grid` less the lowest where model.c2 >= 2; it holds if that drop is at most 0.01" in text
+    )
+    Path("mine.yaml").write_text(yaml.safe_dump({**content, "claims": [{**NAMED, **best, "relation": "like"}]}))
+    assert main(["mine.yaml", "grid=digits"]) == 2
+    message = "mine.claims[0].relation must be one of near, above, below, at_least_near, at_most_near, got 'like'"
+    assert capsys.readouterr().err == f"capsexp.claims: error: {message}\n"
+
+
+def test_the_schema_for_editors(in_tmp, capsys):
+    assert main(["--schema", "claims.json"]) == 0
+    assert capsys.readouterr().out == "claims.json\n"
+    schema = json.loads(Path("claims.json").read_text())
+    assert schema["required"] == ["title", "source", "paper_data", "tolerance", "sources", "claims"]
+    kinds = schema["properties"]["claims"]["items"]["discriminator"]["mapping"]
+    assert list(kinds) == ["flat", "gap", "paired", "rank", "robust_area", "trend"]
+    forms = schema["$defs"]
+    assert all(form["additionalProperties"] is False for form in forms.values())
+    assert "default" not in forms["Flat"]["properties"]["tolerance"]
+    assert forms["Paired"]["properties"]["a"]["anyOf"][0] == {"type": "string"}
+    condition = forms["Flat"]["properties"]["where"]["additionalProperties"]["anyOf"]
+    assert {"$ref": "#/$defs/Bounds"} in condition
+
+
+def test_without_a_name_there_is_nothing_to_judge(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: NAME\n")
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------
@@ -163,12 +227,12 @@ def test_nothing_heavy_is_imported(folder):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_of_claims_is_whole(path):
-    claims = sources.load(path.stem)
+    found = paper.load(path.stem)
     assert path.read_text().startswith("# ")
-    used = {source for claim in claims.claims for source in claim.kind.sources}
-    assert used == set(claims.sources)
-    assert all("{data}" in source.command for source in claims.sources.values())
-    rules = [claim.kind.rule(claims.labels) for claim in claims.claims]
+    used = {source for claim in found.claims for source in claim.sources}
+    assert used == set(found.sources)
+    assert all("{data}" in source.command for source in found.sources.values())
+    rules = [claim.describe(found.labels) for claim in found.claims]
     assert all(rule[0].isupper() or rule[0] == "(" for rule in rules)
 
 

@@ -1,17 +1,15 @@
 import pytest
-from claims_fakes import bodies, cells, changed, write
+from claims_fakes import cells, changed, protocols, write
 
-from capsexp.analysis.claims import table
-from capsexp.analysis.claims.evidence import Body, LackingError
-from capsexp.analysis.claims.gathering import gather
-from capsexp.analysis.claims.table import TableError
+from capsexp.analysis.claims import evidence
+from capsexp.analysis.claims.evidence import LackingError, Protocol, TableError, gather
 from capsexp.analysis.conditions import Condition
 
 GRID = {"model__c2": [2, 3], "model__c3": [2, 3]}
 
 
 def read(folder):
-    return table.read(folder / table.NAME)
+    return evidence.read(folder / evidence.NAME)
 
 
 def test_a_report_writes_what_is_read(tmp_path):
@@ -19,14 +17,14 @@ def test_a_report_writes_what_is_read(tmp_path):
     found = read(write(tmp_path, changed(rows, state="done")))
     assert found.axes == ("model.c2", "pruning", "ratio")
     assert found.metrics == ("test/acc",)
-    assert [row.axes for row in found.rows] == [{"model.c2": c, "pruning": "cosine", "ratio": 0.125} for c in (2, 10)]
-    assert found.rows[0].metrics == {"test/acc": 0.5}
-    assert found.rows[0].id == rows[0]["cell"][-10:]
+    assert found.cells["cell"].tolist() == [row["cell"] for row in rows]
+    assert found.cells[list(found.axes)].values.tolist() == [[2, "cosine", 0.125], [10, "cosine", 0.125]]
+    assert found.cells["test/acc"].tolist() == [0.5, 0.5]
 
 
 def test_the_words_of_values():
     texts = ["2", "0.5", "true", "null", "cosine", "[1, 2]", "1e400", "NaN"]
-    assert [table.value_of(text) for text in texts] == [2, 0.5, True, None, "cosine", "[1, 2]", "1e400", "NaN"]
+    assert [evidence.value_of(text) for text in texts] == [2, 0.5, True, None, "cosine", "[1, 2]", "1e400", "NaN"]
 
 
 def test_an_axis_called_data(tmp_path):
@@ -36,7 +34,7 @@ def test_an_axis_called_data(tmp_path):
     ]
     found = read(write(tmp_path, rows))
     assert found.axes == ("data",)
-    assert found.rows[0].data == "mnist"
+    assert found.cells[evidence.PROTOCOL].tolist() == [Protocol("mnist")]
 
 
 def test_older_tables_have_fewer_facts(tmp_path):
@@ -58,13 +56,13 @@ def test_older_tables_have_fewer_facts(tmp_path):
     ],
 )
 def test_a_damaged_table(tmp_path, text, why):
-    (tmp_path / table.NAME).write_text(text)
+    (tmp_path / evidence.NAME).write_text(text)
     with pytest.raises(TableError, match=why):
         read(tmp_path)
 
 
 def test_no_text_at_all(tmp_path):
-    (tmp_path / table.NAME).write_bytes(b"cell,\xff\n")
+    (tmp_path / evidence.NAME).write_bytes(b"cell,\xff\n")
     with pytest.raises(TableError, match="is no CSV"):
         read(tmp_path)
 
@@ -72,53 +70,60 @@ def test_no_text_at_all(tmp_path):
 def test_holes_are_planned_and_give_no_number(tmp_path):
     rows = cells(GRID, test__acc=lambda c2, c3: c2 + c3 / 10)
     holes = changed(rows[2:], state="failed", data="", select_on="", test__acc="")
-    part = bodies(tmp_path, cnn=[*rows[:2], *holes])[Body("digits")].part("cnn")
-    assert (part.planned, len(part.rows)) == (4, 2)
+    part = protocols(tmp_path, cnn=[*rows[:2], *holes])[Protocol("digits")].part("cnn")
+    assert (part.planned, len(part.cells)) == (4, 2)
     assert part.values == {"model.c2": (2, 3), "model.c3": (2, 3)}
-    assert [place.mean("test/acc") for place in part.sample({}, "test/acc").places] == [2.2, 2.3]
+    assert [point.mean("test/acc") for point in part.sample({}, "test/acc").points] == [2.2, 2.3]
 
 
 def test_a_stale_cell_counts_as_a_hole_even_with_numbers(tmp_path):
     rows = cells(GRID, test__acc=0.5)
-    found = bodies(tmp_path, cnn=[*rows[:3], *changed(rows[3:], state="stale")])
-    assert len(found[Body("digits")].part("cnn").rows) == 3
+    found = protocols(tmp_path, cnn=[*rows[:3], *changed(rows[3:], state="stale")])
+    assert len(found[Protocol("digits")].part("cnn").cells) == 3
 
 
 def test_data_sets_and_choices_of_models_are_never_mixed(tmp_path):
     rows = cells(GRID, test__acc=0.5)
     mixed = [*rows, *changed(rows, data="dhcd"), *changed(rows, select_on="test")]
-    found = bodies(tmp_path, cnn=mixed, other=rows)
-    assert list(found) == [Body("dhcd"), Body("digits", "test"), Body("digits")]
-    assert [len(each.part("cnn").rows) for each in found.values()] == [4, 4, 4]
+    found = protocols(tmp_path, cnn=mixed, other=rows)
+    assert list(found) == [Protocol("dhcd"), Protocol("digits", "test"), Protocol("digits")]
+    assert [len(each.part("cnn").cells) for each in found.values()] == [4, 4, 4]
     assert [each.part("cnn").planned for each in found.values()] == [4, 4, 4]
     assert [each.papers for each in found.values()] == [True, False, False]
     with pytest.raises(LackingError, match="no finished cell of other"):
-        found[Body("dhcd")].part("other")
+        found[Protocol("dhcd")].part("other")
 
 
 def test_the_papers_data_are_there_even_without_a_cell(tmp_path):
-    found = bodies(tmp_path, cnn=cells(GRID, test__acc=0.5))
-    assert list(found) == [Body("dhcd"), Body("digits")]
-    assert found[Body("dhcd")].papers
-    assert found[Body("dhcd")].parts == {}
+    found = protocols(tmp_path, cnn=cells(GRID, test__acc=0.5))
+    assert list(found) == [Protocol("dhcd"), Protocol("digits")]
+    assert found[Protocol("dhcd")].papers
+    assert found[Protocol("dhcd")].parts == {}
 
 
 def test_seeds_are_averaged(tmp_path):
     rows = cells({"model__c2": [3, 2], "seed": [0, 1]}, test__acc=lambda c2, seed: c2 / 10 + seed / 5)
-    part = bodies(tmp_path, cnn=rows)[Body("digits")].part("cnn")
+    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
     assert part.axes == ("model.c2",)
-    places = part.sample({}, "test/acc").places
-    assert [(place.axes, len(place.rows)) for place in places] == [({"model.c2": 2}, 2), ({"model.c2": 3}, 2)]
-    assert [place.mean("test/acc") for place in places] == pytest.approx([0.3, 0.4])
-    (single,) = part.sample({"seed": Condition((1,)), "model.c2": Condition((3,))}, "test/acc").places
+    points = part.sample({}, "test/acc").points
+    assert [(point.axes, len(point.cells)) for point in points] == [({"model.c2": 2}, 2), ({"model.c2": 3}, 2)]
+    assert [point.mean("test/acc") for point in points] == pytest.approx([0.3, 0.4])
+    (single,) = part.sample({"seed": Condition((1,)), "model.c2": Condition((3,))}, "test/acc").points
     assert single.mean("test/acc") == 0.5
+
+
+def test_a_mean_is_exact(tmp_path):
+    rows = cells({"seed": [0, 1, 2]}, loss=lambda seed: [1e16, 1.0, -1e16][seed], acc=0.1)
+    (point,) = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn").sample({}, "loss").points
+    assert point.mean("loss") == 1 / 3
+    assert point.mean("acc") == 0.1
 
 
 def test_what_a_sample_lacks(tmp_path):
     rows = cells(GRID, test__acc=lambda c2, c3: "nan" if c3 == 3 else "" if c2 == 3 else 0.5)
-    part = bodies(tmp_path, cnn=rows)[Body("digits")].part("cnn")
+    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
     sample = part.sample({}, "test/acc")
-    assert (len(sample.rows), sample.lost) == (1, 3)
+    assert (len(sample.cells), sample.lost) == (1, 3)
     assert part.sample({"model.c2": Condition((2,))}, "test/acc").lost == 1
     for where, metric in [({}, "test/loss"), ({"model.c9": Condition((2,))}, "test/acc")]:
         with pytest.raises(LackingError, match=r"the cells of cnn have no (test/loss|model\.c9)"):
@@ -127,12 +132,20 @@ def test_what_a_sample_lacks(tmp_path):
         part.sample({"model.c3": Condition((3,))}, "test/acc")
 
 
+def test_words_and_truth_values_of_an_axis_are_no_numbers(tmp_path):
+    rows = cells({"merge": [True, False, 1, "x"], "seed": [0]}, test__acc=0.5)
+    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
+    assert [point.axes["merge"] for point in part.sample({}, "test/acc").points] == [1, False, True, "x"]
+    sample = part.sample({}, "test/acc", "merge")
+    assert (sample.cells["merge"].tolist(), sample.lost) == ([1], 3)
+
+
 def test_the_same_cell_in_two_folders_counts_once(tmp_path):
     rows = cells(GRID, test__acc=0.5)
     first, second = (read(write(tmp_path / name, part)) for name, part in (("a", rows[:3]), ("b", rows[1:])))
-    part = gather({"cnn": [first, second]}, {}, "dhcd")[Body("digits")].part("cnn")
-    assert (len(part.rows), part.planned, part.folders) == (4, 4, (tmp_path / "a", tmp_path / "b"))
-    assert (part.replaced, part.whole) == (0, True)
+    part = gather({"cnn": [first, second]}, {}, "dhcd")[Protocol("digits")].part("cnn")
+    assert (len(part.cells), part.planned, part.folders) == (4, 4, (tmp_path / "a", tmp_path / "b"))
+    assert (part.replaced, part.complete) == (0, True)
 
 
 def test_of_two_folders_the_later_ones_training_of_a_place_counts(tmp_path):
@@ -145,10 +158,10 @@ def test_of_two_folders_the_later_ones_training_of_a_place_counts(tmp_path):
         ([again, first], [0.5, 0.9, 0.5, 0.5], 1, 4),
         ([first, holes], [0.5, 0.5, 0.5, 0.5], 0, 5),
     ]:
-        part = gather({"cnn": tables}, {}, "dhcd")[Body("digits")].part("cnn")
-        assert [row.metrics["test/acc"] for row in part.rows] == accuracies
+        part = gather({"cnn": tables}, {}, "dhcd")[Protocol("digits")].part("cnn")
+        assert part.cells["test/acc"].tolist() == accuracies
         assert (part.replaced, part.planned) == (replaced, planned)
-    apart = gather({"cnn": [first], "other": [again]}, {}, "dhcd")[Body("digits")]
+    apart = gather({"cnn": [first], "other": [again]}, {}, "dhcd")[Protocol("digits")]
     assert [apart.part(name).replaced for name in ("cnn", "other")] == [0, 0]
 
 
@@ -159,16 +172,16 @@ def test_two_trainings_of_one_place_in_one_table_are_a_contradiction(tmp_path):
         gather({"cnn": [twice]}, {}, "dhcd")
 
 
-def test_a_source_is_whole_where_no_cell_is_lacking(tmp_path):
+def test_a_source_is_complete_where_no_cell_is_lacking(tmp_path):
     rows = cells({**GRID, "seed": [0, 1]}, test__acc=0.5)
     table_of = read(write(tmp_path / "a", rows))
-    parts = [gather({"cnn": [table_of]}, {"cnn": size}, "dhcd")[Body("digits")].part("cnn") for size in (0, 4, 5)]
-    assert [(part.whole, part.beyond) for part in parts] == [(True, 0), (True, 0), (False, 5)]  # seeds are no places
-    failed = bodies(tmp_path, cnn=[*rows[:7], *changed(rows[7:], state="failed")])[Body("digits")].part("cnn")
-    assert not failed.whole
-    lost = bodies(tmp_path, cnn=[*rows[:7], *changed(rows[7:], test__acc="nan")])[Body("digits")].part("cnn")
-    assert lost.whole
-    assert not lost.sample({}, "test/acc").whole
+    parts = [gather({"cnn": [table_of]}, {"cnn": size}, "dhcd")[Protocol("digits")].part("cnn") for size in (0, 4, 5)]
+    assert [(part.complete, part.beyond) for part in parts] == [(True, 0), (True, 0), (False, 5)]  # seeds are no places
+    failed = protocols(tmp_path, cnn=[*rows[:7], *changed(rows[7:], state="failed")])[Protocol("digits")].part("cnn")
+    assert not failed.complete
+    lost = protocols(tmp_path, cnn=[*rows[:7], *changed(rows[7:], test__acc="nan")])[Protocol("digits")].part("cnn")
+    assert lost.complete
+    assert not lost.sample({}, "test/acc").complete
 
 
 def test_folders_with_other_axes_are_refused(tmp_path):

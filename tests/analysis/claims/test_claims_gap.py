@@ -3,8 +3,8 @@ from claims_fakes import cells, changed, judge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsexp.analysis.claims import gap
 from capsexp.analysis.claims.evidence import LackingError
+from capsexp.analysis.claims.rules import gap
 
 GRID = {"a": list(range(1, 6)), "b": list(range(1, 6))}
 
@@ -13,8 +13,8 @@ def one(tmp_path, claim, rows, **more):
     return judge(tmp_path, claim, cnn=rows, **more)
 
 
-def verdict(tmp_path, claim, rows, **more):
-    return one(tmp_path, claim, rows, **more).verdict
+def answer(tmp_path, claim, rows, **more):
+    return one(tmp_path, claim, rows, **more).answer
 
 
 BEST = {"source": "cnn", "metric": "acc", "reduce": "max"}
@@ -39,13 +39,13 @@ def test_gap_to_another_source(tmp_path):
     other = cells({}, acc=0.2, size=1000)
     claim = {"kind": "gap", "a": BEST, "b": {"source": "base", "metric": "acc"}, "relation": "below", "tolerance": 0.05}
     found = one(tmp_path, claim, rows, base=other)
-    assert (found.verdict, found.number) == ("holds", "0.1000, gap -0.1000")
+    assert (found.answer, found.number) == ("holds", "0.1000, gap -0.1000")
     assert "0.1000 at a = 5, b = 5 (`a-5_b-5-" in found.lines[0]
     sizes = {"source": "cnn", "metric": "size", "best": "acc"}, {"source": "base", "metric": "size", "factor": 0.5}
     claim = {"kind": "gap", "a": sizes[0], "b": sizes[1], "relation": "near", "relative": True}
     found = one(tmp_path, claim, rows, base=other)  # 495 against half of 1000
-    assert (found.verdict, found.number) == ("holds", "495.0000, gap -1.0 %")
-    assert verdict(tmp_path, {**claim, "tolerance": 0.009}, rows, base=other) == "does not hold"
+    assert (found.answer, found.number) == ("holds", "495.0000, gap -1.0 %")
+    assert answer(tmp_path, {**claim, "tolerance": 0.009}, rows, base=other) == "does not hold"
     with pytest.raises(LackingError, match="B is 0"):
         one(tmp_path, claim, rows, base=cells({}, size=0))
 
@@ -54,9 +54,9 @@ def test_the_papers_number_is_checked_on_the_papers_data_alone(tmp_path):
     rows = cells(GRID, acc=lambda a, b: (a + b) / 100)
     claim = {"kind": "gap", "a": BEST, "b": 0.11, "relation": "near"}
     found = judge(tmp_path, claim, "dhcd", cnn=changed(rows, data="dhcd"))
-    assert (found.verdict, found.number) == ("holds", "0.1000, gap -0.0100")
+    assert (found.answer, found.number) == ("holds", "0.1000, gap -0.0100")
     found = judge(tmp_path, claim, cnn=rows)
-    assert (found.verdict, found.number) == ("undecided", "0.1000, gap -0.0100")
+    assert (found.answer, found.number) == ("undecided", "0.1000, gap -0.0100")
     assert "of its own data" in found.lines[-1]
 
 
@@ -94,35 +94,35 @@ def partial(rows):
 @pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize(("reduce", "known"), [("max", 2.1), ("min", 1.1), ("mean", 1.5)])
 def test_a_verdict_stands_where_no_value_of_the_cell_that_lacks_turns_it(tmp_path, reduce, known, relation):
-    """Each of many values is put in its place, and the claim judged anew."""
+    """Each of many values is put in its place, and the claim judged again."""
     quantity = {"source": "cnn", "metric": "acc", "reduce": reduce}
     for b in (known - 0.5, known, known + 0.5):
         claim = {"kind": "gap", "a": quantity, "b": b, "relation": relation, "tolerance": 0.2}
         found = judge(tmp_path, claim, "dhcd", cnn=partial(DHCD))
         filled = [[*DHCD[:-1], *changed(DHCD[-1:], acc=str(known + d))] for d in (-99, -2, -0.5, 0.5, 2, 99)]
-        possible = {judge(tmp_path, claim, "dhcd", cnn=rows).verdict for rows in filled}
-        assert {found.verdict} == (possible if len(possible) == 1 else {"undecided"})
+        possible = {judge(tmp_path, claim, "dhcd", cnn=rows).answer for rows in filled}
+        assert {found.answer} == (possible if len(possible) == 1 else {"undecided"})
         assert found.lacking == (("cnn",) if len(possible) > 1 else ())
         assert (gap.TURNED in found.lines) == (len(possible) > 1)
 
 
 def test_a_negative_factor_turns_the_bound_round(tmp_path):
     claim = {"kind": "gap", "a": {**BEST, "factor": -1}, "relation": "at_most_near"}
-    assert judge(tmp_path, {**claim, "b": -2.1}, "dhcd", cnn=partial(DHCD)).verdict == "holds"
-    assert judge(tmp_path, {**claim, "b": -2.9}, "dhcd", cnn=partial(DHCD)).verdict == "undecided"
+    assert judge(tmp_path, {**claim, "b": -2.1}, "dhcd", cnn=partial(DHCD)).answer == "holds"
+    assert judge(tmp_path, {**claim, "b": -2.9}, "dhcd", cnn=partial(DHCD)).answer == "undecided"
 
 
 def test_the_other_number_moves_the_gap_the_other_way(tmp_path):
     claim = {"kind": "gap", "a": {"source": "base", "metric": "acc"}, "b": {**BEST}, "relation": "below"}
     rows = partial(FOUR)
     low, high = cells({}, acc=1.0), cells({}, acc=3.0)
-    assert verdict(tmp_path, claim, rows, base=low) == "holds"  # B can only rise
-    assert verdict(tmp_path, claim, rows, base=high) == "undecided"
+    assert answer(tmp_path, claim, rows, base=low) == "holds"  # B can only rise
+    assert answer(tmp_path, claim, rows, base=high) == "undecided"
     share = {**claim, "relative": True}  # a share of B, and B is not known
-    assert verdict(tmp_path, share, rows, base=low) == "undecided"
-    assert verdict(tmp_path, share, FOUR, base=low) == "holds"
+    assert answer(tmp_path, share, rows, base=low) == "undecided"
+    assert answer(tmp_path, share, FOUR, base=low) == "holds"
     both = {**claim, "a": {"source": "other", "metric": "acc", "reduce": "max"}}
-    assert verdict(tmp_path, both, rows, other=partial(cells({"a": [1, 2]}, acc=1.0))) == "undecided"
+    assert answer(tmp_path, both, rows, other=partial(cells({"a": [1, 2]}, acc=1.0))) == "undecided"
     assert one(tmp_path, both, rows, other=partial(cells({"a": [1, 2]}, acc=1.0))).lacking == ("other", "cnn")
 
 
@@ -130,26 +130,26 @@ def test_the_best_place_may_be_one_that_lacks_and_a_place_that_is_named_is_not(t
     best = {"kind": "gap", "a": {"source": "cnn", "metric": "size", "best": "acc"}, "relation": "at_most_near"}
     best |= {"b": {"source": "base", "metric": "size"}}
     base = cells({}, size=9)
-    assert verdict(tmp_path, best, FOUR, base=base) == "holds"
-    assert verdict(tmp_path, best, partial(FOUR), base=base) == "undecided"
+    assert answer(tmp_path, best, FOUR, base=base) == "holds"
+    assert answer(tmp_path, best, partial(FOUR), base=base) == "undecided"
     named = {**best, "a": {"source": "cnn", "metric": "size", "where": {"a": 1, "b": 2}}}
-    assert verdict(tmp_path, named, partial(FOUR), base=base) == "holds"
+    assert answer(tmp_path, named, partial(FOUR), base=base) == "holds"
 
 
 def test_a_number_that_lacks_is_a_cell_that_lacks(tmp_path):
     claim = {"kind": "gap", "a": BEST, "b": {"source": "base", "metric": "acc"}, "relation": "near"}
     rows = [*FOUR[:-1], *changed(FOUR[-1:], acc="nan")]
-    assert verdict(tmp_path, claim, rows, base=cells({}, acc=2.1)) == "undecided"
-    assert verdict(tmp_path, claim, rows, base=cells({}, acc=1.0)) == "does not hold"
+    assert answer(tmp_path, claim, rows, base=cells({}, acc=2.1)) == "undecided"
+    assert answer(tmp_path, claim, rows, base=cells({}, acc=1.0)) == "does not hold"
 
 
 def test_a_mean_over_fewer_seeds_is_no_bound(tmp_path):
     claim = {"kind": "gap", "a": BEST, "b": {"source": "base", "metric": "acc"}, "relation": "above"}
     rows = cells({"a": [1, 2], "seed": [0, 1]}, acc=lambda a, seed: a)
     base = cells({}, acc=1.5)
-    assert verdict(tmp_path, claim, rows, base=base) == "holds"
-    assert verdict(tmp_path, claim, partial(rows), base=base) == "undecided"
-    assert verdict(tmp_path, claim, [*rows, *changed(cells({"a": [3], "seed": [0]}, acc=1), **HOLE)], base=base) == (
+    assert answer(tmp_path, claim, rows, base=base) == "holds"
+    assert answer(tmp_path, claim, partial(rows), base=base) == "undecided"
+    assert answer(tmp_path, claim, [*rows, *changed(cells({"a": [3], "seed": [0]}, acc=1), **HOLE)], base=base) == (
         "holds"
     )
 

@@ -3,8 +3,8 @@ from claims_fakes import cells, changed, judge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsexp.analysis.claims import pairs
 from capsexp.analysis.claims.evidence import LackingError
+from capsexp.analysis.claims.rules import paired
 
 GRID = {"a": list(range(1, 6)), "b": list(range(1, 6))}
 PAIRED = {"kind": "paired", "a": "shared", "b": "normal", "metric": "acc"}
@@ -14,31 +14,31 @@ EVERY, NEAR = {**PAIRED, "claimed": "every"}, {**PAIRED, "claimed": "near"}
 def test_every(tmp_path):
     normal = cells(GRID, acc=lambda a, b: a / 10)
     found = judge(tmp_path, EVERY, shared=cells(GRID, acc=lambda a, b: a / 10 + b / 100), normal=normal)
-    assert (found.verdict, found.number) == ("holds", "25 of 25")
+    assert (found.answer, found.number) == ("holds", "25 of 25")
     assert found.lines[0] == "mean difference +0.0300, standard deviation 0.0144, 25 pairs"
     equal = judge(tmp_path, EVERY, shared=cells(GRID, acc=lambda a, b: a / 10 + (b > 1)), normal=normal)
-    assert (equal.verdict, equal.number) == ("does not hold", "20 of 25")
+    assert (equal.answer, equal.number) == ("does not hold", "20 of 25")
     assert "the pair most against it: 0.0000 at a = 1, b = 1 (`a-1_b-1-" in equal.lines[2]
 
 
 def test_every_is_refuted_by_one_pair_and_not_proved_by_few(tmp_path):
     few = {"a": [1, 2], "b": [1, 2]}
     normal = cells(few, acc=0.5)
-    assert judge(tmp_path, EVERY, shared=cells(few, acc=0.6), normal=normal).verdict == "undecided"
+    assert judge(tmp_path, EVERY, shared=cells(few, acc=0.6), normal=normal).answer == "undecided"
     worse = cells(few, acc=lambda a, b: 0.4 if a == b == 2 else 0.6)
-    assert judge(tmp_path, EVERY, shared=worse, normal=normal).verdict == "does not hold"
+    assert judge(tmp_path, EVERY, shared=worse, normal=normal).answer == "does not hold"
 
 
 def test_near(tmp_path):
     shared = cells(GRID, acc=lambda a, b: 0.5 + (0.14 if (a, b) == (3, 3) else 0))
     found = judge(tmp_path, NEAR, shared=shared, normal=cells(GRID, acc=0.485))
-    assert (found.verdict, found.number) == ("does not hold", "mean +0.0206")
+    assert (found.answer, found.number) == ("does not hold", "mean +0.0206")
     assert "+0.1550 at a = 3, b = 3" in found.lines[2]
-    assert judge(tmp_path, NEAR, shared=shared, normal=cells(GRID, acc=0.486)).verdict == "holds"
-    assert judge(tmp_path, NEAR, shared=shared, normal=cells(GRID, acc=0.53)).verdict == "does not hold"
+    assert judge(tmp_path, NEAR, shared=shared, normal=cells(GRID, acc=0.486)).answer == "holds"
+    assert judge(tmp_path, NEAR, shared=shared, normal=cells(GRID, acc=0.53)).answer == "does not hold"
     few = {"a": [1], "b": [1, 2]}
     found = judge(tmp_path, NEAR, shared=cells(few, acc=0.5), normal=cells(few, acc=0.5))
-    assert (found.verdict, found.lacking) == ("undecided", ("shared", "normal"))
+    assert (found.answer, found.lacking) == ("undecided", ("shared", "normal"))
 
 
 def test_cells_without_a_partner_are_left_out_and_seeds_are_averaged(tmp_path):
@@ -70,29 +70,29 @@ def test_rank(tmp_path):
     found = rank(
         tmp_path, lambda mode, pruning, steps, seed: LEVEL[pruning] + seed * (0.01 if pruning == "cosine" else 0)
     )
-    assert found.verdict == "holds"
+    assert found.answer == "holds"
     assert found.number == "against magnitude +0.1150, against random +0.3150"
     # differences .10, .11, .12, .13: deviation .01291, t(3) = 3.1824
     assert "mean difference +0.1150, [+0.0945, +0.1355], n = 4; greater in 4 of 4 pairs: holds" in found.lines[0]
     turned = rank(tmp_path, lambda mode, pruning, steps, seed: -LEVEL[pruning])
-    assert turned.verdict == "does not hold"
+    assert turned.answer == "does not hold"
     assert turned.lines[0].endswith("greater in 0 of 4 pairs: does not hold")
 
 
 def test_rank_fails_where_one_other_value_is_as_good(tmp_path):
     level = {**LEVEL, "magnitude": 0.6}
     found = rank(tmp_path, lambda mode, pruning, steps, seed: level[pruning] + (seed % 2) / 100 * (pruning == "random"))
-    assert found.verdict == "does not hold"
+    assert found.answer == "does not hold"
     noise = rank(tmp_path, lambda m, pruning, s, seed: level[pruning] + ((-1) ** seed) / 10 * (pruning == "magnitude"))
-    assert (noise.verdict, noise.lacking) == ("undecided", ("walk",))
+    assert (noise.answer, noise.lacking) == ("undecided", ("walk",))
 
 
 def test_one_seed_decides_nothing(tmp_path):
     found = rank(tmp_path, lambda mode, pruning, steps, seed: LEVEL[pruning], axes={**WALK, "seed": [0]})
-    assert found.verdict == "undecided"
+    assert found.answer == "undecided"
     assert "no interval from one seed, n = 1" in found.lines[0]
     axes = {key: values for key, values in WALK.items() if key != "seed"}
-    assert rank(tmp_path, lambda mode, pruning, steps: LEVEL[pruning], axes=axes).verdict == "undecided"
+    assert rank(tmp_path, lambda mode, pruning, steps: LEVEL[pruning], axes=axes).answer == "undecided"
     with pytest.raises(LackingError, match="no finished cell of walk there"):
         rank(tmp_path, lambda *_: 0.5, axes={**WALK, "pruning": ["cosine", "magnitude"]})
 
@@ -118,7 +118,7 @@ def test_above(tmp_path):
     value = lambda mode, pruning, steps, seed: level[mode] + seed / 10 + steps / 1000 * (mode != "reinit")  # noqa: E731
     rows = cells(axes, acc=value)
     found = judge(tmp_path, claim, walk=rows)
-    assert (found.verdict, found.number) == ("holds", "+0.1000")
+    assert (found.answer, found.number) == ("holds", "+0.1000")
     # one cell of seed 3 has failed: the means of that seed would be over other cells, so it is out
     failed = [
         changed([row], state="failed")[0]
@@ -127,7 +127,7 @@ def test_above(tmp_path):
         for row in rows
     ]
     found = judge(tmp_path, claim, walk=failed)
-    assert found.verdict == "holds"
+    assert found.answer == "holds"
     assert "n = 3" in found.lines[0]
     assert "11 cells without a partner left out" in found.lines[0]
     shared, normal = (cells({"a": [1, 2], "seed": range(3)}, acc=lambda a, s, up=up: a + s * up) for up in (0.2, 0.1))
@@ -147,12 +147,12 @@ def test_above(tmp_path):
     ],
 )
 def test_a_lead(interval, expected):
-    assert pairs.lead(interval, 0.02) == expected
+    assert paired.lead(interval, 0.02) == expected
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5))
 def test_nobody_leads_in_both_directions(middle, half, tolerance):
-    ours, theirs = (pairs.lead((sign * middle - half, sign * middle + half), tolerance) for sign in (1, -1))
+    ours, theirs = (paired.lead((sign * middle - half, sign * middle + half), tolerance) for sign in (1, -1))
     assert (ours, theirs) != ("holds", "holds")
     assert (ours == "holds") <= (theirs == "does not hold")
     assert (ours == "undecided") == (theirs == "undecided")

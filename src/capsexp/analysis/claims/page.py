@@ -1,19 +1,17 @@
-"""The page: a summary of all verdicts, then each claim with the numbers and cells behind it."""
+"""The page: every claim judged under every protocol; a summary, then each claim with its numbers and cells."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsexp.analysis import formats
-from capsexp.analysis.claims import learning
-from capsexp.analysis.claims.evidence import Body, Evidence, Part
-from capsexp.analysis.claims.finding import Finding
-from capsexp.analysis.claims.gathering import gather
-from capsexp.analysis.claims.judging import Judged, judge, tally
-from capsexp.analysis.claims.labels import code
-from capsexp.analysis.claims.schema import Claims, Source
-from capsexp.analysis.claims.sources import Request
+from capsexp.analysis.claims import evidence
+from capsexp.analysis.claims.evidence import Evidence, LackingError, Part, Protocol, gather
+from capsexp.analysis.claims.paper import Paper, Source
+from capsexp.analysis.claims.rules import Claim, base
+from capsexp.analysis.claims.rules.base import ANSWERS, STILL_LEARNING, Labels, Verdict, code
 from capsexp.analysis.tables import Table
 from capsexp.text import count, plural
 
@@ -23,8 +21,40 @@ HOW = (
     " splits, are never mixed, and what other data than the paper's say is no reproduction. *Undecided* means that"
     " cells are lacking, or that the numbers allow either answer. *Partial* means that there are fewer cells than were"
     " planned, or than the paper has."
-    f" {learning.RULE}"
+    f" {STILL_LEARNING}"
 )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command: its claims, their tables, its words as they were given, and the page's path."""
+
+    paper: Paper
+    tables: Mapping[str, Sequence[evidence.Table]]
+    words: Sequence[str]
+    page: Path
+
+
+PLURAL = ("hold", "do not hold", "undecided")
+
+
+Verdicts = Mapping[Protocol, Verdict]
+"""The verdicts on one claim."""
+
+
+def judge(claim: Claim, found: Evidence, labels: Labels) -> Verdict:
+    """The verdict on a claim; undecided where a source lacks the cells for it."""
+    try:
+        return base.judge(claim, found, labels)
+    except LackingError as error:
+        empty = [source for source in claim.sources if source not in found.parts]
+        return Verdict("undecided", lines=(str(error),), lacking=tuple(empty or [error.source]))
+
+
+def totals(judged: Sequence[Verdicts], protocol: Protocol) -> str:
+    """The number of each answer: ``4 hold, 5 do not hold, 21 undecided``."""
+    found = Counter(each[protocol].answer for each in judged)
+    return ", ".join(f"{found[answer]} {words}" for answer, words in zip(ANSWERS, PLURAL, strict=True))
 
 
 def render(request: Request) -> tuple[str, str]:
@@ -33,92 +63,95 @@ def render(request: Request) -> tuple[str, str]:
     Raises:
         TableError: two tables of a source contradict each other.
     """
-    claims = request.claims
-    cells = {name: source.cells for name, source in claims.sources.items()}
-    bodies = gather(request.tables, cells, claims.paper_data)
-    judged = judge(claims, bodies)
-    page = _Page(request, bodies)
-    sections = [page.claim(place, each) for place, each in enumerate(judged, 1)]
+    paper, labels = request.paper, request.paper.labels
+    grids = {name: source.cells for name, source in paper.sources.items()}
+    protocols = gather(request.tables, grids, paper.paper_data)
+    judged = [
+        {protocol: judge(claim, found, labels) for protocol, found in protocols.items()} for claim in paper.claims
+    ]
+    page = _Page(request, protocols)
+    sections = [page.claim(place, *each) for place, each in enumerate(zip(paper.claims, judged, strict=True), 1)]
     text = "\n".join([page.head(), page.summary(judged), *sections, page.sources()])
-    return text, "; ".join(f"{short(body)}: {tally(judged, body)}" for body in bodies)
+    return text, "; ".join(f"{short(protocol)}: {totals(judged, protocol)}" for protocol in protocols)
 
 
-def short(body: Body) -> str:
-    """A body's name."""
-    return body.data if body.select_on == "val" else f"{body.data}, models chosen on {body.select_on}"
+def short(protocol: Protocol) -> str:
+    """A protocol's name."""
+    chosen = "" if protocol.select_on == "val" else f", models chosen on {protocol.select_on}"
+    return f"{protocol.data}{chosen}"
 
 
 @dataclass(frozen=True)
 class _Page:
-    """What all parts of the page need."""
+    """The input of all parts of the page."""
 
     request: Request
-    bodies: Mapping[Body, Evidence]
+    protocols: Mapping[Protocol, Evidence]
 
     @property
-    def _claims(self) -> Claims:
-        return self.request.claims
+    def _paper(self) -> Paper:
+        return self.request.paper
 
-    def _name(self, body: Body) -> str:
-        """A body's name, and whether its data are the paper's."""
-        return f"{short(body)} ({'the paper' + chr(39) + 's' if self.bodies[body].papers else 'other'} data)"
+    def _name(self, protocol: Protocol) -> str:
+        """A protocol's name, and whether its data are the paper's."""
+        return f"{short(protocol)} ({'the paper' + chr(39) + 's' if self.protocols[protocol].papers else 'other'} data)"
 
     def head(self) -> str:
         """Title, source, how the page was made, and how to read it."""
         command = shlex.join(["python", "-m", "capsexp.claims", *self.request.words])
-        return f"# {self._claims.title}\n\n{self._claims.source}.\n\nMade by\n\n```sh\n{command}\n```\n\n{HOW}\n"
+        return f"# {self._paper.title}\n\n{self._paper.source}.\n\nMade by\n\n```sh\n{command}\n```\n\n{HOW}\n"
 
     # -- the summary ---------------------------------------------------------------------------------------------------
 
-    def summary(self, judged: Sequence[Judged]) -> str:
-        """A row for each claim, a column for each body of evidence."""
+    def summary(self, judged: Sequence[Verdicts]) -> str:
+        """A row for each claim, a column for each protocol."""
         rows = [
-            [str(place), each.claim.statement, each.claim.paper, *map(self._short, each.findings.values())]
-            for place, each in enumerate(judged, 1)
+            [str(place), claim.statement, claim.paper, *map(self._short, verdicts.values())]
+            for place, (claim, verdicts) in enumerate(zip(self._paper.claims, judged, strict=True), 1)
         ]
-        header = ["", "claim", "paper", *map(self._name, self.bodies)]
-        caption = " ".join(f"{self._name(body)}: {tally(judged, body)}." for body in self.bodies)
+        header = ["", "claim", "paper", *map(self._name, self.protocols)]
+        caption = " ".join(f"{self._name(protocol)}: {totals(judged, protocol)}." for protocol in self.protocols)
         return "## Summary\n\n" + formats.to_markdown(Table("summary", caption, header, rows, [], [], []))
 
-    def _short(self, finding: Finding) -> str:
+    def _short(self, verdict: Verdict) -> str:
         """Verdict and number, and a word where cells are lacking."""
-        partial = any(_holes(sample.part) for sample in finding.samples)
-        text = f"{finding.verdict}: {finding.number}" if finding.number else finding.verdict
+        partial = any(_lacking(sample.part) for sample in verdict.samples)
+        text = f"{verdict.answer}: {verdict.number}" if verdict.number else verdict.answer
         return f"{text} (partial)" if partial else text
 
     # -- a claim -------------------------------------------------------------------------------------------------------
 
-    def claim(self, place: int, judged: Judged) -> str:
-        """One claim: statement, rule, and what was found on each body."""
-        claim, note = judged.claim, f" {judged.claim.note}" if judged.claim.note else ""
-        rule = claim.kind.rule(self._claims.labels)
+    def claim(self, place: int, claim: Claim, verdicts: Verdicts) -> str:
+        """One claim: statement, rule, and a verdict for each protocol."""
+        note = f" {claim.note}" if claim.note else ""
+        rule = claim.describe(self._paper.labels)
         head = f"## {place}. {claim.statement}\n\nPaper: {claim.paper}.{note}\n\nRule: {rule}\n"
-        return "\n".join([head, *(self._finding(*found) for found in judged.findings.items()), ""])
+        return "\n".join([head, *(self._verdict(*found) for found in verdicts.items()), ""])
 
-    def _finding(self, body: Body, finding: Finding) -> str:
-        more = [f"more cells: {self._make(self._claims.sources[name], body)}" for name in finding.lacking]
-        lines = [f"  - {line}" for line in (*finding.lines, *self._cells(finding), *more)]
-        return "\n".join([f"- **{self._name(body)}: {finding.verdict}**", *lines])
+    def _verdict(self, protocol: Protocol, verdict: Verdict) -> str:
+        more = [f"more cells: {self._make(self._paper.sources[name], protocol)}" for name in verdict.lacking]
+        lines = [f"  - {line}" for line in (*verdict.lines, *self._cells(verdict), *more)]
+        return "\n".join([f"- **{self._name(protocol)}: {verdict.answer}**", *lines])
 
-    def _cells(self, finding: Finding) -> list[str]:
-        """How many cells of each source stand behind a finding, where their table is, and whether they had ended."""
-        parts = {sample.part.source: sample.part for sample in finding.samples}
+    def _cells(self, verdict: Verdict) -> list[str]:
+        """The number of cells of each source in a verdict, their table, and how many were still learning."""
+        parts = {sample.part.source: sample.part for sample in verdict.samples}
         lines = []
         for source, part in parts.items():
-            samples = [sample for sample in finding.samples if sample.part is part]
-            used = {row.id: row for sample in samples for row in sample.rows}
+            samples = [sample for sample in verdict.samples if sample.part is part]
+            used = part.cells[part.cells.index.isin({key for sample in samples for key in sample.cells.index})]
             lost = max(sample.lost for sample in samples)
-            verb = plural(len(part.rows), "is", "are")
+            verb = plural(len(part.cells), "is", "are")
             left = f", {lost} left out for want of a value" if lost else ""
             lines.append(f"cells: {len(used)} of {code(source)}{left}; there {verb} {self._state(part)}")
-            ends = learning.learning(used.values())
+            ends = base.learning(used)
             lines += [ends.words(source)] if ends.known else []
         return lines
 
     def _state(self, part: Part) -> str:
-        """How many cells there are, what is lacking, and where they lie."""
-        holes = _holes(part)
-        cells = f"{count(len(part.rows), 'cell')}{f' ({holes})' if holes else ''}"
+        """The number of cells, those lacking, and the folders."""
+        holes = _lacking(part)
+        cells = f"{count(len(part.cells), 'cell')}{f' ({holes})' if holes else ''}"
         later = f"; of {count(part.replaced, 'place')} in several folders the last one's cell counts"
         return f"{cells} in {self._links(part)}{later if part.replaced else ''}"
 
@@ -133,28 +166,28 @@ class _Page:
         relative = folder.resolve().relative_to(root).as_posix()
         return f"[{relative}](<{relative}>)" if " " in relative else f"[{relative}]({relative})"
 
-    def _make(self, source: Source, body: Body) -> str:
+    def _make(self, source: Source, protocol: Protocol) -> str:
         """The commands that make a source's cells."""
-        chosen = "" if body.select_on == "val" else f" data.select_on={body.select_on}"
-        command = source.command.replace("{data}", body.data) + chosen
+        chosen = "" if protocol.select_on == "val" else f" data.select_on={protocol.select_on}"
+        command = source.command.replace("{data}", protocol.data) + chosen
         return f"{code(command)}, then {code(f'python -m capsexp.report multirun/{source.folder}')}"
 
     # -- the sources ---------------------------------------------------------------------------------------------------
 
     def sources(self) -> str:
-        """What there is of each source."""
+        """The cells of each source."""
         lines = ["## Sources", ""]
-        for name, source in self._claims.sources.items():
-            parts = {body: each.parts[name] for body, each in self.bodies.items() if name in each.parts}
+        for name, source in self._paper.sources.items():
+            parts = {protocol: each.parts[name] for protocol, each in self.protocols.items() if name in each.parts}
             lines.append(f"- {code(name)}: {source.what}")
-            lines += [f"  - {short(body)}: {self._state(part)}" for body, part in parts.items()]
-            lines += [] if parts else [f"  - no finished cell; {self._make(source, Body(self._claims.paper_data))}"]
+            lines += [f"  - {short(protocol)}: {self._state(part)}" for protocol, part in parts.items()]
+            lines += [] if parts else [f"  - no finished cell; {self._make(source, Protocol(self._paper.paper_data))}"]
         return "\n".join([*lines, ""])
 
 
-def _holes(part: Part) -> str:
-    """What a source lacks: cells that were planned, and cells of the paper's grid; empty where it is whole."""
-    done = len(part.rows)
+def _lacking(part: Part) -> str:
+    """The planned cells, and those of the paper's grid, where some of them are lacking; empty where none is."""
+    done = len(part.cells)
     planned = f"{part.planned} planned" if part.planned != done else ""
     papers = f"{part.beyond} in the paper" if part.beyond else ""
     return ", ".join(text for text in (planned, papers) if text)

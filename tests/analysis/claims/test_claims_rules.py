@@ -5,10 +5,10 @@ from claims_fakes import LABELS, cells, changed, judge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsexp.analysis.claims import trend
 from capsexp.analysis.claims.evidence import LackingError
-from capsexp.analysis.claims.finding import all_of
-from capsexp.analysis.claims.robust_area import largest
+from capsexp.analysis.claims.rules import trend
+from capsexp.analysis.claims.rules.base import all_of
+from capsexp.analysis.claims.rules.robust_area import largest
 
 GRID = {"a": list(range(1, 6)), "b": list(range(1, 6))}
 FLAT = {"kind": "flat", "source": "cnn", "metric": "acc", "where": {"a": {"min": 3}, "b": {"min": 2}}}
@@ -18,8 +18,8 @@ def one(tmp_path, claim, rows, **more):
     return judge(tmp_path, claim, cnn=rows, **more)
 
 
-def verdict(tmp_path, claim, rows, **more):
-    return one(tmp_path, claim, rows, **more).verdict
+def answer(tmp_path, claim, rows, **more):
+    return one(tmp_path, claim, rows, **more).answer
 
 
 # -- flat -------------------------------------------------------------------------------------------------------------
@@ -28,28 +28,28 @@ def verdict(tmp_path, claim, rows, **more):
 def test_flat(tmp_path):
     rows = cells(GRID, acc=lambda a, b: 0.95 if (a, b) == (1, 1) else 0.93 if a >= 3 and b >= 2 else 0.5)
     found = one(tmp_path, FLAT, rows)  # the best may lie outside the region; a drop of .02 is still near
-    assert (found.verdict, found.number) == ("holds", "drop 0.0200")
+    assert (found.answer, found.number) == ("holds", "drop 0.0200")
     assert found.lines[0].startswith("best 0.9500 at a = 1, b = 1 (`a-1_b-1-")
     assert "lowest in the region 0.9300 at a = 3, b = 2" in found.lines[1]
     assert "outside it drops by 0.4500, at a = 1, b = 2" in found.lines[2]
-    assert verdict(tmp_path, {**FLAT, "tolerance": 0.019}, rows) == "does not hold"
+    assert answer(tmp_path, {**FLAT, "tolerance": 0.019}, rows) == "does not hold"
 
 
 def test_flat_is_refuted_by_few_cells_and_not_proved_by_them(tmp_path):
     few = cells({"a": [3, 4], "b": [2, 3]}, acc=lambda a, b: a / 1000)
     found = one(tmp_path, FLAT, few)
-    assert (found.verdict, found.lacking) == ("undecided", ("cnn",))
+    assert (found.answer, found.lacking) == ("undecided", ("cnn",))
     assert found.lines[-1] == "too few: 4 of at least 8 cells of cnn"
-    assert verdict(tmp_path, FLAT, cells({"a": [3, 4], "b": [2, 3]}, acc=lambda a, b: a / 10)) == "does not hold"
+    assert answer(tmp_path, FLAT, cells({"a": [3, 4], "b": [2, 3]}, acc=lambda a, b: a / 10)) == "does not hold"
     with pytest.raises(LackingError, match="no finished cell of cnn there"):
         one(tmp_path, FLAT, cells({"a": [1], "b": [2, 3]}, acc=0.5))
 
 
 def test_failed_cells_do_not_count(tmp_path):
     rows = cells(GRID, acc=lambda a, b: 0.1 if (a, b) == (4, 4) else 0.9)
-    assert verdict(tmp_path, FLAT, rows) == "does not hold"
+    assert answer(tmp_path, FLAT, rows) == "does not hold"
     failed = [*rows[:18], *changed(rows[18:19], state="failed"), *rows[19:]]
-    assert verdict(tmp_path, FLAT, failed) == "holds"
+    assert answer(tmp_path, FLAT, failed) == "holds"
 
 
 # -- trend ------------------------------------------------------------------------------------------------------------
@@ -61,17 +61,17 @@ def correlate(sign, x="a", y="acc", **where):
 
 def test_trend(tmp_path):
     rows = cells(GRID, acc=lambda a, b: -a + b / 10)
-    assert verdict(tmp_path, correlate("fall"), rows) == "holds"
-    assert verdict(tmp_path, correlate("rise"), rows) == "does not hold"
-    assert verdict(tmp_path, correlate("none"), rows) == "does not hold"
-    assert verdict(tmp_path, correlate("rise", "b"), rows) == "undecided"
-    assert verdict(tmp_path, correlate("none", "b"), rows) == "undecided"
-    assert verdict(tmp_path, correlate("none", "b"), cells(GRID, acc=lambda a, b: -a)) == "holds"
-    assert verdict(tmp_path, correlate("rise", "b", a=3), rows) == "undecided"  # five places
+    assert answer(tmp_path, correlate("fall"), rows) == "holds"
+    assert answer(tmp_path, correlate("rise"), rows) == "does not hold"
+    assert answer(tmp_path, correlate("none"), rows) == "does not hold"
+    assert answer(tmp_path, correlate("rise", "b"), rows) == "undecided"
+    assert answer(tmp_path, correlate("none", "b"), rows) == "undecided"
+    assert answer(tmp_path, correlate("none", "b"), cells(GRID, acc=lambda a, b: -a)) == "holds"
+    assert answer(tmp_path, correlate("rise", "b", a=3), rows) == "undecided"  # five places
     assert (
-        verdict(tmp_path, correlate("rise", "b", a=3), cells({"a": [3], "b": range(9)}, acc=lambda a, b: b)) == "holds"
+        answer(tmp_path, correlate("rise", "b", a=3), cells({"a": [3], "b": range(9)}, acc=lambda a, b: b)) == "holds"
     )
-    assert verdict(tmp_path, correlate("rise", "b"), cells(GRID, acc=0.5)) == "undecided"
+    assert answer(tmp_path, correlate("rise", "b"), cells(GRID, acc=0.5)) == "undecided"
     found = one(tmp_path, correlate("fall"), rows)
     assert found.number == "rho -0.98"
     assert re.fullmatch(r"a and acc: rho -0\.98 \[-0\.9\d, -0\.9\d\] over 25 places: holds", found.lines[0])
@@ -80,9 +80,9 @@ def test_trend(tmp_path):
 def test_of_several_pairs_all_must_hold(tmp_path):
     rows = cells(GRID, acc=lambda a, b: -a, loss=lambda a, b: a)
     pair, other = (correlate(sign)["pairs"][0] for sign in ("fall", "rise"))
-    assert verdict(tmp_path, {**correlate("fall"), "pairs": [pair, {**other, "y": "loss"}]}, rows) == "holds"
-    assert verdict(tmp_path, {**correlate("fall"), "pairs": [pair, other]}, rows) == "does not hold"
-    assert verdict(tmp_path, {**correlate("fall"), "pairs": [pair, {**pair, "x": "b"}]}, rows) == "undecided"
+    assert answer(tmp_path, {**correlate("fall"), "pairs": [pair, {**other, "y": "loss"}]}, rows) == "holds"
+    assert answer(tmp_path, {**correlate("fall"), "pairs": [pair, other]}, rows) == "does not hold"
+    assert answer(tmp_path, {**correlate("fall"), "pairs": [pair, {**pair, "x": "b"}]}, rows) == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -121,29 +121,29 @@ def test_robust_area(tmp_path):
     rows = cells(GRID, acc=lambda a, b: 0.9 if a >= 3 and b >= 2 else 0.95 if (a, b) == (1, 1) else 0.5)
     claim = {**ROBUST, "tolerance": 0.05}
     found = one(tmp_path, claim, rows)
-    assert (found.verdict, found.number) == ("does not hold", "3 x 4 of 5 x 5")
+    assert (found.answer, found.number) == ("does not hold", "3 x 4 of 5 x 5")
     assert "largest area 3 x 4 places: a >= 3, b >= 2" in found.lines
-    assert verdict(tmp_path, {**claim, "claimed": "some"}, rows) == "holds"
+    assert answer(tmp_path, {**claim, "claimed": "some"}, rows) == "holds"
     steep = cells(GRID, acc=lambda a, b: a + (b == 5))  # no drop along b but one: at best a row
-    assert verdict(tmp_path, ROBUST, steep) == "holds"
-    assert verdict(tmp_path, {**ROBUST, "claimed": "some"}, steep) == "does not hold"
+    assert answer(tmp_path, ROBUST, steep) == "holds"
+    assert answer(tmp_path, {**ROBUST, "claimed": "some"}, steep) == "does not hold"
     peak = one(tmp_path, ROBUST, cells(GRID, acc=lambda a, b: -a - b))
-    assert (peak.verdict, peak.number) == ("holds", "0 x 0 of 5 x 5")
+    assert (peak.answer, peak.number) == ("holds", "0 x 0 of 5 x 5")
 
 
 def test_a_row_is_no_area_but_hides_none(tmp_path):
     rows = cells(GRID, acc=lambda a, b: 0.9 if a == 5 or (a == 4 and b >= 4) else 0.5)
     found = one(tmp_path, ROBUST, rows)
-    assert (found.verdict, found.number) == ("does not hold", "2 x 2 of 5 x 5")
+    assert (found.answer, found.number) == ("does not hold", "2 x 2 of 5 x 5")
 
 
 def test_a_hole_in_the_corner_leaves_it_open_and_one_elsewhere_does_not(tmp_path):
     rows = cells(GRID, acc=lambda a, b: 0.9 if a >= 3 and b >= 3 else 0.5)
     hole = {"state": "failed", "data": "", "select_on": ""}
     corner = one(tmp_path, ROBUST, [*rows[:24], *changed(rows[24:], **hole)])
-    assert (corner.verdict, corner.lacking) == ("undecided", ("cnn",))
-    assert verdict(tmp_path, ROBUST, [*rows[:20], *changed(rows[20:], **hole)]) == "undecided"
-    assert verdict(tmp_path, ROBUST, [*changed(rows[:1], **hole), *rows[1:]]) == "does not hold"
+    assert (corner.answer, corner.lacking) == ("undecided", ("cnn",))
+    assert answer(tmp_path, ROBUST, [*rows[:20], *changed(rows[20:], **hole)]) == "undecided"
+    assert answer(tmp_path, ROBUST, [*changed(rows[:1], **hole), *rows[1:]]) == "does not hold"
 
 
 def test_what_is_no_grid(tmp_path):
@@ -151,7 +151,7 @@ def test_what_is_no_grid(tmp_path):
         one(tmp_path, ROBUST, cells({"a": [1], "b": range(5)}, acc=0.5))
     with pytest.raises(LackingError, match="more axes of cnn were swept than a and b"):
         one(tmp_path, ROBUST, cells({**GRID, "c": [1, 2]}, acc=0.5))
-    assert verdict(tmp_path, {**ROBUST, "where": {"c": 1}}, cells({**GRID, "c": [1, 2]}, acc=0.5)) == "does not hold"
+    assert answer(tmp_path, {**ROBUST, "where": {"c": 1}}, cells({**GRID, "c": [1, 2]}, acc=0.5)) == "does not hold"
 
 
 def slow_largest(grid):

@@ -1,6 +1,8 @@
 import pytest
 
-from capsexp.analysis.claims import schema, sources
+from capsexp.analysis.claims.evidence import TableError
+from capsexp.analysis.claims.paper import Paper, load
+from capsexp.analysis.claims.validation import validated
 from capsexp.errors import ConfigError
 
 SMALL = {
@@ -13,8 +15,8 @@ BASE = {"name": "n", "statement": "s", "paper": "p"}
 
 
 def test_a_small_file_is_whole():
-    (claim,) = schema.parse("x", SMALL).claims
-    assert (claim.name, claim.note, claim.kind.sources) == ("n", "", ("cnn",))
+    (claim,) = validated(Paper, "x", SMALL).claims
+    assert (claim.name, claim.note, claim.sources, claim.tolerance) == ("n", None, ("cnn",), 0.02)
 
 
 def wrong_claim(**keys):
@@ -66,12 +68,12 @@ def wrong_claim(**keys):
 )
 def test_a_wrong_file_is_one_line(changes, message):
     with pytest.raises(ConfigError) as error:
-        schema.parse("x", {**SMALL, **changes})
+        validated(Paper, "x", {**SMALL, **changes})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_no_yaml(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [")
-    with pytest.raises(sources.TableError, match="is no YAML"):
-        sources.load("x", tmp_path)
+    with pytest.raises(TableError, match="is no YAML"):
+        load(str(tmp_path / "x.yaml"))

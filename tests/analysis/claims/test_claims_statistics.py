@@ -4,7 +4,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from capsexp.analysis.claims.measures import bootstrap, spearman, t_interval
+from capsexp.analysis.claims.rules.paired import t_interval
+from capsexp.analysis.claims.rules.trend import bootstrap, spearman
 
 VALUES = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=3, max_size=12)
 

@@ -1,0 +1,15 @@
+"""The rules that decide claims: each checks its keys and judges one protocol, and its docstring says when it holds."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from capsexp.analysis.claims.rules.flat import Flat
+from capsexp.analysis.claims.rules.gap import Gap
+from capsexp.analysis.claims.rules.paired import Paired
+from capsexp.analysis.claims.rules.rank import Rank
+from capsexp.analysis.claims.rules.robust_area import RobustArea
+from capsexp.analysis.claims.rules.trend import Trend
+
+Claim = Annotated[Flat | Trend | Gap | Paired | Rank | RobustArea, Field(discriminator="kind")]
+"""A claim with any rule, as its ``kind`` says."""
