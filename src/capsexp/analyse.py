@@ -17,7 +17,7 @@ from capsexp import commands
 
 if TYPE_CHECKING:
     from capsexp.analysis.arrays import Array
-    from capsexp.analysis.style import Drawn
+    from capsexp.analysis.figures.style import Drawn
     from capsexp.build import LoadedRun
 
 SCALE = {"range": [-1, 1], "value_label": "Pearson correlation"}
@@ -142,8 +142,8 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
         result: the body of the cell's ``result.json``.
     """
     from capsexp.analysis.arrays import ArrayError
-    from capsexp.analysis.captions import Words
     from capsexp.analysis.figures import drawer
+    from capsexp.analysis.figures.style import Words
     from capsexp.analysis.spec import parse
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")

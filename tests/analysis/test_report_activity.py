@@ -7,9 +7,9 @@ from matplotlib.colors import LogNorm
 from report_fakes import BLOCK, accuracy, finish, sweep
 
 from capsexp.analysis import arrays, drawing, results
-from capsexp.analysis.captions import Words
 from capsexp.analysis.figures import activity
 from capsexp.analysis.figures.activity import Layout, dead, draw_activity
+from capsexp.analysis.figures.style import Words
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 

@@ -7,10 +7,10 @@ from report_fakes import BLOCK, TIMINGS, accuracy, contents, finish, report, swe
 
 from capsexp import records
 from capsexp.analysis import arrays, drawing, panels, results
-from capsexp.analysis.captions import Words
 from capsexp.analysis.figures import images
 from capsexp.analysis.figures.bars import draw_bars, verdict
 from capsexp.analysis.figures.images import draw_images, mosaic, plane, step_texts
+from capsexp.analysis.figures.style import Words
 from capsexp.analysis.figures.tuning import draw_tuning, least_distinct
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError

@@ -13,8 +13,8 @@ from capsexp import records
 from capsexp.analysis import beside as maps
 from capsexp.analysis import beside_sweep, results
 from capsexp.analysis.beside import Along, Side, draw_beside, sentence
-from capsexp.analysis.captions import Words
 from capsexp.analysis.cells import Protocol
+from capsexp.analysis.figures.style import Words
 from capsexp.analysis.spec import parse
 from capsexp.report import main
 

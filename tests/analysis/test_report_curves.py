@@ -8,8 +8,8 @@ from report_fakes import BLOCK, accuracy, finish, sweep
 from capsexp import records
 from capsexp.analysis import drawing, history, panels, results
 from capsexp.analysis.arrays import ArrayError
-from capsexp.analysis.captions import Words
 from capsexp.analysis.figures import epochs
+from capsexp.analysis.figures.style import Words
 from capsexp.analysis.measures import usual
 from capsexp.analysis.spec import Spec, parse
 

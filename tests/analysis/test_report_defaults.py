@@ -10,8 +10,8 @@ from report_fakes import accuracy, contents, finish, finished, report, rows, swe
 from capsexp import records
 from capsexp.analysis import defaults, drawing, panels, results
 from capsexp.analysis.figures import heatmap
+from capsexp.analysis.figures.style import compact
 from capsexp.analysis.spec import parse
-from capsexp.analysis.style import compact
 
 SEEDS = {"seed": [0, 1, 2]}
 OPTIMIZERS = ["torch.optim.Adam", "torch.optim.SGD"]

@@ -9,9 +9,9 @@ from scipy.ndimage import gaussian_filter
 
 from capsexp.analysis import arrays, drawing, panels, results
 from capsexp.analysis.figures import kernels, line
+from capsexp.analysis.figures.style import compact, ink_on
 from capsexp.analysis.figures.surface import smooth
 from capsexp.analysis.spec import parse
-from capsexp.analysis.style import compact, ink_on
 
 SURFACE = {
     "kind": "surface",

@@ -4,10 +4,10 @@ import array_fakes
 import numpy as np
 import pytest
 
-from capsexp.analysis import class_ticks
 from capsexp.analysis.arrays import ArrayError
-from capsexp.analysis.captions import Words
+from capsexp.analysis.figures import class_ticks
 from capsexp.analysis.figures.matrix import arrange, draw_matrix, scale
+from capsexp.analysis.figures.style import Words
 
 WORDS = Words("name", "Title")
 LABELS = np.array([2, 0, 1, 0, 2])

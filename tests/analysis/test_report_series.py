@@ -11,9 +11,9 @@ from report_fakes import BLOCK, body, sweep
 
 from capsexp import records
 from capsexp.analysis import drawing, results
-from capsexp.analysis.captions import Words
 from capsexp.analysis.figures import series
 from capsexp.analysis.figures.series import Curve, Keys, bands_note, draw_series, falls
+from capsexp.analysis.figures.style import Words
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 

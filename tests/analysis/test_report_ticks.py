@@ -2,7 +2,7 @@
 
 import pytest
 
-from capsexp.analysis import ticks
+from capsexp.analysis.figures import ticks
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,15 @@ def test_every_kind_is_asked_for_something() -> None:
     assert ASKED.keys() == kinds().keys()
 
 
+QUICK = ("missing cells", "words and numbers", "long names")
+"""The sweeps that every test run draws; the others are slow."""
+
+
 def cases() -> Iterator[Any]:
     for kind, name in itertools.product(kinds(), SWEEPS):
         reason = UNREADABLE.get((kind, name))
         marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+        marks += [] if name in QUICK else [pytest.mark.slow]
         yield pytest.param(kind, name, marks=marks, id=f"{kind}, {name}")
 
 

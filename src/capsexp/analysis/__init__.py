@@ -28,5 +28,5 @@ into pictures, ``page`` (with ``page_tables``) puts all on one page, and ``write
 The package ``figures`` has a module for each kind of figure: its keys, and the drawing of it.  ``history`` reads
 epochs, ``arrays`` chooses a cell, reads its arrays and checks them, ``single_run`` draws them.  ``beside`` draws the
 surfaces of two sweeps, which ``beside_sweep`` brings together.  Functions called ``draw_*`` take plain arrays and the
-words around a picture (``captions``), so they draw for others too.  All use ``style`` and ``ticks``.
+words around a picture, so they draw for others too.  All use its ``style`` and ``ticks``.
 """

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from capsexp import records
 from capsexp.analysis.cells import Cell
+from capsexp.analysis.figures.style import Grid
 from capsexp.analysis.measures import number
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import Grid
 
 Array = NDArray[Any]
 

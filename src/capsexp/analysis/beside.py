@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import Normalize
 
-from capsexp.analysis import ticks
-from capsexp.analysis.captions import Words
 from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.heatmap import between, draw_fields, write_axes
-from capsexp.analysis.measures import signed
-from capsexp.analysis.style import (
+from capsexp.analysis.figures.style import (
     DIVERGING,
     GREY,
     SEQUENTIAL,
     Drawn,
     Grid,
+    Words,
     blank,
     colour_bar,
     compact,
@@ -26,6 +25,7 @@ from capsexp.analysis.style import (
     save,
     style,
 )
+from capsexp.analysis.measures import signed
 
 WIDE, TALL = 3.55, 3.35
 """Inches of a map."""

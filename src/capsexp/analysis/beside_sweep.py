@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from capsexp.analysis.beside import Along, Side, draw_beside
-from capsexp.analysis.captions import Words, counted
 from capsexp.analysis.cells import PROTOCOL, Point, Protocol, hashable
+from capsexp.analysis.figures.style import Drawn, Grid, Words, counted
 from capsexp.analysis.figures.surface import Surface
 from capsexp.analysis.panels import Panel, origin, panels
 from capsexp.analysis.results import ReportError, Results
 from capsexp.analysis.spec import Spec
-from capsexp.analysis.style import Drawn, Grid
 
 PARTS = {
     **{"data": "data set", "sha256": "data file (sha256)", "test_split": "test split", "generated": "generated data"},

@@ -2,10 +2,10 @@
 
 from capsexp.analysis import defaults
 from capsexp.analysis.figures import drawer
+from capsexp.analysis.figures.style import Drawn, style
 from capsexp.analysis.panels import Panel, panels, shape
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
-from capsexp.analysis.style import Drawn, style
 
 
 def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from capsexp import records
 from capsexp.analysis.arrays import ArrayError
-from capsexp.analysis.style import Grid
+from capsexp.analysis.figures.style import Grid
 
 
 def read_history(directory: Path | None, metrics: Sequence[str]) -> dict[str, Grid]:

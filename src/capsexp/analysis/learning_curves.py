@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from capsexp.analysis.arrays import ArrayError
 from capsexp.analysis.cells import Cell
+from capsexp.analysis.figures.style import Grid
 from capsexp.analysis.history import read_history
-from capsexp.analysis.style import Grid
 
 METRICS = ("train/acc", "val/acc", "train/loss", "val/loss")
 """The columns of ``metrics.csv`` that the page shows."""

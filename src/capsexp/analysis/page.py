@@ -18,12 +18,12 @@ from capsexp.analysis import learning_curves, warnings
 from capsexp.analysis.beside_sweep import Beside
 from capsexp.analysis.cells import STATES, Cell
 from capsexp.analysis.compare import Compared
+from capsexp.analysis.figures.style import Drawn
 from capsexp.analysis.formats import numeric_columns
 from capsexp.analysis.learning_curves import Curves
 from capsexp.analysis.measures import HOLE
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
-from capsexp.analysis.style import Drawn
 from capsexp.analysis.tables import Table
 
 DATA = {

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from capsexp.analysis.captions import Words, counted
 from capsexp.analysis.cells import Point, Protocol, hashable
 from capsexp.analysis.conditions import asked, axis_text, select, unswept
 from capsexp.analysis.figures.base import Figure
+from capsexp.analysis.figures.style import Grid, Words, counted
 from capsexp.analysis.measures import Labels, Measure
 from capsexp.analysis.results import Results
-from capsexp.analysis.style import Grid
 
 MOST = 12
 """Pictures drawn of one figure at most; more would bury the page."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from capsexp.analysis.captions import counted
 from capsexp.analysis.cells import Point, Stat
 from capsexp.analysis.compare import origin_flags, partial_flag
 from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.figures.style import counted
 from capsexp.analysis.measures import HOLE, Measure, number, signed
 from capsexp.analysis.panels import Panel, hole, panels
 from capsexp.analysis.results import Results

@@ -5,9 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from capsexp.analysis.arrays import Array, ArrayError, caption, choose, lacking, load
-from capsexp.analysis.captions import Words
+from capsexp.analysis.figures.style import Drawn, Words
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import Drawn
 
 Read = Callable[[str], Array]
 

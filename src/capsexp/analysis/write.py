@@ -5,8 +5,8 @@ from pathlib import Path
 from capsexp import records
 from capsexp.analysis import beside_sweep, defaults, drawing, formats, page, paper_tables, results, tables
 from capsexp.analysis.compare import compare
+from capsexp.analysis.figures.style import Drawn
 from capsexp.analysis.spec import parse
-from capsexp.analysis.style import Drawn
 
 
 def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple[Path, str]:

@@ -13,13 +13,25 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
 from pydantic import BeforeValidator, Field
 
-from capsexp.analysis import ticks
 from capsexp.analysis.arrays import Array, ArrayError, caption, choose, facts, lacking, numbers, read_all
-from capsexp.analysis.captions import Words
 from capsexp.analysis.cells import Cell, hashable
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OfCell
+from capsexp.analysis.figures.style import (
+    GREY,
+    INK,
+    RULE,
+    SEQUENTIAL,
+    Drawn,
+    Grid,
+    Words,
+    blank,
+    colour_bar,
+    room,
+    save,
+    style,
+)
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import GREY, INK, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save, style
 from capsexp.errors import require_number
 
 

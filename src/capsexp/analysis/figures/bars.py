@@ -9,14 +9,13 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 from pydantic import AfterValidator, Field
 
-from capsexp.analysis import ticks
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers, pixels
-from capsexp.analysis.captions import Words
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import Labelled, OfCell, few_arrays
 from capsexp.analysis.figures.images import show
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, Drawn, Grid, Words, blank, room, save, style
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.single_run import Read, draw_chosen
-from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
 from capsexp.analysis.validation import Named
 
 ROWS = 10

@@ -10,15 +10,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pydantic import AfterValidator, Field
 
-from capsexp.analysis import ticks
 from capsexp.analysis.arrays import ArrayError
-from capsexp.analysis.captions import SPREAD, Words, counted
 from capsexp.analysis.cells import Cell, hashable
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import MOST, Labelled
+from capsexp.analysis.figures.style import (
+    GREY,
+    PALETTE,
+    RULE,
+    SPREAD,
+    Drawn,
+    Grid,
+    Words,
+    blank,
+    counted,
+    room,
+    save,
+    style,
+)
 from capsexp.analysis.history import read_history
 from capsexp.analysis.measures import Measure
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
 from capsexp.errors import require
 
 LINES = ("-", "--", "-.", ":")

@@ -13,16 +13,15 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 from pydantic import Field
 
-from capsexp.analysis import ticks
-from capsexp.analysis.captions import SPREAD
 from capsexp.analysis.cells import Point, hashable, is_number
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
-from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import (
+from capsexp.analysis.figures.style import (
     GREY,
     PAPER,
     RULE,
     SEQUENTIAL,
+    SPREAD,
     Drawn,
     Grid,
     blank,
@@ -33,6 +32,7 @@ from capsexp.analysis.style import (
     save,
     write_fields,
 )
+from capsexp.analysis.panels import Panel
 
 READABLE = 4.5
 """Points; numbers that would have to be smaller are left out of a heat map."""

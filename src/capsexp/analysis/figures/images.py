@@ -11,11 +11,10 @@ from matplotlib.patches import Rectangle
 from pydantic import AfterValidator, Field, model_validator
 
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers, pixels
-from capsexp.analysis.captions import Words
 from capsexp.analysis.figures.base import Labelled, OfCell
+from capsexp.analysis.figures.style import GREY, INK, RULE, Drawn, Words, blank, room, save, style
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.single_run import Read, draw_chosen
-from capsexp.analysis.style import GREY, INK, RULE, Drawn, blank, room, save, style
 from capsexp.errors import require
 
 BESIDE, LINES = 18, 3

@@ -11,8 +11,8 @@ from pydantic import Field
 from capsexp.analysis.arrays import ArrayError, caption, choose, lacking, load, numbers
 from capsexp.analysis.cells import Cell
 from capsexp.analysis.figures.base import OfCell
+from capsexp.analysis.figures.style import DIVERGING, GREY, RULE, Drawn, blank, colour_bar, save
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import DIVERGING, GREY, RULE, Drawn, blank, colour_bar, save
 from capsexp.analysis.validation import Extreme
 
 Kernels = NDArray[np.float32]

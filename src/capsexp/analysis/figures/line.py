@@ -7,13 +7,12 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from pydantic import Field
 
-from capsexp.analysis import ticks
-from capsexp.analysis.captions import SPREAD
 from capsexp.analysis.cells import Point, hashable, is_number
 from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, SPREAD, Drawn, blank, room, save
 from capsexp.analysis.panels import Panel, hole
-from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, blank, room, save
 
 MARKERS = "osD^vPX"
 

@@ -10,13 +10,10 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from pydantic import BeforeValidator, Field, model_validator
 
-from capsexp.analysis import class_ticks, ticks
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers
-from capsexp.analysis.captions import Words
+from capsexp.analysis.figures import class_ticks, ticks
 from capsexp.analysis.figures.base import Labelled, OfCell
-from capsexp.analysis.panels import Panel
-from capsexp.analysis.single_run import Read, draw_chosen
-from capsexp.analysis.style import (
+from capsexp.analysis.figures.style import (
     DIVERGING,
     GREY,
     PAPER,
@@ -24,6 +21,7 @@ from capsexp.analysis.style import (
     SEQUENTIAL,
     Drawn,
     Grid,
+    Words,
     blank,
     colour_bar,
     compact,
@@ -33,6 +31,8 @@ from capsexp.analysis.style import (
     style,
     write_fields,
 )
+from capsexp.analysis.panels import Panel
+from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.validation import span
 from capsexp.errors import require
 

@@ -13,16 +13,29 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from pydantic import Field, model_validator
 
-from capsexp.analysis import ticks
 from capsexp.analysis.arrays import ArrayError, load, numbers
-from capsexp.analysis.captions import SPREAD, Words, counted
 from capsexp.analysis.cells import SEED, Cell, Point, hashable
 from capsexp.analysis.conditions import Condition, axis_text, select
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import Labelled
 from capsexp.analysis.figures.epochs import LINES, Layout, mean_and_spread
 from capsexp.analysis.figures.line import LEGEND_CHARACTERS, MARKERS
+from capsexp.analysis.figures.style import (
+    GREY,
+    INK,
+    PALETTE,
+    RULE,
+    SPREAD,
+    Drawn,
+    Grid,
+    Words,
+    blank,
+    counted,
+    room,
+    save,
+    style,
+)
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import GREY, INK, PALETTE, RULE, Drawn, Grid, blank, room, save, style
 from capsexp.analysis.validation import Conditions
 from capsexp.errors import require
 

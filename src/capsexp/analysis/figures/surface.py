@@ -10,13 +10,24 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-u
 from pydantic import BeforeValidator, Field
 from scipy.ndimage import gaussian_filter
 
-from capsexp.analysis.captions import SPREAD
 from capsexp.analysis.cells import is_number
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures.base import OverAxes
 from capsexp.analysis.figures.heatmap import draw_map, legend, normalise
+from capsexp.analysis.figures.style import (
+    GREY,
+    PAPER,
+    RULE,
+    SEQUENTIAL,
+    SPREAD,
+    Drawn,
+    Grid,
+    blank,
+    colour_bar,
+    room,
+    save,
+)
 from capsexp.analysis.panels import Panel
-from capsexp.analysis.style import GREY, PAPER, RULE, SEQUENTIAL, Drawn, Grid, blank, colour_bar, room, save
 from capsexp.errors import require_number
 
 APART = 1 / 12

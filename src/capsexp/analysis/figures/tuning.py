@@ -8,14 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from pydantic import AfterValidator, Field
 
-from capsexp.analysis import ticks
 from capsexp.analysis.arrays import Array, ArrayError, numbers
-from capsexp.analysis.captions import Words
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.bars import same_shape
 from capsexp.analysis.figures.base import Labelled, OfCell, few_arrays
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, Drawn, Grid, Words, blank, room, save, style
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.single_run import Read, draw_chosen
-from capsexp.analysis.style import GREY, PALETTE, RULE, Drawn, Grid, blank, room, save, style
 from capsexp.analysis.validation import Named
 
 FEW = 14

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from capsexp.analysis.style import GREY, INK
+from capsexp.analysis.figures.style import GREY, INK
 
 SIZES = (9.0, 6.5)
 """Points of the texts: the first where they fit on one line, else the second."""
