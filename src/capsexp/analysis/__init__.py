@@ -23,7 +23,7 @@ standard metrics and a figure over the axes are shown (:mod:`capsexp.analysis.de
 ``spec`` has the models of the block (``validation`` makes one-line errors of theirs), which ``defaults`` fills;
 ``results`` reads the folder into ``cells`` and knows nothing of the block.  ``compare``, ``tables``, ``paper_tables``
 and ``warnings`` join the two into text (``formats`` writes it as CSV, Markdown and LaTeX), ``panels`` and ``drawing``
-into pictures, ``page`` (with ``page_tables``) puts all on one page, and ``write`` runs everything.
+into pictures, ``page`` (with ``learning_curves``) puts all on one page, and ``write`` runs everything.
 
 The package ``figures`` has a module for each kind of figure: its keys, and the drawing of it.  ``history`` reads
 epochs, ``arrays`` chooses a cell, reads its arrays and checks them, ``single_run`` draws them.  ``beside`` draws the
