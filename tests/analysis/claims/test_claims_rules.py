@@ -180,8 +180,8 @@ def test_the_largest_rectangle(grid):
 
 
 def test_labels_of_conditions():
-    from capsexp.analysis import checks
+    from capsexp.analysis.claims import checks
 
     where = {"a": {"min": 2}, "b": {"min": 1, "max": 3.5}, "mode": ["x", "y"], "c": 4}
-    said = LABELS.where(checks.conditions("claim", {"where": where}))
+    said = LABELS.where(checks.rules("claim.where", where))
     assert said == " where a >= 2 and b >= 1 and b <= 3.5 and mode = x or y and c = 4"

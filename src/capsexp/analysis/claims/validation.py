@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from capsexp.analysis import checks
+from capsexp.analysis.claims import checks
 from capsexp.errors import ConfigError, require_number
 
 M = TypeVar("M", bound=BaseModel)

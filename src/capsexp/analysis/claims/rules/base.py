@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from capsexp.analysis import checks
+from capsexp.analysis.claims import checks
 from capsexp.analysis.claims.evidence import Evidence, LackingError, Point, Sample, Where, numbers
 from capsexp.analysis.claims.validation import AtLeast0, Strict
 from capsexp.analysis.conditions import Condition, axis_text

@@ -1,4 +1,4 @@
-"""Plain checks of what a ``report:`` block says; an error names the key that is wrong, in one line."""
+"""Plain checks of a file of claims; an error names the key that is wrong, in one line."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -42,48 +42,6 @@ def file_name(key: str, value: object) -> str:
     plain = bool(name) and all(char.isascii() and (char.isalnum() or char in "_-") for char in name)
     require(plain, key, "be a file name of letters, digits, - and _", name)
     return name
-
-
-def texts(key: str, value: object) -> list[str]:
-    """A list of texts."""
-    return [text(item_key, item) for item_key, item in items(key, value)]
-
-
-def optional_text(key: str, value: object) -> str | None:
-    """A text or nothing."""
-    return None if value is None else text(key, value)
-
-
-def switch(key: str, value: object) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise ConfigError(key, "be true or false", value)
-    return value
-
-
-def extreme(key: str, value: object) -> str | None:
-    """``max``, ``min`` or nothing."""
-    require(value in (None, "max", "min"), key, "be max or min", value)
-    return optional_text(key, value)
-
-
-def span(key: str, value: object) -> tuple[float, float] | None:
-    """Two ascending numbers, or nothing."""
-    if value is None:
-        return None
-    ends = [require_number(item_key, item) for item_key, item in items(key, value)]
-    if len(ends) != 2 or ends[0] >= ends[1]:
-        raise ConfigError(key, "be two numbers, the smaller one first", value)
-    return ends[0], ends[1]
-
-
-def conditions(key: str, raw: Mapping[str, Any]) -> dict[str, Condition]:
-    """What ``where`` and ``at`` ask of the axes."""
-    where = mapping(f"{key}.where", raw.get("where") or {})
-    at = mapping(f"{key}.at", raw.get("at") or {})
-    for axis, value in at.items():
-        require(not isinstance(value, Mapping | list), f"{key}.at.{axis}", "be one value", value)
-    return rules(f"{key}.where", {**where, **at})
 
 
 def rules(key: str, value: object) -> dict[str, Condition]:
