@@ -28,12 +28,8 @@ def _settings(results: Results) -> list[str]:
     keys = {word: word.partition("=")[0].lstrip("+~") for word in results.sweep.overrides}
     if "experiment" not in keys.values():
         return []
-    others = [word for word, key in keys.items() if key != "experiment" and not _is_volatile(key)]
+    others = [word for word, key in keys.items() if key != "experiment" and not records.is_volatile(key)]
     return [f"Settings that differ from the experiment's: {', '.join(others)}."] if others else []
-
-
-def _is_volatile(key: str) -> bool:
-    return any(key == each or key.startswith((f"{each}.", f"{each}/")) for each in records.VOLATILE)
 
 
 def _other_data(spec: Spec, results: Results) -> list[str]:

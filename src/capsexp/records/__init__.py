@@ -21,6 +21,7 @@ from capsexp.records.identity import (
     drop,
     file_sha256,
     identity,
+    is_volatile,
     named_files,
     present_targets,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "is_gone",
     "is_stale",
     "is_user_error",
+    "is_volatile",
     "leaves",
     "named_files",
     "present_targets",

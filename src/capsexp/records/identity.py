@@ -47,6 +47,11 @@ Such a key counts in an id only if it has another value, so that finished cells 
 ID_LENGTH = 10
 
 
+def is_volatile(key: str) -> bool:
+    """True if an override's key or group changes nothing that a cell computes; see :data:`VOLATILE`."""
+    return any(key == each or key.startswith((f"{each}.", f"{each}/")) for each in VOLATILE)
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:

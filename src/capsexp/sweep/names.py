@@ -41,14 +41,10 @@ def sweep_name(*, _root_: DictConfig) -> str:
         raise ConfigError("sweep.name", "be given unless hydra/sweeper or hydra/launcher is capsexp", None)
     params = [f"{key}={value}" for key, value in swept_by_experiment(hydra).items()]
     overrides = OverridesParser.create().parse_overrides(params + override_texts(hydra))
-    last = {override.key_or_group: override for override in overrides if _matters(override.key_or_group)}
+    last = {override.key_or_group: override for override in overrides if not records.is_volatile(override.key_or_group)}
     name, short = _name(last, _last_parts(_root_)), _name(last, {})
     earlier = records.read_sweep(Path(_root_.paths.output, short)) if short != name else None
     return short if earlier is not None and _sweeps(earlier, last) else name
-
-
-def _matters(key: str) -> bool:
-    return not any(key == volatile or key.startswith((f"{volatile}.", f"{volatile}/")) for volatile in records.VOLATILE)
 
 
 def _name(overrides: Mapping[str, Override], used: Mapping[str, int]) -> str:
@@ -97,7 +93,7 @@ def _cut(name: str) -> str:
 def _sweeps(earlier: records.Sweep, overrides: Mapping[str, Override]) -> bool:
     """True if a folder with the short name of older versions holds a sweep of these keys."""
     words = OverridesParser.create().parse_overrides([str(word) for word in earlier.overrides])
-    return {word.key_or_group for word in words if _matters(word.key_or_group)} == set(overrides)
+    return {word.key_or_group for word in words if not records.is_volatile(word.key_or_group)} == set(overrides)
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
