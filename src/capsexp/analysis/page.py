@@ -22,7 +22,7 @@ from capsexp.analysis.figures.style import Drawn
 from capsexp.analysis.formats import numeric_columns
 from capsexp.analysis.learning_curves import Curves
 from capsexp.analysis.measures import HOLE
-from capsexp.analysis.results import Results
+from capsexp.analysis.results import Results, command
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.tables import Table
 
@@ -113,7 +113,7 @@ def render(content: Content) -> str:
         "stale": any(cell.state == "stale" for cell in results.cells),
         "orphans": results.orphans,
         "reproduce": True,
-        "command": command(results),
+        "command": command(results.sweep),
         "report": _report_command(content),
         "environment": _environment(results),
         "details": [_detail(cell, curves[cell.id], content) for cell in results.cells],
@@ -278,12 +278,6 @@ def _short(value: float) -> float | None:
 def _report_command(content: Content) -> str:
     beside = ["--beside", _folder(content.beside.other)] if content.beside else []
     return shlex.join([*REPORT, _folder(content.results), *beside])
-
-
-def command(results: Results) -> str:
-    """The command line of the sweep, as it was given; empty if its cells were launched one by one."""
-    planned = results.sweep.overrides or results.sweep.launch
-    return shlex.join(["python", "-m", "capsexp", *results.sweep.overrides, "-m"]) if planned else ""
 
 
 def _folder(results: Results) -> str:

@@ -1,5 +1,6 @@
 """A sweep's folder as values: what is planned, what is done, and what is left over."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -132,6 +133,12 @@ def plan(directory: Path) -> records.Sweep:
     if sweep is None:
         raise ReportError(f"{directory / records.SWEEP} is not a whole plan; launch the sweep again to rewrite it")
     return sweep
+
+
+def command(sweep: records.Sweep) -> str:
+    """The command that launched a sweep, as it was given; empty if its cells were launched one by one."""
+    planned = sweep.overrides or sweep.launch
+    return shlex.join(["python", "-m", "capsexp", *map(str, sweep.overrides), "-m"]) if planned else ""
 
 
 def read_cell(planned: records.PlannedCell, directory: Path | None) -> Cell:

@@ -1,7 +1,6 @@
 """The facts about a sweep: counts, times, slow and failed cells."""
 
 import heapq
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from statistics import fmean
 
 from capsexp import records
 from capsexp.analysis.cells import Cell
+from capsexp.analysis.results import command
 from capsexp.status.read import STATES, Snapshot, finite
 
 SECONDS, SHARE = "clocks.total_s", "clocks.share_s"
@@ -102,7 +102,7 @@ def facts(snapshot: Snapshot) -> Facts:
     return Facts(
         sweep=str(snapshot.sweep.name),
         folder=str(snapshot.directory),
-        command=_command(snapshot.sweep),
+        command=command(snapshot.sweep),
         planned=len(snapshot.cells),
         counts=counts,
         orphans=snapshot.orphans,
@@ -117,12 +117,6 @@ def facts(snapshot: Snapshot) -> Facts:
         slowest=[CellTime(*each) for each in heapq.nlargest(SLOWEST, took, key=lambda each: each[1])],
         failures=[_failure(cell, snapshot) for cell in snapshot.cells if cell.state in ("failed", "corrupt")],
     )
-
-
-def _command(sweep: records.Sweep) -> str:
-    """The command that launched a sweep; empty if its cells were launched one by one."""
-    planned = sweep.overrides or sweep.launch
-    return shlex.join(["python", "-m", "capsexp", *map(str, sweep.overrides), "-m"]) if planned else ""
 
 
 def _seconds(cell: Cell) -> float | None:
