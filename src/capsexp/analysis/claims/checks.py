@@ -45,7 +45,7 @@ def file_name(key: str, value: object) -> str:
 
 
 def rules(key: str, value: object) -> dict[str, Condition]:
-    """What is asked of each axis."""
+    """The condition on each axis."""
     return {axis: _condition(f"{key}.{axis}", item) for axis, item in mapping(key, value).items()}
 
 
