@@ -48,7 +48,8 @@ def test_facts_have_their_dotted_keys(tmp_path: Path) -> None:
     table = capsexp.load_sweep(finished(tmp_path, GRID))
     assert (table["params"] == 12345).all()
     assert (table["training.epochs"] == 20).all()
-    assert table["data.select_on"].isna() if "data.select_on" in table else True
+    assert (table["training.select_on"] == "val").all()
+    assert table["data.sha256"].isna().all()
     assert (table["environment.torch"] == "2.13.0+cpu").all()
     assert (table["clocks.total_s"] == 4.25).all()
     assert table["data.image_shape"].tolist() == [[1, 28, 28]] * 4
