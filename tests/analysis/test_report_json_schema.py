@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -35,7 +36,6 @@ def test_every_kind_and_every_key_is_described(schema):
 
 @pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_experiments_fit(schema, file):
-    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(yaml.safe_load(file.read_text()), schema)
 
 
@@ -50,7 +50,6 @@ def test_the_experiments_fit(schema, file):
     ],
 )
 def test_wrong_blocks_do_not_fit(schema, block):
-    jsonschema = pytest.importorskip("jsonschema")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"report": block}, schema)
 
