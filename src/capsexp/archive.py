@@ -184,16 +184,12 @@ def _timings(folder: Path) -> Sequence[str]:
 
 
 def _check_same(cell: Path, there: Path, timings: Sequence[str], file: Path) -> None:
-    one, other = _compared(records.read_result(cell) or {}, timings), _compared(_result(there), timings)
+    one, other = (_compared(records.read_result(each) or {}, timings) for each in (cell, there))
     differing = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     if differing:
         key = differing[0]
         values = f"{key} is {other.get(key)!r} there and {one.get(key)!r} in {file}"
         raise CommandError(f"{there} is finished with other numbers: {values}; nothing was restored")
-
-
-def _result(cell: Path) -> Mapping[str, Any]:
-    return records.read_result(cell) or {}
 
 
 def _compared(body: Mapping[str, Any], timings: Sequence[str]) -> dict[str, Any]:

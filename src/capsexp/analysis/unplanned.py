@@ -44,17 +44,7 @@ def _config(cell: Path) -> dict[str, Any]:
         return {}
     for volatile in records.VOLATILE:
         records.drop(config, volatile)
-    return _flat(config)
-
-
-def _flat(tree: Mapping[Any, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{before}{key}.")
-        else:
-            flat[f"{before}{key}"] = value
-    return flat
+    return dict(records.leaves(config))
 
 
 def _differ(values: list[Any]) -> bool:
