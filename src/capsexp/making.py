@@ -34,7 +34,7 @@ def make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any
 def make_node(node: Config, group: str, **extra: Any) -> Any:
     """The object that ``node`` describes; errors of its constructor name the key with the group's name before it."""
     try:
-        # As a keyword `_convert_` would be merged into a copy of the node, at almost the price of the rest of the call.
+        # As a keyword `_convert_` would be merged into a further copy of the node.
         return instantiate({**node, "_convert_": "all"}, **extra)
     except InstantiationException as error:
         cause = error.__cause__
