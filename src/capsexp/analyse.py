@@ -17,7 +17,7 @@ from capsexp import commands
 
 if TYPE_CHECKING:
     from capsexp.analysis.arrays import Array
-    from capsexp.analysis.figures.style import Drawn
+    from capsexp.analysis.figures.style import Picture
     from capsexp.build import LoadedRun
 
 SCALE = {"range": [-1, 1], "value_label": "Pearson correlation"}
@@ -133,7 +133,7 @@ def needed() -> set[str]:
     return names | {name for item in BLOCK for name in item.get("arrays", {}).values()}
 
 
-def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]) -> tuple[list["Drawn"], list[str]]:
+def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]) -> tuple[list["Picture"], list[str]]:
     """The figures, and one message for each figure that cannot be drawn.
 
     Args:
@@ -143,15 +143,15 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
     """
     from capsexp.analysis.arrays import ArrayError
     from capsexp.analysis.figures import drawer
-    from capsexp.analysis.figures.style import Words
+    from capsexp.analysis.figures.style import Caption
     from capsexp.analysis.spec import parse
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
     drawn, problems = [], []
     for figure in parse({"figures": [*BLOCK, *_decoded(arrays)]}).figures or []:
         try:
-            words = Words(figure.name, figure.title, parts, figure.note)
-            drawn.append(drawer(figure.kind).picture(figure, lambda array: arrays[array], words))
+            caption = Caption(figure.name, figure.title, parts, figure.note)
+            drawn.append(drawer(figure.kind).picture(figure, lambda array: arrays[array], caption))
         except ArrayError as error:
             problems.append(f"{figure.name}: {error}")
     return drawn, problems
@@ -169,7 +169,7 @@ def _decoded(arrays: Mapping[str, "Array"]) -> list[dict[str, Any]]:
     return [{**figure, "steps": "decoded/steps"} for figure in figures]
 
 
-def write(out: Path, pictures: Sequence["Drawn"], arrays: Mapping[str, "Array"]) -> dict[str, Path]:
+def write(out: Path, pictures: Sequence["Picture"], arrays: Mapping[str, "Array"]) -> dict[str, Path]:
     """Write figures, tables and arrays; returns the PNG paths by figure name."""
     import numpy as np
 

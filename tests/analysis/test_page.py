@@ -44,7 +44,7 @@ def test_every_cell_has_a_row_that_opens_its_own_curves_facts_and_files(tmp_path
         (finish(tmp_path, cell, accuracy(cell)) / records.METRICS).write_text(HISTORY)
     page = (report(tmp_path) / "index.html").read_text()
     found = details(page)
-    rows = re.findall(r'<tr(?: class="hole")? data-cell="(\d+)"><td>([^<]*)</td>', page)
+    rows = re.findall(r'<tr(?: class="missing")? data-cell="(\d+)"><td>([^<]*)</td>', page)
     assert [(int(place), name) for place, name in rows] == list(enumerate(cell.name for cell in cells))
     assert found[0]["curves"] == {}
     assert dict(found[0]["facts"]) == {"cell": cells[0].name, "state": "missing"}

@@ -9,12 +9,12 @@ from report_fakes import BLOCK, accuracy, finish, sweep
 from capsexp.analysis import arrays, drawing, results
 from capsexp.analysis.figures import activity
 from capsexp.analysis.figures.activity import Layout, dead, draw_activity
-from capsexp.analysis.figures.style import Words
+from capsexp.analysis.figures.style import Caption
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
 ACTIVITY = {"kind": "activity", "name": "act", "by": "ratio", "paper": "more alive", "note": "A note."}
-WORDS = Words("name", "Title")
+CAPTION = Caption("name", "Title")
 
 
 def written(root, axes, figure=ACTIVITY, depth=2):
@@ -47,7 +47,7 @@ def canvas_of(monkeypatch, rows, **options):
     """A picture before and after it is saved."""
     kept, save = [], activity.save
     monkeypatch.setattr(activity, "save", lambda canvas, *given: kept.append(canvas) or save(canvas, *given))
-    picture = draw_activity(rows, WORDS, **options)
+    picture = draw_activity(rows, CAPTION, **options)
     return kept[-1], picture
 
 
@@ -241,5 +241,5 @@ def test_many_layers_have_titles_of_two_lines(monkeypatch):
 
 
 def test_the_same_activities_give_the_same_bytes():
-    one, two = (draw_activity({"": activity.layers(array_fakes.activities(1), "all")}, WORDS) for _ in range(2))
+    one, two = (draw_activity({"": activity.layers(array_fakes.activities(1), "all")}, CAPTION) for _ in range(2))
     assert (one.png, one.pdf) == (two.png, two.pdf)

@@ -10,7 +10,7 @@ from capsexp.analysis import arrays, drawing, panels, results
 from capsexp.analysis.figures import images
 from capsexp.analysis.figures.bars import draw_bars, verdict
 from capsexp.analysis.figures.images import draw_images, mosaic, plane, step_texts
-from capsexp.analysis.figures.style import Words
+from capsexp.analysis.figures.style import Caption
 from capsexp.analysis.figures.tuning import draw_tuning, least_distinct
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
@@ -28,7 +28,7 @@ TUNING = {"kind": "tuning", "name": "tun", "arrays": {"dynamic": "tuning/dynamic
 GRID = {"kind": "images", "name": "dec", "array": "decoded/class3", "steps": "decoded/steps"}
 PAIRS = {"kind": "images", "name": "pairs", "array": "pairs/images", "labels": "pairs/labels", "rows": ["in", "out"]}
 ALL = [MATRIX, {**IMAGES, "sort": True, "triangle": True, "range": [-1, 1]}, BARS, TUNING, GRID]
-WORDS = Words("name", "Title", ("one", "two"))
+CAPTION = Caption("name", "Title", ("one", "two"))
 
 
 def written(root, axes, shown, change=None, **sizes):
@@ -169,7 +169,7 @@ def test_axes_that_are_not_named_give_a_picture_for_each_value(tmp_path):
     assert ([picture.name for picture in pictures], problems) == (expected, [])
     narrow = written(tmp_path / "at", axes, [{**TUNING, "at": {"data": "mnist", "routing": "dynamic"}}], components=1)
     panel = panel_of(narrow)
-    assert panel.words == ("data = mnist", "routing = dynamic", "here: data digits, model chosen on val")
+    assert panel.remarks == ("data = mnist", "routing = dynamic", "here: data digits, model chosen on val")
     assert {cell.axes["data"] for point in panel.points for cell in point.cells} == {"mnist"}
 
 
@@ -222,11 +222,11 @@ def canvas(monkeypatch):
 def test_words_stand_beside_the_rows_and_classes_above_the_columns(canvas):
     kept = pairs(21)
     rows = ["original", "what the decoder makes of it in four lines, of which three are shown here"]
-    around, _, inside, note = canvas(kept["pairs/images"], WORDS, labels=kept["pairs/labels"], rows=rows, y_label="y")
+    around, _, inside, note = canvas(kept["pairs/images"], CAPTION, labels=kept["pairs/labels"], rows=rows, y_label="y")
     assert around[:21] == [str(label) for label in kept["pairs/labels"]]
     assert around[21:] == ["original", "what the decoder\nmakes of it in\nfour lines, of …"]
     assert (inside, note) == (True, "")
-    assert canvas(kept["pairs/images"], WORDS)[0] == [str(place + 1) for place in (*range(21), *range(2))]
+    assert canvas(kept["pairs/images"], CAPTION)[0] == [str(place + 1) for place in (*range(21), *range(2))]
 
 
 def test_what_stands_around_pairs_is_not_what_stands_around_components(tmp_path, monkeypatch):
@@ -364,11 +364,11 @@ def test_single_values_that_are_not_finite_are_marked(tmp_path, kept):
 def test_the_drawing_functions_need_no_sweep():
     found = array_fakes.arrays(components=2)
     ways = {name: found[f"probabilities/{name}"] for name in ("dynamic", "fast")}
-    picture = draw_bars(ways, found["probabilities/images"], found["probabilities/labels"], WORDS)
+    picture = draw_bars(ways, found["probabilities/images"], found["probabilities/labels"], CAPTION)
     assert (picture.name, picture.title, picture.note) == ("name", "Title", "")
-    assert draw_tuning({"dynamic": found["tuning/dynamic"]}, WORDS).png
+    assert draw_tuning({"dynamic": found["tuning/dynamic"]}, CAPTION).png
     many = np.zeros((40, 25, 1, 4, 4), dtype=np.uint8)
-    assert draw_images(many, WORDS).note == "Shown: 32 of 40 rows, 21 of 25 columns."
+    assert draw_images(many, CAPTION).note == "Shown: 32 of 40 rows, 21 of 25 columns."
 
 
 def test_the_verdict_names_each_choice():

@@ -14,7 +14,7 @@ from capsexp.analysis import beside as maps
 from capsexp.analysis import beside_sweep, results
 from capsexp.analysis.beside import Along, Side, draw_beside, sentence
 from capsexp.analysis.cells import Protocol
-from capsexp.analysis.figures.style import Words
+from capsexp.analysis.figures.style import Caption
 from capsexp.analysis.spec import parse
 from capsexp.report import main
 
@@ -160,7 +160,7 @@ def test_one_common_cell_has_no_deviation():
 def test_the_first_two_maps_share_their_scale_and_the_third_changes_at_zero(monkeypatch):
     left, right = tables()
     monkeypatch.setattr(maps, "save", lambda canvas, words, note="": (canvas, note))
-    canvas, note = draw_beside(Side("one", left), Side("two", right), Words("n", "T"), X, Y, value_label="accuracy")
+    canvas, note = draw_beside(Side("one", left), Side("two", right), Caption("n", "T"), X, Y, value_label="accuracy")
     assert note == sentence(Side("one", left), Side("two", right), X, Y) + " Hatched fields have no value."
     meshes = [axes.collections[0] for axes in canvas.axes if axes.get_title()]
     assert [axes.get_title() for axes in canvas.axes if axes.get_title()] == ["one", "two", "one \N{MINUS SIGN} two"]
@@ -178,7 +178,7 @@ def test_the_first_two_maps_share_their_scale_and_the_third_changes_at_zero(monk
 def test_fields_of_the_difference_have_the_minus_sign_of_its_scale(monkeypatch):
     monkeypatch.setattr(maps, "save", lambda canvas, words, note="": canvas)
     left, right = np.array([[-0.5, 0.25, 1.0]] * 2), np.array([[0.25, 0.25, math.nan]] * 2)
-    canvas = draw_beside(Side("one", left), Side("two", right), Words("n", "T"), X, Y)
+    canvas = draw_beside(Side("one", left), Side("two", right), Caption("n", "T"), X, Y)
     fields = [[text.get_text() for text in axes.texts][:3] for axes in canvas.axes if axes.get_title()]
     assert fields == [["-.50", ".25", "1.00"], [".25", ".25", ""], ["\N{MINUS SIGN}.750", ".000", ""]]
     canvas.draw_without_rendering()
@@ -187,12 +187,12 @@ def test_fields_of_the_difference_have_the_minus_sign_of_its_scale(monkeypatch):
 
 def test_equal_tables_are_drawn_and_empty_ones_refused():
     same = Side("one", np.ones((2, 3)))
-    first, second = (draw_beside(same, same, Words("n", "T"), X, Y) for _ in range(2))
+    first, second = (draw_beside(same, same, Caption("n", "T"), X, Y) for _ in range(2))
     assert first == second
     assert "in 0 of 6 common cells, equal in 6; mean difference 0.0000 ± 0.0000" in first.note
     for wrong in (np.full((2, 3), math.nan), np.ones((3, 2))):
         with pytest.raises(ValueError, match="no common value in 2 x 3 fields"):
-            draw_beside(Side("one", wrong), Side("two", wrong), Words("n", "T"), X, Y)
+            draw_beside(Side("one", wrong), Side("two", wrong), Caption("n", "T"), X, Y)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

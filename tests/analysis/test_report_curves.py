@@ -9,7 +9,7 @@ from capsexp import records
 from capsexp.analysis import drawing, history, panels, results
 from capsexp.analysis.arrays import ArrayError
 from capsexp.analysis.figures import epochs
-from capsexp.analysis.figures.style import Words
+from capsexp.analysis.figures.style import Caption
 from capsexp.analysis.measures import usual
 from capsexp.analysis.spec import Spec, parse
 
@@ -156,7 +156,7 @@ def test_panels_wrap_and_do_not_overlap(groups, columns):
 
 def test_one_epoch_and_one_training_are_drawn():
     groups = {"": {"training loss": [np.array([0.5])], "validation loss": []}}
-    picture = epochs.draw_curves(groups, Words("name", "Title"))
+    picture = epochs.draw_curves(groups, Caption("name", "Title"))
     assert (picture.png[:4], picture.note) == (b"\x89PNG", "")
 
 

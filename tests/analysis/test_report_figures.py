@@ -108,7 +108,7 @@ def test_the_grid_holds_each_value_at_its_place(tmp_path):
     for cell in cells[:-1]:
         assert grid[GRID["b"].index(cell.axes["b"]), GRID["a"].index(cell.axes["a"])] == accuracy(cell)
     assert states == {(2, 2): "missing"}
-    assert panel.words == ("paper (dhcd): best .94", "here: data digits, model chosen on val", "n = 1")
+    assert panel.remarks == ("paper (dhcd): best .94", "here: data digits, model chosen on val", "n = 1")
 
 
 @pytest.mark.parametrize(

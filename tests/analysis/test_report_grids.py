@@ -10,7 +10,7 @@ from report_fakes import accuracy, finish, finished, report, rows, sweep
 
 from capsexp import records
 from capsexp.analysis import paper_tables, results
-from capsexp.analysis.measures import HOLE
+from capsexp.analysis.measures import MISSING
 from capsexp.analysis.spec import canonical, parse
 from capsexp.errors import ConfigError
 
@@ -138,11 +138,11 @@ def test_every_place_against_hand_computation(tmp_path):
     assert (table.header, problems) == (["net", "ratio =", "0", "0.125", "0.25", "0.6"], [])
     # of .70 and .72 the sample deviation is .02 / sqrt 2
     assert lines(table) == {
-        ("small", "paper"): ["73.9", HOLE, "74.0", "74.1"],
-        ("large", "ours"): ["71.0 ± 1.4", "failed", "75.0 (n=1)", HOLE],
-        ("large", "paper"): ["77.1", HOLE, HOLE, "76.9"],
-        ("large", "ours - paper"): ["-6.1", HOLE, HOLE, HOLE],
-        ("own", "ours"): ["missing", "50.0 (n=1)", "missing", HOLE],
+        ("small", "paper"): ["73.9", MISSING, "74.0", "74.1"],
+        ("large", "ours"): ["71.0 ± 1.4", "failed", "75.0 (n=1)", MISSING],
+        ("large", "paper"): ["77.1", MISSING, MISSING, "76.9"],
+        ("large", "ours - paper"): ["-6.1", MISSING, MISSING, MISSING],
+        ("own", "ours"): ["missing", "50.0 (n=1)", "missing", MISSING],
     }
     found = {(raw[0], raw[1]): dict(zip(table.raw_header, raw, strict=True)) for raw in table.raw_rows}
     assert found.keys() == {("small", c) for c in ("0", "0.25", "0.6")} | {("large", "0.6")} | {
@@ -193,14 +193,14 @@ def test_axes_that_are_not_named_give_a_table_each_and_never_one_mean(tmp_path):
             assert raw[4] == 100 * expected[raw[0], float(raw[1]), criterion]
     (one,), _ = tables(root, {**GRID, "at": {"criterion": "random"}, "where": {"ratio": {"max": 0.2}}})
     assert one.name == "table1"
-    assert [cell == HOLE for cell in lines(one)["large", "ours"]] == [False, False, True, True]
+    assert [cell == MISSING for cell in lines(one)["large", "ours"]] == [False, False, True, True]
 
 
 def test_before_any_cell_the_papers_numbers_stand_alone(tmp_path):
     sweep(tmp_path, {**AXES, "criterion": ["chip", "random"]})
     (table,), problems = tables(tmp_path, GRID)
     assert problems == []
-    assert lines(table)["large", "paper"] == ["77.1", HOLE, HOLE, "76.9"]
+    assert lines(table)["large", "paper"] == ["77.1", MISSING, MISSING, "76.9"]
     assert lines(table)["large", "ours"][:3] == ["missing"] * 3
 
 
@@ -245,7 +245,10 @@ def test_files_and_page(tmp_path):
     caveat = "Caveats: other data: digits, the paper's is cifar10; partial: 5 of 6 points complete."
     markdown = (out / "table1.md").read_text()
     assert f"A \\<note\\>. {caveat}\n" in markdown
-    assert f"| large | ours | 72.0 (n=1) | 71.0 ± 1.4 | 71.0 ± 1.4 | {HOLE} |\n|  | paper | 77.1 | {HOLE} |" in markdown
+    assert (
+        f"| large | ours | 72.0 (n=1) | 71.0 ± 1.4 | 71.0 ± 1.4 | {MISSING} |\n|  | paper | 77.1 | {MISSING} |"
+        in markdown
+    )
     latex = (out / "table1.tex").read_text()
     assert r"\begin{tabular}{llrrrr}" in latex
     assert latex.count(r"\addlinespace") == 2

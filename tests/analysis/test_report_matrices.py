@@ -7,9 +7,9 @@ import pytest
 from capsexp.analysis.arrays import ArrayError
 from capsexp.analysis.figures import class_ticks
 from capsexp.analysis.figures.matrix import arrange, draw_matrix, scale
-from capsexp.analysis.figures.style import Words
+from capsexp.analysis.figures.style import Caption
 
-WORDS = Words("name", "Title")
+CAPTION = Caption("name", "Title")
 LABELS = np.array([2, 0, 1, 0, 2])
 VALUES = np.add.outer(np.arange(5.0), 10 * np.arange(5.0))
 
@@ -37,7 +37,7 @@ def test_a_triangle_is_the_lower_half_of_what_was_sorted():
         for column in range(5):
             value = shown.values[row, column]
             assert np.isnan(value) if column > row else value == whole[row, column]
-    assert not shown.holes.any()
+    assert not shown.missing.any()
     assert shown.mirrored
     assert not arrange(VALUES, triangle=True).mirrored
 
@@ -45,8 +45,8 @@ def test_a_triangle_is_the_lower_half_of_what_was_sorted():
 def test_holes_are_values_that_should_be_there():
     values = VALUES.copy()
     values[3, 1] = values[1, 3] = np.inf
-    assert np.argwhere(arrange(values, triangle=True).holes).tolist() == [[3, 1]]
-    assert np.argwhere(arrange(values).holes).tolist() == [[1, 3], [3, 1]]
+    assert np.argwhere(arrange(values, triangle=True).missing).tolist() == [[3, 1]]
+    assert np.argwhere(arrange(values).missing).tolist() == [[1, 3], [3, 1]]
     upper = np.where(np.triu(np.ones((3, 3)), 1) > 0, 1.0, np.nan)
     with pytest.raises(ArrayError, match="no finite value"):
         arrange(upper, triangle=True)
@@ -72,19 +72,19 @@ def test_colours(values, limits, norm, colours, ends):
 
 def test_the_note_says_what_a_reader_cannot_see():
     symmetric = VALUES + VALUES.T
-    assert draw_matrix(VALUES, WORDS).note == ""
-    assert draw_matrix(symmetric, WORDS, triangle=True).note == "The upper half is the same, mirrored."
-    assert draw_matrix(VALUES, WORDS, triangle=True).note == "The upper half differs and is left out."
-    assert draw_matrix(VALUES, WORDS, limits=(0, 40)).note == "Values below 0 or above 40 have the colour of that."
-    assert draw_matrix(np.array([[np.nan, 1.0]]), WORDS).note == "Hatched: no finite value."
-    assert draw_matrix(np.array([[np.nan] + [1.0] * 50]), WORDS).note == "Grey: no finite value."
+    assert draw_matrix(VALUES, CAPTION).note == ""
+    assert draw_matrix(symmetric, CAPTION, triangle=True).note == "The upper half is the same, mirrored."
+    assert draw_matrix(VALUES, CAPTION, triangle=True).note == "The upper half differs and is left out."
+    assert draw_matrix(VALUES, CAPTION, limits=(0, 40)).note == "Values below 0 or above 40 have the colour of that."
+    assert draw_matrix(np.array([[np.nan, 1.0]]), CAPTION).note == "Hatched: no finite value."
+    assert draw_matrix(np.array([[np.nan] + [1.0] * 50]), CAPTION).note == "Grey: no finite value."
 
 
 def test_drawing_changes_no_array():
     found = array_fakes.arrays(components=1)
     before = {name: values.copy() for name, values in found.items()}
     labels = found["correlation/images/labels"]
-    draw_matrix(found["correlation/images"], WORDS, labels=labels, sort=True, triangle=True)
+    draw_matrix(found["correlation/images"], CAPTION, labels=labels, sort=True, triangle=True)
     assert all(np.array_equal(found[name], before[name]) for name in found)
 
 

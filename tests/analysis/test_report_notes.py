@@ -32,7 +32,7 @@ def test_failures_are_listed_with_kind_cause_and_retries(tmp_path):
     page = (out / "index.html").read_text()
     assert "<td>failed</td><td>out-of-memory</td><td>no &lt;memory&gt;</td><td>2 times</td>" in page
     assert "<td>failed</td><td>config</td><td>a.b must be 1</td><td>once</td>" in page
-    listed = page[page.index('id="holes"') :]
+    listed = page[page.index('id="missing"') :]
     assert listed.index("<td>a-03") < listed.index("<td>a-00")  # failures come first
 
 
@@ -58,7 +58,7 @@ def test_how_a_sweep_ran_changes_no_byte_but_of_the_timings(tmp_path):
         made.append(contents(report(root)))
     assert made[0].keys() == made[1].keys()
     assert {name for name in made[0] if made[0][name] != made[1][name]} == TIMINGS
-    assert b"interrupted,,its process ended without a word," in made[0]["cells.csv"]
+    assert b"interrupted,,its process died," in made[0]["cells.csv"]
 
 
 def test_a_process_that_is_gone_has_no_number_in_the_report(tmp_path):
@@ -67,7 +67,7 @@ def test_a_process_that_is_gone_has_no_number_in_the_report(tmp_path):
     records.write_status(tmp_path / cell.name, dataclasses.replace(status, boot="another"))
     out = report(tmp_path)
     (row,) = rows(out, "cells")
-    assert (row["state"], row["cause"]) == ("interrupted", "its process ended without a word")
+    assert (row["state"], row["cause"]) == ("interrupted", "its process died")
     assert not re.search(rf"\b{os.getpid()}\b", (out / "cells.csv").read_text())
 
 

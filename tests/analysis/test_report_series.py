@@ -12,8 +12,8 @@ from report_fakes import BLOCK, body, sweep
 from capsexp import records
 from capsexp.analysis import drawing, results
 from capsexp.analysis.figures import series
-from capsexp.analysis.figures.series import Curve, Keys, bands_note, draw_series, falls
-from capsexp.analysis.figures.style import Words
+from capsexp.analysis.figures.series import Curve, LegendTitles, bands_note, draw_series, falls
+from capsexp.analysis.figures.style import Caption
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
@@ -267,7 +267,7 @@ def test_lines_are_means_and_bands_one_deviation_around_them(canvas):
     ys[0][1] = math.nan
     single = Curve(np.array([3.0, 2.0, 1.0]), [np.array([0.5, 0.4, 0.3])])
     groups = {"a": {("p", "q"): Curve(np.array([3.0, 2.0, 1.0]), ys)}, "b": {("r", "s"): single}}
-    made = canvas(groups, Words("n", "T"), Keys("colour", "style", "dark"), reference=single)
+    made = canvas(groups, Caption("n", "T"), LegendTitles("colour", "style", "dark"), reference=single)
     left, right = made.axes
     assert [axes.get_title() for axes in made.axes] == ["a", "b"]
     assert [len(axes.lines) for axes in made.axes] == [2, 2]
@@ -291,17 +291,17 @@ def test_lines_are_means_and_bands_one_deviation_around_them(canvas):
 def test_the_axis_falls_where_every_walk_does(canvas):
     down, up = (Curve(np.array(x), [np.zeros(3)]) for x in ([3.0, 1.0, 2.0], [1.0, 3.0, 2.0]))
     for group, inverted in (([down, down], True), ([down, up], False), ([up], False)):
-        made = canvas({"": {(str(i), ""): curve for i, curve in enumerate(group)}}, Words("n", "T"), Keys())
+        made = canvas({"": {(str(i), ""): curve for i, curve in enumerate(group)}}, Caption("n", "T"), LegendTitles())
         assert bool(made.axes[0].xaxis_inverted()) is inverted
     assert not falls(np.ones(3))
 
 
 def test_the_legend_names_colours_styles_and_the_reference(canvas):
     curve = Curve(np.array([20000.0, 1.0]), [np.zeros(2)])
-    keys = Keys("criterion", "mode", "initialised anew and trained at each size")
+    keys = LegendTitles("criterion", "mode", "initialised anew and trained at each size")
     made = canvas(
         {"": {(c, s): curve for c in ("cosine", "random") for s in ("remove", "merge")}},
-        Words("n", "T"),
+        Caption("n", "T"),
         keys,
         reference=curve,
     )
@@ -316,7 +316,7 @@ def test_the_legend_names_colours_styles_and_the_reference(canvas):
     assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
     assert all(box.y0 >= 0 and box.x1 <= made.bbox.x1 and box.x0 >= made.axes[0].bbox.x1 for box in boxes)
     assert "8k" in [text.get_text() for text in made.axes[0].get_xticklabels()]
-    assert canvas({"": {("", ""): curve}}, Words("n", "T"), Keys("", "", "")).legends == []
+    assert canvas({"": {("", ""): curve}}, Caption("n", "T"), LegendTitles("", "", "")).legends == []
 
 
 def test_the_note_says_what_a_band_is_and_claims_none_for_one_seed():

@@ -45,13 +45,13 @@ def lacking(panel: Panel) -> str:
     return f"{panel.figure.name}: no cell has {metric} yet" if metric else f"{panel.figure.name}: no cell has finished"
 
 
-def caption(panel: Panel, cell: Cell) -> str:
+def about(panel: Panel, cell: Cell) -> str:
     """The chosen cell, why it was chosen, and how accurate it is."""
     return "   ·   ".join([cell.name, *facts(panel, cell)])
 
 
 def facts(panel: Panel, cell: Cell) -> list[str]:
-    """Why a cell was chosen, and how accurate it is."""
+    """The reason for which a cell was chosen, and its accuracy."""
     measure, accuracy = panel.measure, cell.value("test/acc")
     words = []
     if measure.key:

@@ -15,9 +15,9 @@ from capsexp.analysis.figures.style import (
     DIVERGING,
     GREY,
     SEQUENTIAL,
-    Drawn,
+    Caption,
     Grid,
-    Words,
+    Picture,
     blank,
     colour_bar,
     compact,
@@ -45,7 +45,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Along:
-    """What stands along an axis: its values, and its name in short and with its unit."""
+    """An axis: its values, and its name in short and with its unit."""
 
     values: Sequence[Any]
     label: str
@@ -64,21 +64,21 @@ class Map:
     label: str = ""
 
     @property
-    def holes(self) -> dict[tuple[int, int], str]:
+    def missing(self) -> dict[tuple[int, int], str]:
         """The fields without a value."""
         return {(int(row), int(column)): "no value" for row, column in np.argwhere(np.isnan(self.values))}
 
 
 @style()
 def draw_beside(
-    left: Side, right: Side, words: Words, x: Along, y: Along, *, value_label: str = "", digits: int = 4
-) -> Drawn:
+    left: Side, right: Side, caption: Caption, x: Along, y: Along, *, value_label: str = "", digits: int = 4
+) -> Picture:
     """Three heat maps: ``left``, ``right`` on the same scale, and left - right in colours that change at zero.
 
     Args:
         left: the values from which the others are subtracted.
         right: those others.
-        words: what is said around them.
+        caption: the text around them.
         x: the columns.
         y: the rows.
         value_label: beside the colours of the first two.
@@ -93,22 +93,22 @@ def draw_beside(
     below, above = 0.62 + ticks.across(x.values, WIDE).inches, 0.3 + 0.16 * max(each.head.count("\n") for each in maps)
     first = 0.65 + ticks.upright(y.values, TALL).inches
     width = first + 3 * WIDE + GAP + 2 * BAR
-    lines = words.lines(width)
+    lines = caption.lines(width)
     height = below + TALL + above + 0.75 + room(lines)
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     up, tall = below / height, TALL / height
     for place, each in enumerate(maps):
         start = first + place * (WIDE + GAP) + (BAR - GAP if place == 2 else 0.0)
         flat = canvas.add_axes((start / width, up, WIDE / width, tall))
-        draw_fields(flat, each.values, each.numbers, each.holes, each.norm, each.colours)
+        draw_fields(flat, each.values, each.numbers, each.missing, each.norm, each.colours)
         write_axes(flat, x.values, y.values, (x.title, "" if place else y.title))
         flat.tick_params(labelleft=not place)
         flat.set_title(each.head, fontsize=9.5, color=GREY, pad=5)
         if place:
             bar = ((start + WIDE + 0.12) / width, up, 0.18 / width, tall)
             colour_bar(canvas, each.norm, each.colours, each.label, bar)
-    hatched = "Hatched fields have no value." if any(each.holes for each in maps) else ""
-    return save(canvas, words, " ".join(part for part in (sentence(left, right, x, y, digits), hatched) if part))
+    hatched = "Hatched fields have no value." if any(each.missing for each in maps) else ""
+    return save(canvas, caption, " ".join(part for part in (sentence(left, right, x, y, digits), hatched) if part))
 
 
 def _maps(left: Side, right: Side, label: str) -> list[Map]:

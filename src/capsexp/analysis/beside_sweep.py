@@ -7,7 +7,7 @@ import numpy as np
 
 from capsexp.analysis.beside import Along, Side, draw_beside
 from capsexp.analysis.cells import PROTOCOL, Point, Protocol, hashable
-from capsexp.analysis.figures.style import Drawn, Grid, Words, counted
+from capsexp.analysis.figures.style import Caption, Grid, Picture, counted
 from capsexp.analysis.figures.surface import Surface
 from capsexp.analysis.panels import Panel, origin, panels
 from capsexp.analysis.results import ReportError, Results
@@ -17,14 +17,14 @@ PARTS = {
     **{"data": "data set", "sha256": "data file (sha256)", "test_split": "test split", "generated": "generated data"},
     "select_on": "choice of the model",
 }
-"""How a part of the protocol is called on the page."""
+"""The page's name for a part of the protocol."""
 OF_DATA = ("sha256", "test_split", "generated")
 """Parts of which nothing more need be said where the data differ."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What the page shows of another sweep.
+    """The section of the page on another sweep.
 
     Attributes:
         other: that sweep.
@@ -37,7 +37,7 @@ class Beside:
     other: Results
     name: str
     title: str
-    pictures: list[Drawn]
+    pictures: list[Picture]
     flags: list[str]
 
 
@@ -53,7 +53,7 @@ def beside(spec: Spec, results: Results, other: Results) -> Beside:
         axes = ", ".join(other.axes) or "nothing"
         raise ReportError(f"no surface of {results.sweep.name} can stand beside {other.sweep.name}, which swept {axes}")
     names = _names(results.sweep.name, other.sweep.name)
-    pictures: list[Drawn] = []
+    pictures: list[Picture] = []
     flags: dict[str, None] = {}
     for figure in shared:
         pairs, problems = _pairs(figure, spec, results, other)
@@ -90,7 +90,7 @@ def _called(panel: Panel) -> str:
     return ", ".join([panel.figure.name, *panel.others])
 
 
-def _draw(mine: Panel, theirs: Panel, names: tuple[str, str]) -> tuple[Drawn | None, list[str]]:
+def _draw(mine: Panel, theirs: Panel, names: tuple[str, str]) -> tuple[Picture | None, list[str]]:
     """The maps of the values that both have, and what must be known of them."""
     figure = mine.figure
     x, y = (_along(axis, mine, theirs) for axis in (figure.x, figure.y))
@@ -100,19 +100,19 @@ def _draw(mine: Panel, theirs: Panel, names: tuple[str, str]) -> tuple[Drawn | N
     left, right = (Side(name, _grid(found, figure, x, y)) for name, found in zip(names, points, strict=True))
     partial = theirs.results.partial and f"{names[1]} {theirs.results.partial}"
     origins = [f"{name}: {_origin(found, figure)}" for name, found in zip(names, points, strict=True)]
-    words = Words(
+    caption = Caption(
         f"{figure.name}{mine.suffix}_beside",
         f"{figure.title}, beside {names[1]}",
         (mine.results.partial, partial, *mine.others, *origins),
         _left_out([mine, theirs], points, names),
     )
-    drawn = draw_beside(left, right, words, x, y, value_label=mine.measure.title, digits=mine.measure.digits)
+    drawn = draw_beside(left, right, caption, x, y, value_label=mine.measure.title, digits=mine.measure.digits)
     return drawn, differing(_protocols(points[0]), _protocols(points[1]), names)
 
 
 # -- what both have ---------------------------------------------------------------------------------------------------
 
-Found = dict[tuple[object, object], Point]
+PointsAt = dict[tuple[object, object], Point]
 """The points with a value, by those of the axes."""
 
 
@@ -123,7 +123,7 @@ def _along(axis: str, mine: Panel, theirs: Panel) -> Along:
     return Along([value for value in mine.values(axis) if hashable(value) in there], measure.label, measure.title)
 
 
-def _points(panel: Panel, x: Along, y: Along) -> Found:
+def _points(panel: Panel, x: Along, y: Along) -> PointsAt:
     """The picture's points with a value that lie in the maps."""
     across, upright = ({hashable(value) for value in along.values} for along in (x, y))
     found = {(_at(point, panel.figure.x), _at(point, panel.figure.y)): point for point in _valued(panel)}
@@ -138,14 +138,14 @@ def _at(point: Point, axis: str) -> object:
     return hashable(point.axes.get(axis))
 
 
-def _grid(found: Found, figure: Surface, x: Along, y: Along) -> Grid:
+def _grid(found: PointsAt, figure: Surface, x: Along, y: Along) -> Grid:
     """Means as [y, x]."""
     places = [[(hashable(across), hashable(up)) for across in x.values] for up in y.values]
     means = [[found[place].stat(figure.metric).mean if place in found else None for place in row] for row in places]
     return np.array(means, dtype=np.float64)  # None becomes NaN
 
 
-def _left_out(pictures: Sequence[Panel], points: Sequence[Found], names: Sequence[str]) -> str:
+def _left_out(pictures: Sequence[Panel], points: Sequence[PointsAt], names: Sequence[str]) -> str:
     """How many values stand in no map, since the other sweep has no such row or column."""
     lost = [len(_valued(panel)) - len(kept) for panel, kept in zip(pictures, points, strict=True)]
     said = [f"{count} of {name}" for count, name in zip(lost, names, strict=True) if count]
@@ -155,11 +155,11 @@ def _left_out(pictures: Sequence[Panel], points: Sequence[Found], names: Sequenc
 # -- where it comes from ----------------------------------------------------------------------------------------------
 
 
-def _protocols(found: Found) -> list[Protocol]:
+def _protocols(found: PointsAt) -> list[Protocol]:
     return sorted({point.protocol for point in found.values() if point.protocol}, key=repr)
 
 
-def _origin(found: Found, figure: Surface) -> str:
+def _origin(found: PointsAt, figure: Surface) -> str:
     n = counted(point.stat(figure.metric).n for point in found.values())
     return f"{origin(_protocols(found))}, {n}"
 

@@ -1,4 +1,4 @@
-"""What a report knows of a cell, and of the cells that differ in their seed alone."""
+"""Cells of a report, and points: the cells that differ in their seed alone."""
 
 import json
 import math
@@ -13,10 +13,10 @@ SEED = "seed"
 """The one axis that is averaged over."""
 
 STATES = ("done", "failed", "interrupted", "running", "pending", "missing", "corrupt", "stale")
-"""What a planned cell can be; only ``done`` ones give numbers, all others are holes."""
+"""The states of a planned cell; only ``done`` ones give numbers."""
 
 PROTOCOL = ("data", "sha256", "test_split", "generated", "select_on")
-"""What numbers must share before they are averaged or compared with each other."""
+"""Facts that numbers must share before they are averaged or compared with each other."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stat:
 
     @property
     def n(self) -> int:
-        """Number of values behind the mean."""
+        """Number of values of the mean."""
         return len(self.values)
 
     @property
@@ -60,7 +60,7 @@ class Stat:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which data a number comes from, and on what its model was chosen."""
+    """The data that a number comes from, and the split on which its model was chosen."""
 
     data: str = "unknown"
     sha256: str | None = None
@@ -75,11 +75,11 @@ class Cell:
 
     Attributes:
         state: one of :data:`STATES`.
-        cause: why it is a hole, in one line.
+        cause: why it has no numbers, in one line.
         directory: None where there is none yet.
         result: None unless the cell is done or stale.
         kind: of a failed cell, which sort of cause it is.
-        retried: how often a hole was put back into the queue; of a done cell it says nothing on the numbers, and is 0.
+        retried: how often the cell was put back into the queue; 0 of a done cell, whose numbers do not depend on it.
     """
 
     id: str
@@ -94,12 +94,12 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether the cell's numbers may be used."""
+        """True if the cell's numbers may be used."""
         return self.state == "done"
 
     @property
     def protocol(self) -> Protocol | None:
-        """The cell's protocol; None for a hole."""
+        """The cell's protocol; None for a cell that is not done."""
         if not self.done or self.result is None:
             return None
         data = _mapping(self.result.get("data"))
@@ -139,10 +139,10 @@ class Point:
     @property
     def state(self) -> str:
         """``done``, or how many cells are in each other state."""
-        holes = Counter(cell.state for cell in self.cells if not cell.done)
+        missing = Counter(cell.state for cell in self.cells if not cell.done)
         if len(self.cells) == 1:
             return self.cells[0].state
-        return ", ".join(f"{holes[state]} {state}" for state in STATES if holes[state]) or "done"
+        return ", ".join(f"{missing[state]} {state}" for state in STATES if missing[state]) or "done"
 
     def stat(self, metric: str) -> Stat:
         """The metric over this point's finished cells."""
@@ -158,7 +158,7 @@ def hashable(value: object) -> object:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number, which a boolean is not."""
+    """True if a value is a number, which a boolean is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

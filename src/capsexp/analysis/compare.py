@@ -17,7 +17,7 @@ class Compared:
         row: what was asked for.
         stat: our number; empty where there is none.
         where: the point that gives it.
-        problem: why there is no number.
+        problem: the reason for which our number is missing; empty where there is one.
         protocol: which data and choice of model it comes from.
         flags: what a reader must know before comparing.
     """
@@ -31,7 +31,7 @@ class Compared:
 
     @property
     def paper(self) -> float | str | None:
-        """What the paper says of this data."""
+        """The paper's number or sentence for this data."""
         return None if isinstance(self.row.paper, dict) else self.row.paper
 
     @property
@@ -90,7 +90,7 @@ def _flags(row: Comparison, protocol: Protocol | None, region: Sequence[Point], 
 
 
 def origin_flags(protocol: Protocol | None, paper_data: str | None) -> list[str]:
-    """What must be known of a number's data and of how its model was chosen."""
+    """Caveats on a number's data and on the choice of its model."""
     flags = []
     if protocol and paper_data and protocol.data.lower() != paper_data.lower():
         flags.append(f"other data: {protocol.data}, the paper's is {paper_data}")
@@ -102,6 +102,6 @@ def origin_flags(protocol: Protocol | None, paper_data: str | None) -> list[str]
 
 
 def partial_flag(region: Sequence[Point]) -> list[str]:
-    """How many of some points have all their trainings, where not all have."""
+    """The number of points that have all their trainings, where not all have."""
     whole = sum(all(cell.done for cell in point.cells) for point in region)
     return [f"partial: {whole} of {len(region)} points complete"] if whole < len(region) else []

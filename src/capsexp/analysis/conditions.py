@@ -12,14 +12,14 @@ from capsexp.analysis.results import Results
 
 @dataclass(frozen=True)
 class Condition:
-    """What an axis' value must be: between bounds, or one of some values."""
+    """A condition on an axis' value: between bounds, or one of some values."""
 
     values: tuple[Any, ...] | None = None
     minimum: float | None = None
     maximum: float | None = None
 
     def holds(self, value: object) -> bool:
-        """Whether an axis' value satisfies this condition; a text never lies between bounds."""
+        """True if an axis' value satisfies this condition; a text never lies between bounds."""
         if self.values is not None:
             return value in self.values
         if isinstance(value, bool) or not isinstance(value, int | float):

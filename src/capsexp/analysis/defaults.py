@@ -1,4 +1,4 @@
-"""What a report shows of which its block says nothing: a title, labels, and a figure for any axes that were swept."""
+"""Defaults for what a block leaves out: a title, labels, and a figure for any axes that were swept."""
 
 import math
 from collections import Counter

@@ -2,13 +2,13 @@
 
 from capsexp.analysis import defaults
 from capsexp.analysis.figures import drawer
-from capsexp.analysis.figures.style import Drawn, style
+from capsexp.analysis.figures.style import Picture, style
 from capsexp.analysis.panels import Panel, panels, shape
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 
 
-def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:
+def draw_all(spec: Spec, results: Results) -> tuple[list[Picture], list[str]]:
     """Every figure of the report, and one line for each that could not be drawn."""
     figures, problem = defaults.figures(spec, results) if spec.figures is None else (spec.figures, "")
     drawn, problems = [], [problem] if problem else []
@@ -22,8 +22,8 @@ def draw_all(spec: Spec, results: Results) -> tuple[list[Drawn], list[str]]:
     return drawn, problems
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """One picture, or a line saying why there is none."""
     with style():
-        made: tuple[Drawn | None, str] = drawer(shape(panel)).draw(panel)
+        made: tuple[Picture | None, str] = drawer(shape(panel)).draw(panel)
     return made

@@ -112,7 +112,7 @@ def _columns(table: Table) -> str:
 
 
 def numeric_columns(table: Table) -> list[bool]:
-    """For each column whether most of its cells begin like a number; behind the names of parts all do."""
+    """For each column whether most of its cells begin like a number; after the names of parts all do."""
     if table.parts:
         return [place > 1 for place in range(len(table.header))]
     counts = [sum(bool(re.match(r"[-+.\d]", row[i])) for row in table.rows) for i in range(len(table.header))]

@@ -1,4 +1,4 @@
-"""What a training logged epoch by epoch, from its ``metrics.csv``."""
+"""The values that a training logged at each epoch, from its ``metrics.csv``."""
 
 import csv
 import math

@@ -33,7 +33,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Picture:
+class CurvePicture:
     """One metric over the epochs, in the coordinates of an SVG of ``WIDTH`` by ``HEIGHT``.
 
     Attributes:
@@ -61,7 +61,7 @@ def read_curves(cell: Cell) -> Curves:
         return {}
 
 
-def pictures(curves: Sequence[tuple[str, Curves]]) -> list[Picture]:
+def pictures(curves: Sequence[tuple[str, Curves]]) -> list[CurvePicture]:
     """A picture for each metric that some cell has.
 
     Args:
@@ -75,7 +75,7 @@ def pictures(curves: Sequence[tuple[str, Curves]]) -> list[Picture]:
     return found
 
 
-def _picture(metric: str, curves: Sequence[tuple[str, Grid]]) -> Picture:
+def _picture(metric: str, curves: Sequence[tuple[str, Grid]]) -> CurvePicture:
     epochs = max(len(values) for _, values in curves)
     finite = np.concatenate([values[np.isfinite(values)] for _, values in curves])
     low, high = float(finite.min()), float(finite.max())
@@ -87,10 +87,10 @@ def _picture(metric: str, curves: Sequence[tuple[str, Grid]]) -> Picture:
     across = [Tick(scale.x(value), f"{value:g}") for value in steps if 1 <= value <= epochs]
     upright = [tick for tick in upright if TOP - 1 <= tick.place <= HEIGHT - BELOW + 1]
     if len(curves) <= MOST_LINES:
-        return Picture(metric, [(name, scale.line(values)) for name, values in curves], [], across, upright)
+        return CurvePicture(metric, [(name, scale.line(values)) for name, values in curves], [], across, upright)
     low_high, quartiles, median = _quantiles([values for _, values in curves], epochs)
     bands = [("all cells", scale.area(*low_high)), ("the middle half of the cells", scale.area(*quartiles))]
-    return Picture(metric, [("median", scale.line(median))], bands, across, upright)
+    return CurvePicture(metric, [("median", scale.line(median))], bands, across, upright)
 
 
 def _quantiles(curves: Sequence[Grid], epochs: int) -> tuple[Sequence[Grid], Sequence[Grid], Grid]:

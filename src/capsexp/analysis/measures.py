@@ -67,13 +67,13 @@ def usual(metric: str) -> Measure:
 
 # -- numbers as text -------------------------------------------------------------------------------------------------
 
-HOLE = "\N{EN DASH}"
+MISSING = "\N{EN DASH}"
 
 
 def number(value: float | int | None, digits: int) -> str:
     """A value with a fixed number of decimals; whole numbers with separators, tiny ones as powers of ten."""
     if value is None:
-        return HOLE
+        return MISSING
     if not math.isfinite(value):
         return "not finite"
     if isinstance(value, int):

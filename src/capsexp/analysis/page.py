@@ -18,10 +18,10 @@ from capsexp.analysis import learning_curves, warnings
 from capsexp.analysis.beside_sweep import Beside
 from capsexp.analysis.cells import STATES, Cell
 from capsexp.analysis.compare import Compared
-from capsexp.analysis.figures.style import Drawn
+from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.formats import numeric_columns
 from capsexp.analysis.learning_curves import Curves
-from capsexp.analysis.measures import HOLE
+from capsexp.analysis.measures import MISSING
 from capsexp.analysis.results import Results, command
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.tables import Table
@@ -45,7 +45,7 @@ SECTIONS = {
     "curves": "Learning curves",
     "results": "Results",
     "cells": "Cells",
-    "holes": "Holes and leftovers",
+    "missing": "Missing cells and leftovers",
     "reproduce": "How to reproduce",
     "environment": "Environment",
 }
@@ -78,7 +78,7 @@ class Content:
     compared: Sequence[Compared]
     tables: dict[str, Table]
     grids: Sequence[Table]
-    figures: Sequence[Drawn]
+    figures: Sequence[Picture]
     problems: Sequence[str]
     beside: Beside | None = None
     linked: bool = False
@@ -109,7 +109,7 @@ def render(content: Content) -> str:
         "learning_caption": _learning_caption(curves),
         "results": _table(content.tables["results"], sortable=True),
         "cells": _table(content.tables["cells"], sortable=True, opens=True),
-        "holes": [_missing(cell) for cell in _missing_cells(results)],
+        "missing": [_missing(cell) for cell in _missing_cells(results)],
         "stale": any(cell.state == "stale" for cell in results.cells),
         "orphans": results.orphans,
         "reproduce": True,
@@ -144,8 +144,8 @@ def _text(name: str) -> Markup:
 
 
 def _is_there(anchor: str, values: dict[str, Any]) -> bool:
-    if anchor == "holes":
-        return bool(values["holes"] or values["orphans"])
+    if anchor == "missing":
+        return bool(values["missing"] or values["orphans"])
     return bool(values[anchor])
 
 
@@ -182,7 +182,7 @@ def _table(shown: Table, *, sortable: bool = False, opens: bool = False) -> dict
     numeric = numeric_columns(shown)
     rows = [
         {"missing": missing, "cell": place if opens else None, "texts": list(_texts(row, numeric, shown))}
-        for place, (row, missing) in enumerate(zip(shown.rows, shown.holes, strict=True))
+        for place, (row, missing) in enumerate(zip(shown.rows, shown.missing, strict=True))
     ]
     heads = list(zip(shown.header, numeric, strict=True))
     return {"name": shown.name, "caption": shown.caption, "heads": heads, "rows": rows, "sortable": sortable}
@@ -190,7 +190,7 @@ def _table(shown: Table, *, sortable: bool = False, opens: bool = False) -> dict
 
 def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterator[tuple[str, str]]:
     for text, right, name in zip(row, numeric, shown.header, strict=True):
-        kind = {"caveats": "flag", "at": "whole"}.get(name if text != HOLE else "", "num" if right else "")
+        kind = {"caveats": "flag", "at": "whole"}.get(name if text != MISSING else "", "num" if right else "")
         yield text, kind
 
 
@@ -220,7 +220,7 @@ def _beside(beside: Beside) -> dict[str, Any]:
     }
 
 
-def _figure(drawn: Drawn) -> dict[str, str]:
+def _figure(drawn: Picture) -> dict[str, str]:
     image = base64.b64encode(drawn.png).decode("ascii")
     return {"name": drawn.name, "title": drawn.title, "note": drawn.note, "image": image}
 

@@ -1,4 +1,4 @@
-"""Which pictures a figure becomes: one for each protocol and for each value of the axes that it does not name."""
+"""The pictures of a figure: one for each protocol and for each value of the axes that it does not name."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from capsexp.analysis.cells import Point, Protocol, hashable
 from capsexp.analysis.conditions import asked, axis_text, select, unswept
 from capsexp.analysis.figures.base import Figure
-from capsexp.analysis.figures.style import Grid, Words, counted
+from capsexp.analysis.figures.style import Caption, Grid, counted
 from capsexp.analysis.measures import Labels, Measure
 from capsexp.analysis.results import Results
 
@@ -20,7 +20,7 @@ MOST = 12
 
 @dataclass(frozen=True)
 class Panel:
-    """What one picture shows.
+    """The content of one picture.
 
     Attributes:
         figure: the figure it belongs to, a model of any kind.
@@ -30,7 +30,7 @@ class Panel:
         suffix: what is added to the figure's file name.
         others: values of the axes that the figure does not name.
         limits: smallest and largest mean of this picture and of those that differ in the axes it does not name.
-        words: those values, the paper's word, and the data behind the numbers.
+        remarks: those values, the paper's result, and the data of the numbers.
     """
 
     figure: Any
@@ -38,7 +38,7 @@ class Panel:
     results: Results
     points: list[Point]
     suffix: str = ""
-    words: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     limits: tuple[float, float] = (0.0, 1.0)
 
@@ -48,14 +48,14 @@ class Panel:
         return self.spec.measure(self.figure.metric)
 
     @property
-    def around(self) -> Words:
-        """What is said around the picture."""
+    def caption(self) -> Caption:
+        """The text around the picture."""
         figure = self.figure
-        return Words(figure.name + self.suffix, figure.title, (self.results.partial, *self.words), figure.note)
+        return Caption(figure.name + self.suffix, figure.title, (self.results.partial, *self.remarks), figure.note)
 
     @property
     def n(self) -> str:
-        """Number of trainings behind a drawn value."""
+        """Number of trainings of a drawn value."""
         return counted(point.stat(self.figure.metric).n for point in self.points)
 
     def values(self, axis: str) -> list[Any]:
@@ -72,14 +72,14 @@ class Panel:
         return [((rows[hashable(p.axes.get(y))], columns[hashable(p.axes.get(x))]), p) for p in points]
 
     def grid(self, points: Sequence[Point] | None = None) -> tuple[Grid, dict[tuple[int, int], str]]:
-        """Means of the points (all by default) as [y, x] with NaN for holes, and the state of each planned hole."""
+        """Means of the points (all by default) as [y, x] with NaN where one is missing, and why each is missing."""
         metric, states = self.figure.metric, {}
         grid = self._empty()
         for place, point in self.places(points):
             mean = point.stat(metric).mean
             if mean is not None:
                 grid[place] = mean
-            states[place] = hole(point, metric)
+            states[place] = missing_text(point, metric)
         return grid, {place: state for place, state in states.items() if math.isnan(grid[place])}
 
     def spread(self, points: Sequence[Point] | None = None) -> Grid:
@@ -94,13 +94,13 @@ class Panel:
         return np.full((len(self.values(self.figure.y)), len(self.values(self.figure.x))), np.nan)
 
     def short(self, points: Sequence[Point] | None = None) -> list[tuple[int, int]]:
-        """Where in the grid a mean is of fewer trainings than planned."""
+        """The fields of the grid whose mean is of fewer trainings than planned."""
         found = ((place, point.stat(self.figure.metric).n, len(point.cells)) for place, point in self.places(points))
         return [place for place, n, planned in found if 0 < n < planned]
 
 
-def hole(point: Point, metric: str) -> str:
-    """Why a point has no value."""
+def missing_text(point: Point, metric: str) -> str:
+    """The reason for which a point has no value."""
     if point.done:
         return "not finite" if point.stat(metric).lost else "no value"
     return point.cells[0].state
@@ -113,7 +113,7 @@ def metric_of(figure: Figure) -> str:
 
 
 def count(figure: Figure, point: Point) -> int:
-    """How many of a point's trainings a figure can use: those with its metric, or without one all finished ones."""
+    """The trainings of a point that a figure can use: those with its metric, or all finished ones if it has none."""
     metric = metric_of(figure)
     return point.stat(metric).n if metric else len(point.done)
 
@@ -184,22 +184,22 @@ def _panel(
     protocols = [each for each in results.protocols if each in found]
     values = [axis_text(group[0].axes.get(axis)) for axis in rest]
     others = tuple(f"{spec.axis(axis).label} = {value}" for axis, value in zip(rest, values, strict=True))
-    words = [*others]
+    remarks = [*others]
     if figure.paper:
-        words.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
+        remarks.append(f"paper{f' ({spec.paper_data})' if spec.paper_data else ''}: {figure.paper}")
     if protocols:
-        words.append(f"here: {origin(protocols)}")
+        remarks.append(f"here: {origin(protocols)}")
     if protocols and (results.mixed() or (figure.whole_sweep and len(results.protocols) > 1)):
         # Two files may have one name, so the place among the protocols keeps the pictures' names apart.
         values.append(f"{protocols[0].data}{results.protocols.index(protocols[0]) + 1}")
     suffix = "".join("_" + _file_name(value) for value in values) if several else ""
     panel = Panel(figure, spec, results, group, suffix)  # knows its n
-    words += [panel.n] if figure.over_axes else []
-    return replace(panel, words=tuple(words), others=others)
+    remarks += [panel.n] if figure.over_axes else []
+    return replace(panel, remarks=tuple(remarks), others=others)
 
 
 def origin(protocols: Sequence[Protocol]) -> str:
-    """Which data numbers come from, and on what their models were chosen."""
+    """The data that numbers come from, and the split on which their models were chosen."""
     data, chosen = (list(dict.fromkeys(getattr(each, part) for each in protocols)) for part in ("data", "select_on"))
     return f"data {' / '.join(data)}, model chosen on {' / '.join(chosen)}"
 
@@ -209,7 +209,7 @@ def _file_name(text: str) -> str:
 
 
 def shape(panel: Panel) -> str:
-    """What can be drawn: the figure's own kind, a line where one axis alone varies, or nothing."""
+    """The kind that can be drawn: the figure's own, a line where one axis alone varies, or none."""
     figure, kind = panel.figure, str(panel.figure.kind)
     if not figure.over_axes:
         return kind

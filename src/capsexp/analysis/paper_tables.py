@@ -9,8 +9,8 @@ from capsexp.analysis.cells import Point, Stat
 from capsexp.analysis.compare import origin_flags, partial_flag
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures.style import counted
-from capsexp.analysis.measures import HOLE, Measure, number, signed
-from capsexp.analysis.panels import Panel, hole, panels
+from capsexp.analysis.measures import MISSING, Measure, number, signed
+from capsexp.analysis.panels import Panel, missing_text, panels
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import PaperTable, Spec, canonical
 from capsexp.analysis.tables import Raw, Table, stat_text
@@ -79,7 +79,7 @@ class Crossing:
         return max((self.stat(point).n for point in self.points.values()), default=0)
 
     def flags_of(self, points: Sequence[Point]) -> list[str]:
-        """What a reader must know before comparing the numbers of these points."""
+        """Caveats on comparing the numbers of these points."""
         paper_data = self.grid.paper_data if self.grid.paper else None
         protocols = [each for each in self.panel.results.protocols if any(point.protocol == each for point in points)]
         origin = [flag for protocol in protocols for flag in origin_flags(protocol, paper_data)]
@@ -110,16 +110,16 @@ def _table(made: Crossing) -> Table:
         rows=[cells for cells, _ in lines],
         raw_header=_raw_header(made),
         raw_rows=_raw_rows(made),
-        holes=[False] * len(lines),
+        missing=[False] * len(lines),
         parts=[part for _, part in lines],
         flags=made.flags_of(made.panel.points),
     )
 
 
 def _line(made: Crossing, row: str, part: Part) -> list[str]:
-    """One line of a row, or nothing where it would have no number and no hole."""
+    """One line of a row, or nothing where it would have neither a number nor a cell that lacks one."""
     cells = [_cell(made, (row, column), part) for column in made.columns]
-    return cells if any(cell != HOLE for cell in cells) else []
+    return cells if any(cell != MISSING for cell in cells) else []
 
 
 def _cell(made: Crossing, place: Place, part: Part) -> str:
@@ -128,9 +128,9 @@ def _cell(made: Crossing, place: Place, part: Part) -> str:
     if part == "paper":
         return number(paper, digits)
     if part == "ours" and point:
-        return stat_text(stat, digits, made.most) if stat.n else hole(point, made.grid.figure.metric)
+        return stat_text(stat, digits, made.most) if stat.n else missing_text(point, made.grid.figure.metric)
     if part == "ours" or paper is None or stat.mean is None:
-        return HOLE
+        return MISSING
     return signed(stat.mean - paper, digits)
 
 
@@ -142,7 +142,7 @@ def _caption(made: Crossing) -> str:
     n = f"{counted([made.most])} unless stated" if len(set(counts)) > 1 else counted(counts)
     shown = Measure("", panel.spec.measure(figure.metric).label, made.grid.unit).title
     what = "ours beside the paper's" if made.grid.paper else "ours"
-    basis = "; ".join(text for text in (*panel.words, n, spread) if text)
+    basis = "; ".join(text for text in (*panel.remarks, n, spread) if text)
     parts = (
         f"{panel.results.partial}." if panel.results.partial else "",
         f"{figure.title}. {shown[:1].upper()}{shown[1:]}, {what} ({basis}).",

@@ -49,8 +49,8 @@ class Results:
         done = sum(cell.done for cell in self.cells)
         if done == len(self.cells) and done:
             return ""
-        holes = ", ".join(f"{count} {state}" for state, count in self.counts.items() if state != "done")
-        return f"PARTIAL: {done} of {len(self.cells)} cells done" + (f" ({holes})" if holes else "")
+        missing = ", ".join(f"{count} {state}" for state, count in self.counts.items() if state != "done")
+        return f"PARTIAL: {done} of {len(self.cells)} cells done" + (f" ({missing})" if missing else "")
 
     def differing(self) -> list[str]:
         """The parts of the protocol that are not the same in all finished cells."""
@@ -71,7 +71,7 @@ class Results:
         return all(seen.setdefault(value, found) == found for value, found in pairs)
 
     def apart(self, points: Sequence[Point]) -> list[list[Point]]:
-        """The points apart for each combination of the mixed parts; holes belong to all of them."""
+        """The points apart for each combination of the mixed parts; cells that are not done belong to all of them."""
         parts = self.mixed()
         keys = [tuple(getattr(each, part) for part in parts) for each in self.protocols]
         groups = [
@@ -81,7 +81,7 @@ class Results:
         return [group for group in groups if any(point.protocol for point in group)] or [list(points)]
 
     def by_protocol(self, points: Sequence[Point]) -> list[tuple[Protocol | None, list[Point]]]:
-        """The points apart for each protocol that finished there; holes belong to all of them."""
+        """The points apart for each protocol that finished there; cells that are not done belong to all of them."""
         present = [each for each in self.protocols if any(point.protocol == each for point in points)]
         if not present:
             return [(None, list(points))]
@@ -163,7 +163,7 @@ def _status(directory: Path) -> records.Status | None:
     status = records.read_status(directory)
     written = (records.read_json(directory / records.STATUS) or {}).get("state")
     if status and status.state == "interrupted" and written == "running":
-        return replace(status, cause="its process ended without a word")
+        return replace(status, cause="its process died")
     return status
 
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from capsexp.analysis.arrays import Array, ArrayError, caption, choose, lacking, load
-from capsexp.analysis.figures.style import Drawn, Words
+from capsexp.analysis.arrays import Array, ArrayError, about, choose, lacking, load
+from capsexp.analysis.figures.style import Caption, Picture
 from capsexp.analysis.panels import Panel
 
 Read = Callable[[str], Array]
 
 
-def draw_chosen(panel: Panel, picture: Callable[[Any, Read, Words], Drawn]) -> tuple[Drawn | None, str]:
+def draw_chosen(panel: Panel, picture: Callable[[Any, Read, Caption], Picture]) -> tuple[Picture | None, str]:
     """The chosen cell's picture, or a line saying what is missing.
 
     Args:
@@ -22,9 +22,9 @@ def draw_chosen(panel: Panel, picture: Callable[[Any, Read, Words], Drawn]) -> t
     if cell is None:
         return None, lacking(panel)
     among = sum(len(point.done) for point in panel.points)
-    parts = (*panel.around.parts, *([f"one of {among} trainings"] if among > 1 else []), caption(panel, cell))
-    words = replace(panel.around, parts=parts)
+    parts = (*panel.caption.parts, *([f"one of {among} trainings"] if among > 1 else []), about(panel, cell))
+    caption = replace(panel.caption, parts=parts)
     try:
-        return picture(panel.figure, lambda name: load(cell, name), words), ""
+        return picture(panel.figure, lambda name: load(cell, name), caption), ""
     except ArrayError as error:
         return None, f"{panel.figure.name}: {cell.name}: {error}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from capsexp.analysis.cells import SEED, Cell, Point, Stat
 from capsexp.analysis.compare import Compared
 from capsexp.analysis.conditions import axis_text
-from capsexp.analysis.measures import HOLE, STANDARD, Measure, number, signed
+from capsexp.analysis.measures import MISSING, STANDARD, Measure, number, signed
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 
@@ -24,7 +24,7 @@ class Table:
         rows: cells of the table as shown.
         raw_header: heads of the columns of the CSV.
         raw_rows: full-precision values; None where there is none.
-        holes: whether each row lacks its numbers.
+        missing: whether each row lacks its numbers.
         title: a heading, where the caption does not serve as one.
         parts: of a table in which several lines are one row: what each is; only the first has its first cell written.
         flags: what a reader must know before comparing.
@@ -36,14 +36,14 @@ class Table:
     rows: list[list[str]]
     raw_header: list[str]
     raw_rows: list[list[Raw]]
-    holes: list[bool]
+    missing: list[bool]
     title: str = ""
     parts: Sequence[str] = ()
     flags: Sequence[str] = ()
 
     @property
     def words(self) -> str:
-        """What stands with the table: its caption and the caveats."""
+        """The text with the table: its caption and the caveats."""
         return f"{self.caption} Caveats: {'; '.join(self.flags)}." if self.flags else self.caption
 
 
@@ -53,7 +53,7 @@ class Table:
 def stat_text(stat: Stat, digits: int, n_of_row: int | None = None) -> str:
     """Mean and deviation; n too where it is not the row's."""
     if not stat.n:
-        return "not finite" if stat.lost else HOLE
+        return "not finite" if stat.lost else MISSING
     text = number(stat.mean, digits)
     counted = all(isinstance(value, int) for value in stat.values.values())
     if stat.std is not None and not (counted and stat.std == 0):  # a count that is the same for every seed
@@ -101,7 +101,7 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
     for point in results.points:
         stats = [point.stat(measure.key) for measure in measures]
         values = [axis_text(point.axes[axis]) for axis in axes] or [_only(point)]
-        values += [str(getattr(point.protocol, part, HOLE)) for part in parts]
+        values += [str(getattr(point.protocol, part, MISSING)) for part in parts]
         done = len(point.done)
         pairs = zip(stats, measures, strict=True)
         shown = [stat_text(stat, measure.digits, done) for stat, measure in pairs if _is_shown(measure, spec)]
@@ -117,7 +117,7 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
             *(f"{measure.key}{end}" for measure in measures for end in ("", ":std", ":n")),
         ],
         raw_rows=raw_rows,
-        holes=[not point.done for point in results.points],
+        missing=[not point.done for point in results.points],
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def cells_table(spec: Spec, results: Results) -> Table:
         values = [cell.value(measure.key) if cell.done else None for measure in measures]
         head = [cell.name, *(axis_text(cell.axes.get(axis)) for axis in axes), *_facts(cell)]
         rows.append(
-            [text or HOLE for text in head]
+            [text or MISSING for text in head]
             + [number(v, m.digits) for v, m in zip(values, measures, strict=True) if _is_shown(m, spec)]
         )
         raw_rows.append([*head, *values])
@@ -174,7 +174,7 @@ def comparison_table(spec: Spec, results: Results, rows: Sequence[Compared]) -> 
             *("what", "metric", "ours", "std", "n", "at", "paper", "difference", "data", "select_on", "flags", "note")
         ],
         raw_rows=[_raw_compared(row) for row in rows],
-        holes=[not row.stat.n for row in rows],
+        missing=[not row.stat.n for row in rows],
     )  # fmt: skip
 
 
@@ -182,20 +182,20 @@ def _compared(spec: Spec, row: Compared) -> list[str]:
     digits, paper = spec.measure(row.row.metric).digits, row.paper
     ours = stat_text(row.stat, digits) if row.stat.n else row.problem
     theirs = number(paper, digits) if isinstance(paper, int | float) else paper or "not stated"
-    difference = HOLE if row.difference is None else signed(row.difference, digits)
+    difference = MISSING if row.difference is None else signed(row.difference, digits)
     protocol = row.protocol
-    facts = [protocol.data, protocol.select_on] if protocol else [HOLE, HOLE]
-    flags = "; ".join(row.flags) or HOLE
+    facts = [protocol.data, protocol.select_on] if protocol else [MISSING, MISSING]
+    flags = "; ".join(row.flags) or MISSING
     return [
         row.row.what,
         ours,
         str(row.stat.n),
-        row.where or HOLE,
+        row.where or MISSING,
         theirs,
         difference,
         *facts,
         flags,
-        row.row.note or HOLE,
+        row.row.note or MISSING,
     ]
 
 

@@ -1,4 +1,4 @@
-"""What must be known before any number of a report is believed, one line each."""
+"""Warnings that a reader needs before any number of a report, one line each."""
 
 from collections import Counter
 from typing import Any
@@ -80,7 +80,7 @@ def _environment(results: Results) -> list[str]:
 
 
 def seen(results: Results, key: str) -> Counter[str]:
-    """How many finished cells recorded each value of a fact of their environment."""
+    """The number of finished cells that recorded each value of a fact of their environment."""
     bodies = [(cell.result or {}).get("environment") or {} for cell in results.cells if cell.done]
     return Counter(_text(body[key]) for body in bodies if key in body)
 

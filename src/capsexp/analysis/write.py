@@ -5,7 +5,7 @@ from pathlib import Path
 from capsexp import records
 from capsexp.analysis import beside_sweep, defaults, drawing, formats, page, paper_tables, results, tables
 from capsexp.analysis.compare import compare
-from capsexp.analysis.figures.style import Drawn
+from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.spec import parse
 
 
@@ -66,7 +66,7 @@ def _write_table(out: Path, table: tables.Table) -> None:
     records.write_text(out / f"{table.name}.tex", formats.to_latex(table))
 
 
-def _write_picture(out: Path, picture: Drawn) -> None:
+def _write_picture(out: Path, picture: Picture) -> None:
     for ending, content in (("png", picture.png), ("pdf", picture.pdf)):
         with records.replacing(out / f"{picture.name}.{ending}") as temporary:
             temporary.write_bytes(content)

@@ -36,14 +36,14 @@ class Square:
 def square(cells: Iterable[Cell], metric: str) -> Square:
     """The square of cells that differ only in the averaged axes."""
     values: list[float] = []
-    holes: set[str] = set()
+    missing: set[str] = set()
     for cell in cells:
         value = finite(cell.value(metric)) if cell.done else None
         if value is not None:
             values.append(value)
         else:
-            holes.add("no number" if cell.done else cell.state)
-    mark = next((mark for state, mark in MARKS.items() if state in holes), "")
+            missing.add("no number" if cell.done else cell.state)
+    mark = next((mark for state, mark in MARKS.items() if state in missing), "")
     mean = sum(value / len(values) for value in values)  # fmean overflows on the largest floats
     return Square(mean if values else None, mark)
 

@@ -150,8 +150,8 @@ class _Page:
 
     def _state(self, part: Part) -> str:
         """The number of cells, those lacking, and the folders."""
-        holes = _lacking(part)
-        cells = f"{count(len(part.cells), 'cell')}{f' ({holes})' if holes else ''}"
+        lacking = _lacking(part)
+        cells = f"{count(len(part.cells), 'cell')}{f' ({lacking})' if lacking else ''}"
         later = f"; of {count(part.replaced, 'place')} in several folders the last one's cell counts"
         return f"{cells} in {self._links(part)}{later if part.replaced else ''}"
 

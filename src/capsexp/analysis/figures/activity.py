@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
 from pydantic import BeforeValidator, Field
 
-from capsexp.analysis.arrays import Array, ArrayError, caption, choose, facts, lacking, numbers, read_all
+from capsexp.analysis.arrays import Array, ArrayError, about, choose, facts, lacking, numbers, read_all
 from capsexp.analysis.cells import Cell, hashable
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OfCell
@@ -22,9 +22,9 @@ from capsexp.analysis.figures.style import (
     INK,
     RULE,
     SEQUENTIAL,
-    Drawn,
+    Caption,
     Grid,
-    Words,
+    Picture,
     blank,
     colour_bar,
     room,
@@ -102,7 +102,7 @@ class Layout:
 
     @property
     def broken(self) -> bool:
-        """Whether titles take two lines."""
+        """True if titles take two lines."""
         return self.longest * 0.0075 * SMALL > self.wide
 
     @property
@@ -112,7 +112,7 @@ class Layout:
 
     @property
     def tops(self) -> list[float]:
-        """Where each row begins, and where the last one ends, from the top of the first."""
+        """The top of each row, and the end of the last one, from the top of the first."""
         ends = [0.0]
         for count in self.counts:
             lines = -(-count // self.columns)
@@ -121,7 +121,7 @@ class Layout:
 
     @property
     def end(self) -> float:
-        """Where the last row ends."""
+        """The end of the last row."""
         return self.tops[-1]
 
     @property
@@ -131,7 +131,7 @@ class Layout:
 
     @property
     def right(self) -> float:
-        """Where the last panel of a line ends."""
+        """The end of the last panel of a line."""
         return LEFT + self.columns * (self.wide + self.gap) - self.gap
 
     def corner(self, row: int, place: int) -> tuple[float, float]:
@@ -142,21 +142,21 @@ class Layout:
 
 
 @style()
-def draw_activity(rows: Mapping[str, Layers | str], words: Words, *, threshold: float = 0.01) -> Drawn:
+def draw_activity(rows: Mapping[str, Layers | str], caption: Caption, *, threshold: float = 0.01) -> Picture:
     """A row of panels for each network: types of capsules downwards, their places across, on one logarithmic scale.
 
     Args:
         rows: by the words above a row: its layers [type, y, x] in their order, or what to say in place of them.
-        words: what is said around them.
+        caption: the text around them.
         threshold: activity up to which a capsule is dead.
     """
     maps = {head: {} if isinstance(row, str) else row for head, row in rows.items()}
     layout = _layout(maps, threshold)
     width = max(6.4, layout.right + RIGHT)
-    lines = words.lines(width)
+    lines = caption.lines(width)
     top = 0.72 + room(lines)
     height = top + max(layout.end, BAR + 0.2) + 0.32
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     norm = LogNorm(LOW, HIGH)
     for row, (head, said) in enumerate(rows.items()):
         up = height - top - layout.tops[row] - 0.2
@@ -176,7 +176,7 @@ def draw_activity(rows: Mapping[str, Layers | str], words: Words, *, threshold: 
     canvas.text(0.28 / width, beside, "type of capsule", rotation=90, ha="center", va="center")
     corner = ((layout.right + 0.22) / width, (height - top - 0.15 - BAR) / height)
     _bar(canvas, norm, threshold, (*corner, 0.16 / width, BAR / height))
-    return save(canvas, words, _note([values for row in maps.values() for values in row.values()]))
+    return save(canvas, caption, _note([values for row in maps.values() for values in row.values()]))
 
 
 def _layout(maps: Mapping[str, Layers], threshold: float) -> Layout:
@@ -234,7 +234,7 @@ def _note(shown: Sequence[Grid]) -> str:
 PREFIX = "activity/"
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The activities of one cell for each value of ``by``, or a line saying why there are none."""
     figure = panel.figure
     chosen = [(head, part, choose(part)) for head, part in _parts(panel)]
@@ -245,22 +245,22 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
     said = [row for row, (_, _, cell) in zip(rows.values(), chosen, strict=True) if cell and isinstance(row, str)]
     if len(said) == len(cells):
         return None, f"{figure.name}: {cells[0].name}: {said[0]}"
-    return draw_activity(rows, _words(panel, cells), threshold=figure.threshold), ""
+    return draw_activity(rows, _caption(panel, cells), threshold=figure.threshold), ""
 
 
 def _heading(head: str, part: Panel, cell: Cell | None) -> str:
     return "   ·   ".join([head, *(facts(part, cell) if cell else [])]) if head else ""
 
 
-def _words(panel: Panel, cells: list[Cell]) -> Words:
+def _caption(panel: Panel, cells: list[Cell]) -> Caption:
     """What is said around the picture: of a single cell above it, of several below, since their names are long."""
     figure = panel.figure
     among = max(sum(len(point.done) for point in part.points) for _, part in _parts(panel))
-    parts = [*panel.around.parts, *([f"one of {among} trainings"] if among > 1 else [])]
+    parts = [*panel.caption.parts, *([f"one of {among} trainings"] if among > 1 else [])]
     if not figure.by:
-        return replace(panel.around, parts=(*parts, caption(panel, cells[0])))
+        return replace(panel.caption, parts=(*parts, about(panel, cells[0])))
     note = f"Shown: {', '.join(cell.name for cell in cells)}."
-    return replace(panel.around, parts=tuple(parts), note=" ".join(text for text in (note, figure.note) if text))
+    return replace(panel.caption, parts=tuple(parts), note=" ".join(text for text in (note, figure.note) if text))
 
 
 def _parts(panel: Panel) -> list[tuple[str, Panel]]:

@@ -13,7 +13,7 @@ from capsexp.analysis.arrays import Array, ArrayError, classes, numbers, pixels
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import Labelled, OfCell, few_arrays
 from capsexp.analysis.figures.images import show
-from capsexp.analysis.figures.style import GREY, PALETTE, RULE, Drawn, Grid, Words, blank, room, save, style
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, Caption, Grid, Picture, blank, room, save, style
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.validation import Named
@@ -36,16 +36,16 @@ class Bars(OfCell, Labelled):
     images: str = Field(description="array of images, uint8 [image, channel, y, x]")
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The chosen cell's picture, or a line saying what is missing."""
     return draw_chosen(panel, picture)
 
 
-def picture(figure: Bars, read: Read, words: Words) -> Drawn:
+def picture(figure: Bars, read: Read, caption: Caption) -> Picture:
     """The picture of the arrays that ``read`` gives by their names."""
     lengths = {name: read(array) for name, array in figure.arrays.items()}
     texts = {"x_label": figure.x_label or "class", "y_label": figure.y_label or "length of the class capsule"}
-    return draw_bars(lengths, read(figure.images), read(figure.labels), words, **texts)
+    return draw_bars(lengths, read(figure.images), read(figure.labels), caption, **texts)
 
 
 @style()
@@ -53,18 +53,18 @@ def draw_bars(
     lengths: Mapping[str, Array],
     images: Array,
     labels: Array,
-    words: Words,
+    caption: Caption,
     *,
     x_label: str = "",
     y_label: str = "",
-) -> Drawn:
+) -> Picture:
     """A row for each image: the image, and for each class a bar for each way of routing.
 
     Args:
         lengths: by the name of the way: a length for each image and class.
         images: [image, channel, y, x], uint8.
         labels: the true class of each image, which is marked.
-        words: what is said around them.
+        caption: the text around them.
         x_label: below the classes.
         y_label: what a bar shows.
 
@@ -77,10 +77,10 @@ def draw_bars(
     if len(pixels(images, "images", 4)) != count:
         raise ArrayError(f"images must be {count}, one a row of lengths, are {len(images)}")
     rows = min(count, ROWS)
-    lines = words.lines(WIDTH)
+    lines = caption.lines(WIDTH)
     top = 1.35 + room(lines)
     height = top + (rows - 1) * PITCH + TALL + 0.62
-    canvas = blank(words, WIDTH, height, 0.3 / WIDTH, lines)
+    canvas = blank(caption, WIDTH, height, 0.3 / WIDTH, lines)
     highest = max(1.0, *(float(np.nanmax(values)) for values in shown.values()))
     for row in range(rows):
         bottom = height - top - row * PITCH - TALL
@@ -93,7 +93,7 @@ def draw_bars(
     middle = height - top - ((rows - 1) * PITCH + TALL) / 2
     canvas.text(1.52 / WIDTH, middle / height, y_label, rotation=90, ha="center", va="center")
     _legend(canvas, list(shown), (height - top + 0.36) / height)
-    return save(canvas, words, _note(shown, rows, count))
+    return save(canvas, caption, _note(shown, rows, count))
 
 
 def same_shape(arrays: Mapping[str, Grid]) -> dict[str, Grid]:
@@ -109,7 +109,7 @@ def same_shape(arrays: Mapping[str, Grid]) -> dict[str, Grid]:
 
 
 def verdict(lengths: Mapping[str, Grid], truth: int) -> str:
-    """What each way of routing takes an image for: ``true class 7 · dynamic: 7 (.93) · fast: 1 (.55), wrong``."""
+    """The class that each way of routing gives an image: ``true class 7 · dynamic: 7 (.93) · fast: 1 (.55), wrong``."""
     parts = [f"true class {truth}"]
     for name, values in lengths.items():
         if np.isfinite(values).any():

@@ -31,7 +31,7 @@ class Marks:
 
     @property
     def inches(self) -> float:
-        """How far the texts reach from the matrix."""
+        """The distance that the texts reach from the matrix."""
         return (SPACE + self.depth * (1 + max(line for _, _, line in self.texts))) / 72
 
 
@@ -58,7 +58,7 @@ def marks(classes: Sequence[int], inches: float, *, runs: bool, across: bool) ->
 
 
 def blocks(classes: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Each run of one class: the class, its first place, and the place behind its last."""
+    """Each run of one class: the class, its first place, and the place after its last."""
     found, start = [], 0
     for label, run in itertools.groupby(classes):
         stop = start + len(list(run))

@@ -19,9 +19,9 @@ from capsexp.analysis.figures.style import (
     PALETTE,
     RULE,
     SPREAD,
-    Drawn,
+    Caption,
     Grid,
-    Words,
+    Picture,
     blank,
     counted,
     room,
@@ -56,7 +56,7 @@ class Epochs(Labelled):
     by: str = Field(default="", description="an axis: a panel for each of its values, side by side")
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The learning curves of the sweep's cells, and what is to be said of cells that have none."""
     figure = panel.figure
     measures = [panel.spec.measure(metric) for metric in figure.metrics]
@@ -65,9 +65,9 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
         return None, problem
     n = counted(len(curves) for found in groups.values() for curves in found.values())
     note = " ".join(text for text in (missing_note(groups, read), figure.note) if text)
-    words = replace(panel.around, parts=(*panel.around.parts, n), note=note)
+    caption = replace(panel.caption, parts=(*panel.caption.parts, n), note=note)
     texts = {"x_label": figure.x_label or "epoch", "y_label": figure.y_label or shared_label(measures)}
-    return draw_curves(groups, words, **texts), problem
+    return draw_curves(groups, caption, **texts), problem
 
 
 def _read(panel: Panel, measures: Sequence[Measure]) -> tuple[dict[str, dict[str, list[Grid]]], str, int]:
@@ -104,7 +104,7 @@ def _groups(panel: Panel) -> list[tuple[str, list[Cell]]]:
 
 
 def shared_label(measures: Sequence[Measure]) -> str:
-    """What all metrics have in common: of training and validation accuracy (share), ``accuracy (share)``."""
+    """The label that all metrics share: of training and validation accuracy (share), ``accuracy (share)``."""
     if len({measure.unit for measure in measures}) > 1:
         return ""
     words = [measure.label.split() for measure in measures]
@@ -133,7 +133,7 @@ def mean_and_spread(curves: Sequence[Grid]) -> tuple[Grid, Grid]:
 
 
 def lengths_note(curves: Sequence[Grid]) -> str:
-    """What must be said where trainings ended after different numbers of epochs."""
+    """A note where trainings ended after different numbers of epochs."""
     shortest, longest = min(map(len, curves)), max(map(len, curves))
     if shortest == longest:
         return ""
@@ -141,7 +141,7 @@ def lengths_note(curves: Sequence[Grid]) -> str:
 
 
 def missing_note(groups: Mapping[str, Curves], trainings: int) -> str:
-    """Which metrics some trainings do not have, as a network without a layer has nothing to say of it."""
+    """The metrics that some trainings do not have, as a network without a layer records nothing of it."""
     counts: dict[str, int] = {}
     for curves in groups.values():
         for name, each in curves.items():
@@ -173,7 +173,7 @@ class Layout:
 
     @property
     def right(self) -> float:
-        """Where the last panel ends, from the left."""
+        """The end of the last panel, from the left."""
         return LEFT + self.columns * (self.size[0] + GAP) - GAP
 
     @property
@@ -193,12 +193,14 @@ class Layout:
 
 
 @style()
-def draw_curves(groups: Mapping[str, Curves], words: Words, *, y_label: str = "", x_label: str = "epoch") -> Drawn:
-    """A panel for each group, side by side with one y axis: one line a metric, its mean with a band around it.
+def draw_curves(
+    groups: Mapping[str, Curves], caption: Caption, *, y_label: str = "", x_label: str = "epoch"
+) -> Picture:
+    """A panel for each group, side by side with one y axis: one line per metric, its mean with a band around it.
 
     Args:
         groups: by the words above a panel: its curves, each beginning with epoch 1.
-        words: what is said around them.
+        caption: the text around them.
         y_label: beside the values.
         x_label: below the epochs.
     """
@@ -207,10 +209,10 @@ def draw_curves(groups: Mapping[str, Curves], words: Words, *, y_label: str = ""
     layout = Layout(len(groups), 0.36 if any(groups) else 0.06, beside)
     width = max(6.4, layout.right + beside)
     each = [curves for group in groups.values() for curves in group.values()]
-    lines = words.lines(width, *([SPREAD] if any(len(curves) > 1 for curves in each) else []))
+    lines = caption.lines(width, *([SPREAD] if any(len(curves) > 1 for curves in each) else []))
     top = 0.78 + room(lines)
     height = top + layout.height
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     first: Axes | None = None
     for place, (head, curves) in enumerate(groups.items()):
         left, down = layout.corner(place)
@@ -226,7 +228,7 @@ def draw_curves(groups: Mapping[str, Curves], words: Words, *, y_label: str = ""
     if first is not None and len(names) > 1:
         anchor = ((layout.right + 0.1) / width, (height - top - layout.above) / height)
         canvas.legend(*_keys(names), loc="upper left", bbox_to_anchor=anchor, frameon=False, borderaxespad=0)
-    return save(canvas, words, lengths_note([curve for curves in each for curve in curves]))
+    return save(canvas, caption, lengths_note([curve for curves in each for curve in curves]))
 
 
 def _look(place: int) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from capsexp.analysis.figures.style import (
     RULE,
     SEQUENTIAL,
     SPREAD,
-    Drawn,
     Grid,
+    Picture,
     blank,
     colour_bar,
     compact,
@@ -77,15 +77,15 @@ class Layout:
         return self.left + column * (self.wide + 0.2), up
 
 
-def draw(panel: Panel) -> tuple[Drawn, str]:
+def draw(panel: Panel) -> tuple[Picture, str]:
     """One map, or one for each value of the figure's third axis, all with the same colours for the same values."""
     maps = groups(panel)
     layout = _layout(panel, len(maps))
     norm = normalise(panel)
     small = any(texts(panel, points, (layout.wide, layout.tall))[1] for points in maps.values())
-    lines = panel.around.lines(layout.width, *([SPREAD] if small else []))
+    lines = panel.caption.lines(layout.width, *([SPREAD] if small else []))
     height = layout.height + 0.75 + room(lines)
-    canvas = blank(panel.around, layout.width, height, 0.3 / layout.width, lines)
+    canvas = blank(panel.caption, layout.width, height, 0.3 / layout.width, lines)
     seen: dict[tuple[int, int, int], str] = {}
     for place, (words, points) in enumerate(maps.items()):
         left, up = layout.corner(place)
@@ -97,7 +97,7 @@ def draw(panel: Panel) -> tuple[Drawn, str]:
         _trim(flat, layout, place, len(maps))
         seen |= {(place, *at): state for at, state in states.items()}
     _bar_beside(canvas, panel, layout, norm, height)
-    return save(canvas, panel.around, legend(panel, seen.values())), ""
+    return save(canvas, panel.caption, legend(panel, seen.values())), ""
 
 
 def groups(panel: Panel) -> dict[str, list[Point]]:
@@ -174,7 +174,7 @@ def draw_fields(
     norm: Normalize,
     colours: str = SEQUENTIAL,
 ) -> None:
-    """The fields [y, x] of one map in their colours, with their numbers where these can be read, and its holes."""
+    """The fields [y, x] of one map in their colours, with numbers that can be read, and its missing ones."""
     rows, columns = values.shape
     edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     flat.pcolormesh(*edges, values, norm=norm, cmap=colours, edgecolors="white", linewidth=0.6)
@@ -222,7 +222,7 @@ def _letter(state: str) -> str:
 
 
 def legend(panel: Panel, states: Any) -> str:
-    """What letters in hatched fields and stars mean."""
+    """The meaning of letters in hatched fields and of stars."""
     letters = ", ".join(f"{_letter(state)} {state}" for state in sorted(set(states)))
     parts = [f"Hatched fields have no value: {letters}."] if letters else []
     parts += ["* mean of fewer trainings than planned."] if panel.short() else []

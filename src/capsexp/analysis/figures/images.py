@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from capsexp.analysis.arrays import Array, ArrayError, classes, numbers, pixels
 from capsexp.analysis.figures.base import Labelled, OfCell
-from capsexp.analysis.figures.style import GREY, INK, RULE, Drawn, Words, blank, room, save, style
+from capsexp.analysis.figures.style import GREY, INK, RULE, Caption, Picture, blank, room, save, style
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.errors import require
@@ -52,36 +52,36 @@ class Images(OfCell, Labelled):
         return self
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The chosen cell's picture, or a line saying what is missing."""
     return draw_chosen(panel, picture)
 
 
-def picture(figure: Images, read: Read, words: Words) -> Drawn:
+def picture(figure: Images, read: Read, caption: Caption) -> Picture:
     """The picture of the arrays that ``read`` gives by their names."""
     steps, labels = (read(name) if name else None for name in (figure.steps, figure.labels))
     across, beside = "class" if figure.labels else "change", "" if figure.rows else "component"
     texts = {"x_label": figure.x_label or across, "y_label": figure.y_label or beside}
-    return draw_images(read(figure.array), words, steps=steps, labels=labels, rows=figure.rows, **texts)
+    return draw_images(read(figure.array), caption, steps=steps, labels=labels, rows=figure.rows, **texts)
 
 
 @style()
 def draw_images(
     images: Array,
-    words: Words,
+    caption: Caption,
     *,
     steps: Array | None = None,
     labels: Array | None = None,
     rows: Sequence[str] = (),
     x_label: str = "",
     y_label: str = "",
-) -> Drawn:
+) -> Picture:
     """A grid of ``images`` [row, column, channel, y, x] (uint8; one channel is gray, three are red, green and blue).
 
     Args:
         images: a row for each component of a pose, a column for each step by which it is changed; or a column for
             each image of a data set, in as many forms as there are rows.
-        words: what is said around them.
+        caption: the text around them.
         steps: the numbers above the columns; the column of the step 0 is marked.  Default: 1, 2, 3, ...
         labels: the classes above the columns, where there are no steps.
         rows: the texts beside the rows.  Default: 1, 2, 3, ...
@@ -100,10 +100,10 @@ def draw_images(
     tall, wide = (scale * length for length in sheet.shape[:2])
     left = _left(names, y_label) if rows else 0.8
     width = max(6.4, left + wide + 0.3)
-    lines = words.lines(width)
+    lines = caption.lines(width)
     top = 1.2 + room(lines)
     height = top + tall + 0.15
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     axes = canvas.add_axes((left / width, 0.15 / height, wide / width, tall / height))
     axes.imshow(sheet, **GREYS, aspect="auto")
     axes.set_axis_off()
@@ -117,7 +117,7 @@ def draw_images(
         axes.annotate(name, at, (-4, 0), ha="right", va="center", color=GREY, **HEAD)
     canvas.text((left + wide / 2) / width, (height - top + 0.21) / height, x_label, ha="center", va="bottom")
     canvas.text(0.4 / width, (height - top - tall / 2) / height, y_label, ha="center", va="center", rotation=90)
-    return save(canvas, words, _left_out(whole))
+    return save(canvas, caption, _left_out(whole))
 
 
 def mosaic(images: Array) -> tuple[Array, Array]:

@@ -8,10 +8,10 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from pydantic import Field
 
-from capsexp.analysis.arrays import ArrayError, caption, choose, lacking, load, numbers
+from capsexp.analysis.arrays import ArrayError, about, choose, lacking, load, numbers
 from capsexp.analysis.cells import Cell
 from capsexp.analysis.figures.base import OfCell
-from capsexp.analysis.figures.style import DIVERGING, GREY, RULE, Drawn, blank, colour_bar, save
+from capsexp.analysis.figures.style import DIVERGING, GREY, RULE, Picture, blank, colour_bar, save
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.validation import Extreme
 
@@ -33,7 +33,7 @@ class KernelsOfLayer(OfCell):
     pick: Extreme = Field(description="the cell whose metric is largest or smallest")
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The chosen cell's filters on one symmetric scale, or a line saying what is missing."""
     cell = choose(panel)
     if cell is None:
@@ -54,14 +54,14 @@ def load_kernels(cell: Cell, layer: str) -> Kernels:
     return kernels.astype(np.float32)
 
 
-def _picture(panel: Panel, cell: Cell, kernels: Kernels) -> Drawn:
+def _picture(panel: Panel, cell: Cell, kernels: Kernels) -> Picture:
     shown = kernels[:FILTERS, :CHANNELS]
     rows, columns = _layout(shown)
     width = max(8.4, columns * TILE + 1.7)
-    lines = [*panel.around.lines(width), caption(panel, cell)]
+    lines = [*panel.caption.lines(width), about(panel, cell)]
     top = 0.85 + 0.2 * len(lines)
     height = top + (rows - 1) * PITCH + TILE + 0.1
-    canvas = blank(panel.around, width, height, 0.3 / width, lines)
+    canvas = blank(panel.caption, width, height, 0.3 / width, lines)
     limit = float(np.nan_to_num(np.abs(shown)).max()) or 1.0
     norm = Normalize(-limit, limit)
     left = 0.3 if shown.shape[1] == 1 else 0.45
@@ -76,7 +76,7 @@ def _picture(panel: Panel, cell: Cell, kernels: Kernels) -> Drawn:
     tall = min(2, rows) * PITCH - PITCH + TILE * 0.93
     bar = ((left + 0.15 + columns * TILE) / width, (height - top - tall) / height, 0.13 / width, tall / height)
     colour_bar(canvas, norm, DIVERGING, "weight", bar)
-    return save(canvas, panel.around, _left_out(kernels))
+    return save(canvas, panel.caption, _left_out(kernels))
 
 
 def _layout(shown: Kernels) -> tuple[int, int]:

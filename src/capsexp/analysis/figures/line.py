@@ -11,13 +11,13 @@ from capsexp.analysis.cells import Point, hashable, is_number
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
-from capsexp.analysis.figures.style import GREY, PALETTE, RULE, SPREAD, Drawn, blank, room, save
-from capsexp.analysis.panels import Panel, hole
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, SPREAD, Picture, blank, room, save
+from capsexp.analysis.panels import Panel, missing_text
 
 MARKERS = "osD^vPX"
 
 LEGEND_CHARACTERS = 22
-"""What fits into a line of the room beside the axes."""
+"""The number of characters in a line beside the axes."""
 
 
 class Line(OverAxes):
@@ -27,15 +27,15 @@ class Line(OverAxes):
     by: str = Field(default="", description="a second axis: one line for each of its values")
 
 
-def draw(panel: Panel) -> tuple[Drawn, str]:
+def draw(panel: Panel) -> tuple[Picture, str]:
     """One line (or row of points) for each value of the second axis, if there is one."""
     x, by = _axes(panel)
     values, series = panel.values(x), panel.values(by) if by else [None]
     wide = 6.0 if by else 7.4
     below = ticks.across(values, wide).inches
-    lines_below = panel.around.lines(8.6, *([SPREAD] if _spread(panel) else []))
+    lines_below = panel.caption.lines(8.6, *([SPREAD] if _spread(panel) else []))
     height = 5.2 + room(lines_below) + below
-    canvas = blank(panel.around, 8.6, height, 0.04, lines_below)
+    canvas = blank(panel.caption, 8.6, height, 0.04, lines_below)
     axes = canvas.add_axes((0.86 / 8.6, (0.65 + below) / height, wide / 8.6, 3.64 / height))
     for place, (value, text) in enumerate(zip(series, ticks.texts(series), strict=True)):
         points = [point for point in panel.points if not by or hashable(point.axes.get(by)) == hashable(value)]
@@ -46,7 +46,7 @@ def draw(panel: Panel) -> tuple[Drawn, str]:
         title = textwrap.fill(panel.spec.axis(by).label, LEGEND_CHARACTERS)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title=title, alignment="left")
     note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
-    return save(canvas, panel.around, note), ""
+    return save(canvas, panel.caption, note), ""
 
 
 def _spread(panel: Panel) -> bool:
@@ -66,7 +66,8 @@ def _series(
 ) -> None:
     stats = [found[hashable(v)].stat(panel.figure.metric) if hashable(v) in found else None for v in values]
     drawn = [(x, s) for x, s in zip(ticks.places(values), stats, strict=True) if s]
-    means = [math.nan if stat.mean is None else float(stat.mean) for _, stat in drawn]  # a line breaks at a hole
+    # A line breaks where a value is missing.
+    means = [math.nan if stat.mean is None else float(stat.mean) for _, stat in drawn]
     spread = [float(stat.std or 0.0) for _, stat in drawn]
     words = not all(is_number(value) for value in values)
     aside = (place - (of - 1) / 2) * min(0.12, 0.6 / of) if words else 0.0
@@ -86,7 +87,7 @@ def _dress(axes: Axes, panel: Panel, x: str, values: list[Any], wide: float) -> 
     if not all(is_number(value) for value in values):
         axes.set_xlim(-0.5, len(values) - 0.5)  # words have no distances: half a step of room at both ends
     elif ticks.scale(values) != "log":
-        margin = 0.05 * (at[-1] - at[0])  # holes at the ends too
+        margin = 0.05 * (at[-1] - at[0])  # missing values at the ends too
         axes.set_xlim(at[0] - margin, at[-1] + margin)
     axes.set_xlabel(panel.spec.axis(x).title)
     axes.set_ylabel(panel.measure.title)
@@ -105,22 +106,22 @@ def _uneven(panel: Panel, x: str, values: list[Any]) -> str:
 def _mark_holes(axes: Axes, panel: Panel, x: str, values: list[Any]) -> str:
     """A grey line where a point has no value, named in the note."""
     metric = panel.figure.metric
-    holes = [point for point in panel.points if not point.stat(metric).n]
+    missing = [point for point in panel.points if not point.stat(metric).n]
     places = dict(zip(map(hashable, values), ticks.places(values), strict=True))
-    for at in sorted({places[hashable(point.axes.get(x))] for point in holes}):
+    for at in sorted({places[hashable(point.axes.get(x))] for point in missing}):
         axes.axvline(at, color=GREY, linestyle=":", linewidth=1)
-    return f"Dotted: no value at {', '.join(_named(panel, x, holes))}." if holes else ""
+    return f"Dotted: no value at {', '.join(_named(panel, x, missing))}." if missing else ""
 
 
-def _named(panel: Panel, x: str, holes: list[Point]) -> list[str]:
-    """Each place with a hole and why; also in which lines, where not all of them have one there."""
+def _named(panel: Panel, x: str, missing: list[Point]) -> list[str]:
+    """Each place without a value and why; also in which lines, where not all of them lack one there."""
     metric, by = panel.figure.metric, _axes(panel)[1]
     named: dict[str, None] = {}
-    for point in holes:
+    for point in missing:
         place = hashable(point.axes.get(x))
         points = [p for p in panel.points if hashable(p.axes.get(x)) == place]
-        every = {hole(p, metric) for p in points if not p.stat(metric).n}
+        every = {missing_text(p, metric) for p in points if not p.stat(metric).n}
         alone = len(every) > 1 or any(p.stat(metric).n for p in points)
         line = f"{panel.spec.axis(by).label} = {axis_text(point.axes.get(by))}: " if by and alone else ""
-        named[f"{axis_text(point.axes.get(x))} ({line}{hole(point, metric)})"] = None
+        named[f"{axis_text(point.axes.get(x))} ({line}{missing_text(point, metric)})"] = None
     return list(named)

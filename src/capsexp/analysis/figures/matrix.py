@@ -19,9 +19,9 @@ from capsexp.analysis.figures.style import (
     PAPER,
     RULE,
     SEQUENTIAL,
-    Drawn,
+    Caption,
     Grid,
-    Words,
+    Picture,
     blank,
     colour_bar,
     compact,
@@ -65,16 +65,16 @@ class Matrix(OfCell, Labelled):
         return self
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The chosen cell's picture, or a line saying what is missing."""
     return draw_chosen(panel, picture)
 
 
-def picture(figure: Matrix, read: Read, words: Words) -> Drawn:
+def picture(figure: Matrix, read: Read, caption: Caption) -> Picture:
     """The picture of the arrays that ``read`` gives by their names."""
     return draw_matrix(
         read(figure.array),
-        words,
+        caption,
         labels=read(figure.labels) if figure.labels else None,
         triangle=figure.triangle,
         sort=figure.sort,
@@ -105,12 +105,12 @@ class Map:
 
     @property
     def fine(self) -> bool:
-        """Whether fields are too small for edges, numbers and hatching."""
+        """True if fields are too small for edges, numbers and hatching."""
         return bool(max(self.values.shape) >= FINE)
 
     @property
-    def holes(self) -> Grid:
-        """Where a value should be and is not."""
+    def missing(self) -> Grid:
+        """True in each field whose value is missing."""
         missing = np.isnan(self.values).astype(np.float64)
         return np.tril(missing) if self.triangle else missing
 
@@ -118,7 +118,7 @@ class Map:
 @style()
 def draw_matrix(
     values: Array,
-    words: Words,
+    caption: Caption,
     *,
     labels: Array | None = None,
     triangle: bool = False,
@@ -127,12 +127,12 @@ def draw_matrix(
     x_label: str = "",
     y_label: str = "",
     value_label: str = "",
-) -> Drawn:
+) -> Picture:
     """A heat map of ``values`` [row, column], the first row at the top.
 
     Args:
         values: the matrix.
-        words: what is said around it.
+        caption: the text around it.
         labels: the class of each row, of a matrix whose rows and columns are the same images.
         triangle: whether to show the lower half alone, with the diagonal.
         sort: whether to order the images by class, with lines between the classes.
@@ -151,9 +151,9 @@ def draw_matrix(
     across, upright = (_marks(shown, inches, across) for inches, across in ((wide, True), (tall, False)))
     below, left = 0.3 + (across.inches if across else 0.22), 0.5 + (upright.inches if upright else 0.26)
     width = max(6.4, left + wide + 1.15)
-    lines = words.lines(width)
+    lines = caption.lines(width)
     height = below + tall + 0.82 + room(lines)
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     flat = canvas.add_axes((left / width, below / height, wide / width, tall / height))
     norm, colours, ends = scale(shown.values, limits)
     _draw_fields(flat, shown, norm, colours, (wide, tall))
@@ -169,14 +169,14 @@ def draw_matrix(
     right = (left + wide + 0.2) / width
     bar = colour_bar(canvas, norm, colours, value_label, (right, below / height, 0.18 / width, tall / height))
     bar.set_ylim(*ends)
-    return save(canvas, words, _note(shown, ends))
+    return save(canvas, caption, _note(shown, ends))
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------
 
 
 def arrange(values: Array, labels: Array | None = None, *, triangle: bool = False, sort: bool = False) -> Map:
-    """What :func:`draw_matrix` draws, in the order in which it draws it; images of one class keep their order.
+    """The fields of :func:`draw_matrix`, in the order in which it draws them; images of one class keep their order.
 
     Raises:
         ArrayError: as there.
@@ -228,7 +228,7 @@ def _draw_fields(flat: Axes, shown: Map, norm: Normalize, colours: str, inches: 
     if size >= READABLE:
         write_fields(flat, texts, image.cmap(norm(shown.values)), size)
     look: Any = {"color": GREY} if shown.fine else {"facecolor": PAPER, "edgecolor": RULE, "hatch": "////"}
-    for row, column in np.argwhere(shown.holes):
+    for row, column in np.argwhere(shown.missing):
         flat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, linewidth=0, **look))
     flat.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     flat.tick_params(which="both", length=0)
@@ -245,7 +245,7 @@ def _note(shown: Map, ends: Ends) -> str:
     low, high = ends
     other = "is the same, mirrored" if shown.mirrored else "differs and is left out"
     parts = [f"The upper half {other}."] if shown.triangle else []
-    parts += [f"{'Grey' if shown.fine else 'Hatched'}: no finite value."] if shown.holes.any() else []
+    parts += [f"{'Grey' if shown.fine else 'Hatched'}: no finite value."] if shown.missing.any() else []
     beyond = float(np.nanmin(shown.values)) < low or float(np.nanmax(shown.values)) > high
     parts += [f"Values below {low:g} or above {high:g} have the colour of that."] if beyond else []
     return " ".join(parts)

@@ -26,9 +26,9 @@ from capsexp.analysis.figures.style import (
     PALETTE,
     RULE,
     SPREAD,
-    Drawn,
+    Caption,
     Grid,
-    Words,
+    Picture,
     blank,
     counted,
     room,
@@ -112,8 +112,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Keys:
-    """What the legend says above the colours, above the line styles, and of the reference."""
+class LegendTitles:
+    """The titles of the legend: above the colours, above the line styles, and of the reference."""
 
     colours: str = ""
     styles: str = ""
@@ -121,23 +121,23 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The words that have a colour, and those that have a line style, in order."""
+class Legend:
+    """The texts that have a colour, and those that have a line style, in order."""
 
     colours: list[str]
     styles: list[str]
 
     def of(self, colour: str, dash: str) -> dict[str, Any]:
-        """How a line is drawn."""
+        """The style of a line."""
         return _coloured(self.colours.index(colour)) | _dashed(self.styles.index(dash)) | {"linewidth": 1.6}
 
-    def legend(self, keys: Keys) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-        """The parts of the legend: what stands above each, and the look of each of its words."""
+    def parts(self, titles: LegendTitles) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+        """The parts of the legend: what stands above each, and the look of each of its entries."""
         plain = _coloured(0) | ({"color": GREY} if any(self.colours) else {})
         line = {"linestyle": "none" if any(self.styles) else "-"}
         colours = {text: _coloured(place) | line for place, text in enumerate(self.colours)}
         styles = {text: plain | _dashed(place) for place, text in enumerate(self.styles)}
-        parts = [(keys.colours, colours), (keys.styles, styles), ("", {keys.reference: DARK})]
+        parts = [(titles.colours, colours), (titles.styles, styles), ("", {titles.reference: DARK})]
         return [(head, entries) for head, entries in parts if any(entries)]
 
 
@@ -153,39 +153,39 @@ def _dashed(place: int) -> dict[str, Any]:
 @style()
 def draw_series(
     groups: Mapping[str, Mapping[tuple[str, str], Curve]],
-    words: Words,
-    keys: Keys,
+    caption: Caption,
+    titles: LegendTitles,
     *,
     reference: Curve | None = None,
     x_label: str = "",
     y_label: str = "",
-) -> Drawn:
+) -> Picture:
     """A panel for each group, side by side on the same axes: means, with a band of one deviation around them.
 
     Args:
         groups: by the words above a panel: its curves, by their words for colour and line style (empty: all alike).
-        words: what is said around them.
-        keys: what the legend says.
+        caption: the text around them.
+        titles: what stands in the legend beside its entries.
         reference: drawn in every panel, dark and without markers.
         x_label: below the panels; the numbers fall from left to right if every curve's first is its largest.
         y_label: beside the panels.
     """
     shown = groups or {"": {}}
     curves = [*(curve for group in shown.values() for curve in group.values()), *([reference] if reference else [])]
-    looks = Looks(*(list(dict.fromkeys(pair[i] for group in shown.values() for pair in group)) for i in range(2)))
-    legend = [_wrapped(*part) for part in looks.legend(keys)]
-    layout = Layout(len(shown), 0.36 if any(shown) else 0.06, _beside(legend))
+    legend = Legend(*(list(dict.fromkeys(pair[i] for group in shown.values() for pair in group)) for i in range(2)))
+    parts = [_wrapped(*part) for part in legend.parts(titles)]
+    layout = Layout(len(shown), 0.36 if any(shown) else 0.06, _beside(parts))
     width = max(6.4, layout.right + layout.beside)
-    lines = words.lines(width, *([SPREAD] if any(curve.n > 1 for curve in curves) else []))
+    lines = caption.lines(width, *([SPREAD] if any(curve.n > 1 for curve in curves) else []))
     top = 0.78 + room(lines)
-    height = top + max(layout.height, layout.above + sum(map(_tall, legend)))
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    height = top + max(layout.height, layout.above + sum(map(_tall, parts)))
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     first: Axes | None = None
     for place, (head, group) in enumerate(shown.items()):
         left, down = layout.corner(place)
         box = (left / width, (height - top - down) / height, layout.size[0] / width, layout.size[1] / height)
         axes = canvas.add_axes(box, sharex=first, sharey=first)
-        _draw_panel(axes, group, looks, reference)
+        _draw_panel(axes, group, legend, reference)
         axes.set_title(head, fontsize=9.5, color=GREY, pad=6)
         outer = place % layout.columns == 0
         axes.tick_params(labelleft=outer)
@@ -194,25 +194,25 @@ def draw_series(
         first = first or axes
     if first:
         _dress(first, [curve.x for curve in curves])
-    _write_legend(canvas, legend, (layout.right + 0.1, height - top - layout.above))
-    return save(canvas, words, bands_note(curves))
+    _write_legend(canvas, parts, (layout.right + 0.1, height - top - layout.above))
+    return save(canvas, caption, bands_note(curves))
 
 
 def falls(x: Grid) -> bool:
-    """Whether a walk begins at its largest number, and so goes down."""
+    """True if a walk begins at its largest number, and so goes down."""
     return bool(x[0] == x.max() > x.min())
 
 
 def bands_note(curves: Sequence[Curve]) -> str:
-    """What the bands are; empty where a single seed stands behind each line."""
+    """The meaning of the bands; empty where each line is of a single seed."""
     sizes = {curve.n for curve in curves}
     if sizes <= {1}:
         return ""
     return f"Bands: ± one sample standard deviation, {counted(sizes - {1})}{', where n > 1' if 1 in sizes else ''}."
 
 
-def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Curve], looks: Looks, reference: Curve | None) -> None:
-    drawn = [(curve, looks.of(*pair)) for pair, curve in group.items()]
+def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Curve], legend: Legend, reference: Curve | None) -> None:
+    drawn = [(curve, legend.of(*pair)) for pair, curve in group.items()]
     for curve, look in [*drawn, *([(reference, DARK)] if reference else [])]:
         mean, spread = mean_and_spread(curve.ys)
         axes.plot(curve.x, mean, **look)
@@ -278,7 +278,7 @@ Groups = dict[str, dict[tuple[str, str], Curve]]
 """By the words above a panel, and the words of colour and line style."""
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The curves of the sweep's cells, and what is to be said of cells that have none."""
     figure, lost = panel.figure, list[str]()
     try:
@@ -289,14 +289,14 @@ def draw(panel: Panel) -> tuple[Drawn | None, str]:
     problem = f"{figure.name}: {lost[0]}{more}" if lost else ""
     if not any(groups.values()) and reference is None:
         return None, problem
-    words = replace(panel.around, parts=(*panel.around.parts, _sizes(groups, reference)))
-    keys = Keys(_title(panel, figure.by), _title(panel, figure.style), figure.reference_label)
+    caption = replace(panel.caption, parts=(*panel.caption.parts, _sizes(groups, reference)))
+    titles = LegendTitles(_title(panel, figure.by), _title(panel, figure.style), figure.reference_label)
     texts = {"x_label": figure.x_label or figure.x, "y_label": figure.y_label or figure.y}
-    return draw_series(groups, words, keys, reference=reference, **texts), problem
+    return draw_series(groups, caption, titles, reference=reference, **texts), problem
 
 
 def _sizes(groups: Groups, reference: Curve | None) -> str:
-    """Numbers of trainings behind the lines; that of the reference where it is another."""
+    """Numbers of trainings of the lines; that of the reference where it is another."""
     lines = counted(curve.n for group in groups.values() for curve in group.values())
     if reference is None or lines == counted([reference.n]):
         return lines

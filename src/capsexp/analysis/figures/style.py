@@ -41,7 +41,7 @@ def counted(sizes: Iterable[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Words:
+class Caption:
     """The words around one picture.
 
     Attributes:
@@ -67,7 +67,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Picture:
     """A finished picture: its files' stem, what stands above and below it on the page, and its bytes."""
 
     name: str
@@ -92,24 +92,24 @@ def room(lines: Sequence[str]) -> float:
     return 0.2 * max(0, len(lines) - 1)
 
 
-def blank(words: Words, width: float, height: float, left: float, lines: Sequence[str]) -> Canvas:
+def blank(caption: Caption, width: float, height: float, left: float, lines: Sequence[str]) -> Canvas:
     """An empty figure (inches) with its title and the lines below that written at its top."""
     canvas = Canvas(figsize=(width, height))
     top = 1 - 0.2 / height
-    size = min(13.0, width * 72 * 0.92 / (0.68 * max(1, len(words.title))))
-    canvas.text(left, top, words.title, fontsize=size, fontweight="bold", va="top", parse_math=False)
+    size = min(13.0, width * 72 * 0.92 / (0.68 * max(1, len(caption.title))))
+    canvas.text(left, top, caption.title, fontsize=size, fontweight="bold", va="top", parse_math=False)
     below = top - 0.3 / height
     canvas.text(left, below, "\n".join(lines), color=GREY, va="top", linespacing=1.45, parse_math=False)
     return canvas
 
 
-def save(canvas: Canvas, words: Words, extra: str = "") -> Drawn:
+def save(canvas: Canvas, caption: Caption, extra: str = "") -> Picture:
     """The figure in both formats, without dates and versions."""
     png, pdf = io.BytesIO(), io.BytesIO()
     canvas.savefig(png, format="png", dpi=120, metadata={"Software": None})
     canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    note = " ".join(part for part in (extra, words.note) if part)
-    return Drawn(words.name, words.title, note, png.getvalue(), pdf.getvalue())
+    note = " ".join(part for part in (extra, caption.note) if part)
+    return Picture(caption.name, caption.title, note, png.getvalue(), pdf.getvalue())
 
 
 def colour_bar(
@@ -140,7 +140,7 @@ def write_fields(flat: Axes, texts: Sequence[Sequence[str]], colours: Any, size:
 
 
 def compact(values: Grid, like: Grid | None = None) -> list[list[str]]:
-    """Numbers for the fields of a heat map, all with the same decimals (.957, 1.32, 4206, 11.6k); holes are empty.
+    """Numbers for the fields of a heat map, all with the same decimals (.957, 1.32, 4206, 11.6k); empty where missing.
 
     Those decimals are the ones that suit ``like``, by default the values themselves.
     """

@@ -20,8 +20,8 @@ from capsexp.analysis.figures.style import (
     RULE,
     SEQUENTIAL,
     SPREAD,
-    Drawn,
     Grid,
+    Picture,
     blank,
     colour_bar,
     room,
@@ -48,9 +48,9 @@ class Surface(OverAxes):
 
 
 def smooth(values: Grid, sigma: float) -> Grid:
-    """Gaussian filter over a grid with holes: each value is the weighted mean of the finite ones around it.
+    """Gaussian filter over a grid with missing values: each value is the weighted mean of the finite ones around it.
 
-    Without holes this is ``scipy.ndimage.gaussian_filter(values, sigma)``; holes stay holes.
+    Of a whole grid this is ``scipy.ndimage.gaussian_filter(values, sigma)``; what is missing stays missing.
     """
     finite = np.isfinite(values)
     total = gaussian_filter(np.where(finite, values, 0.0), sigma)
@@ -60,14 +60,14 @@ def smooth(values: Grid, sigma: float) -> Grid:
     return smoothed
 
 
-def draw(panel: Panel) -> tuple[Drawn, str]:
+def draw(panel: Panel) -> tuple[Picture, str]:
     """The surface and the map."""
     figure = panel.figure
     values, states = panel.grid()
     norm = normalise(panel)
-    lines_below = panel.around.lines(14.2)
+    lines_below = panel.caption.lines(14.2)
     height = 6.6 + room(lines_below)
-    canvas, up = blank(panel.around, 14.2, height, 0.035, lines_below), 6.6 / height
+    canvas, up = blank(panel.caption, 14.2, height, 0.035, lines_below), 6.6 / height
     space: Any = canvas.add_axes((-0.005, 0.0, 0.455, 0.87 * up), projection="3d")
     _draw_surface(space, panel, smooth(values, figure.sigma), norm)
     words = f"Gaussian-smoothed, sigma = {figure.sigma:g} grid steps" if figure.sigma else "Not smoothed"
@@ -76,7 +76,7 @@ def draw(panel: Panel) -> tuple[Drawn, str]:
     small = draw_map(flat, panel, values, states, norm)
     flat.set_title(f"Raw values ({SPREAD})" if small else "Raw values", fontsize=9.5, color=GREY, pad=8)
     colour_bar(canvas, norm, SEQUENTIAL, panel.measure.title, (0.925, 0.115 * up, 0.013, 0.71 * up))
-    return save(canvas, panel.around, legend(panel, states.values())), ""
+    return save(canvas, panel.caption, legend(panel, states.values())), ""
 
 
 def _positions(values: list[Any]) -> list[float]:

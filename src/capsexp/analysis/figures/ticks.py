@@ -1,4 +1,4 @@
-"""What stands along an axis of a picture: where its values are, and texts that do not run into each other."""
+"""The ticks of an axis: the places of its values, and texts that do not run into each other."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ class Ticks:
 
     @property
     def look(self) -> dict[str, Any]:
-        """What matplotlib has to know of texts that are turned."""
+        """Matplotlib's settings for texts that are turned."""
         return {"rotation": self.turn, "ha": "right", "rotation_mode": "anchor"} if self.turn else {}
 
 
@@ -76,7 +76,7 @@ def texts(values: Sequence[Any]) -> list[str]:
 
 
 def scale(values: Sequence[Any]) -> Scale:
-    """How values are laid out: words evenly, numbers to scale, or by their logarithms where they would crowd.
+    """The layout of values: words evenly, numbers to scale, or by their logarithms where they would crowd.
 
     Numbers that crowd either way (0, 1e-6, 1e-3) are laid out evenly.
     """
@@ -95,6 +95,6 @@ def _narrowest(ordered: Sequence[float]) -> float:
 
 
 def places(values: Sequence[Any]) -> list[float]:
-    """Where the values stand: numbers at themselves unless they crowd, everything else one after the other."""
+    """The places of values: numbers at themselves unless they crowd, everything else one after the other."""
     even = scale(values) == "even"
     return [float(place) if even else float(value) for place, value in enumerate(values)]

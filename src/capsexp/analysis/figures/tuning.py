@@ -12,7 +12,7 @@ from capsexp.analysis.arrays import Array, ArrayError, numbers
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.bars import same_shape
 from capsexp.analysis.figures.base import Labelled, OfCell, few_arrays
-from capsexp.analysis.figures.style import GREY, PALETTE, RULE, Drawn, Grid, Words, blank, room, save, style
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, Caption, Grid, Picture, blank, room, save, style
 from capsexp.analysis.panels import Panel
 from capsexp.analysis.single_run import Read, draw_chosen
 from capsexp.analysis.validation import Named
@@ -36,25 +36,25 @@ class Tuning(OfCell, Labelled):
     )
 
 
-def draw(panel: Panel) -> tuple[Drawn | None, str]:
+def draw(panel: Panel) -> tuple[Picture | None, str]:
     """The chosen cell's picture, or a line saying what is missing."""
     return draw_chosen(panel, picture)
 
 
-def picture(figure: Tuning, read: Read, words: Words) -> Drawn:
+def picture(figure: Tuning, read: Read, caption: Caption) -> Picture:
     """The picture of the arrays that ``read`` gives by their names."""
     lengths = {name: read(array) for name, array in figure.arrays.items()}
     texts = {"x_label": figure.x_label or "class capsule", "y_label": figure.y_label or "mean length"}
-    return draw_tuning(lengths, words, **texts)
+    return draw_tuning(lengths, caption, **texts)
 
 
 @style()
-def draw_tuning(lengths: Mapping[str, Array], words: Words, *, x_label: str = "", y_label: str = "") -> Drawn:
+def draw_tuning(lengths: Mapping[str, Array], caption: Caption, *, x_label: str = "", y_label: str = "") -> Picture:
     """A panel for each way of routing, side by side: one curve a true class, over the class capsules.
 
     Args:
         lengths: by the name of the way: mean lengths [true class, class capsule].
-        words: what is said around them.
+        caption: the text around them.
         x_label: below the capsules.
         y_label: what is averaged.
 
@@ -66,9 +66,9 @@ def draw_tuning(lengths: Mapping[str, Array], words: Words, *, x_label: str = ""
     coloured = list(range(kinds)) if kinds <= FEW else least_distinct(list(shown.values()), len(PALETTE))
     wide = min(MOST_WIDE, 12.0 / len(shown)) if kinds > FEW else min(WIDE, 12.0 / len(shown))
     width = max(6.4, LEFT + len(shown) * (wide + GAP) + 1.2)
-    lines = words.lines(width)
+    lines = caption.lines(width)
     height = BELOW + TALL + 1.1 + room(lines)
-    canvas = blank(words, width, height, 0.3 / width, lines)
+    canvas = blank(caption, width, height, 0.3 / width, lines)
     first: Axes | None = None
     for place, (name, means) in enumerate(shown.items()):
         box = ((LEFT + place * (wide + GAP)) / width, BELOW / height, wide / width, TALL / height)
@@ -85,7 +85,7 @@ def draw_tuning(lengths: Mapping[str, Array], words: Words, *, x_label: str = ""
         look: Any = {"frameon": False, "title": "true class", "alignment": "left", "borderpad": 0}
         keys = first.get_legend_handles_labels()
         canvas.legend(*keys, loc="upper left", bbox_to_anchor=(right, (BELOW + TALL) / height), **look)
-    return save(canvas, words, _note(shown, coloured))
+    return save(canvas, caption, _note(shown, coloured))
 
 
 def square(arrays: Mapping[str, Grid]) -> int:
