@@ -1,13 +1,17 @@
-"""Cells of a report, and points: the cells that differ in their seed alone."""
+"""Cells, and points: the cells that differ in their seed alone, with the statistics over them.
+
+Reports, :func:`capsexp.average_seeds` and the rules of claims all take their points and their statistics from here.
+"""
 
 import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 SEED = "seed"
 """The one axis that is averaged over."""
@@ -38,11 +42,8 @@ class Stat:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the values; None where there is none, and equal values as they are (a count stays whole)."""
-        values = list(self.values.values())
-        if not values or min(values) == max(values):
-            return values[0] if values else None
-        return statistics.fmean(values)
+        """Mean of the values; None where there is none."""
+        return average(list(self.values.values()))
 
     @property
     def std(self) -> float | None:
@@ -97,7 +98,7 @@ class Cell:
         """True if the cell's numbers may be used."""
         return self.state == "done"
 
-    @property
+    @cached_property
     def protocol(self) -> Protocol | None:
         """The cell's protocol; None for a cell that is not done."""
         if not self.done or self.result is None:
@@ -152,9 +153,65 @@ class Point:
         return Stat(finite, len(known) - len(finite))
 
 
+Placed = TypeVar("Placed", Cell, Point)
+
+
+def average(values: Sequence[float]) -> float | None:
+    """The mean, in whatever order the values come; equal values as they are (a count stays whole), None for none."""
+    if not values or min(values) == max(values):
+        return values[0] if values else None
+    return statistics.fmean(values)
+
+
+def points_of(cells: Iterable[Cell], axes: Sequence[str]) -> list[Point]:
+    """The points of cells over some axes, in the order in which their values come first.
+
+    Cells of different protocols are never in one point.  A cell that is not done belongs to the one protocol of its
+    place, or to a point without a protocol where there are several.
+    """
+    return [point for group in grouped(cells, axes).values() for point in _split(group, axes)]
+
+
+def _split(group: list[Cell], axes: Sequence[str]) -> list[Point]:
+    values = {axis: group[0].axes.get(axis) for axis in axes}
+    protocols = sorted({cell.protocol for cell in group if cell.protocol}, key=repr)
+    if len(protocols) < 2:
+        return [Point(values, tuple(group), protocols[0] if protocols else None)]
+    parts = {each: tuple(cell for cell in group if cell.protocol == each) for each in [*protocols, None]}
+    return [Point(values, part, each) for each, part in parts.items() if part]
+
+
+# -- values of axes ---------------------------------------------------------------------------------------------------
+
+
+def grouped(items: Iterable[Placed], axes: Iterable[str]) -> dict[tuple[object, ...], list[Placed]]:
+    """Cells or points apart by their values on some axes, in the order in which these come first."""
+    groups: dict[tuple[object, ...], list[Placed]] = {}
+    for item in items:
+        groups.setdefault(tuple([hashable(item.axes.get(axis)) for axis in axes]), []).append(item)
+    return groups
+
+
+def in_order(items: Iterable[Placed], axes: Sequence[str]) -> list[Placed]:
+    """Cells or points sorted by their values on some axes."""
+    return sorted(items, key=lambda item: [order(item.axes.get(axis)) for axis in axes])
+
+
+def order(value: object) -> tuple[bool, float, str]:
+    """Sorts the values of an axis: numbers by size, then everything else by its text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return False, value, ""
+    return True, 0.0, str(value)
+
+
 def hashable(value: object) -> object:
-    """An axis' value as a dictionary key; lists and mappings become their JSON text."""
-    return value if isinstance(value, str | int | float | None) else json.dumps(value, sort_keys=True)
+    """An axis' value as a dictionary key.
+
+    Equal numbers are one key.  True and 1 are two; lists and mappings are equal by their JSON text.
+    """
+    if isinstance(value, str | int | float | None) and not isinstance(value, bool):
+        return value
+    return "json", json.dumps(value, sort_keys=True)
 
 
 def is_number(value: object) -> bool:

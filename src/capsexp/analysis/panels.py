@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from capsexp.analysis.cells import Point, Protocol, hashable
+from capsexp.analysis.cells import Point, Protocol, grouped, hashable
 from capsexp.analysis.conditions import asked, axis_text, select, unswept
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.figures.style import Caption, Grid, counted
@@ -129,7 +129,7 @@ def panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel],
         rest, apart = [], [points for _, points in results.by_protocol(chosen)]
     else:
         apart = results.apart(chosen)
-    every = [group for points in apart for group in _groups(points, rest)]
+    every = [group for points in apart for group in grouped(points, rest).values()]
     groups = [group for group in every if any(count(figure, point) for point in group)]
     if figure.kind == "grid":
         groups = groups or every[:1]  # the paper's numbers stand there before ours do
@@ -163,13 +163,6 @@ def _limits(pictures: Sequence[Panel]) -> tuple[float, float]:
     stats = [point.stat(panel.figure.metric).mean for panel in pictures for point in panel.points]
     means = [mean for mean in stats if mean is not None]
     return min(means), max(means)
-
-
-def _groups(points: Sequence[Point], rest: Sequence[str]) -> list[list[Point]]:
-    groups: dict[tuple[object, ...], list[Point]] = {}
-    for point in points:
-        groups.setdefault(tuple(hashable(point.axes.get(axis)) for axis in rest), []).append(point)
-    return list(groups.values())
 
 
 def _panel(

@@ -9,7 +9,7 @@ from typing import Any
 
 from capsexp import records
 from capsexp.analysis import unplanned
-from capsexp.analysis.cells import PROTOCOL, SEED, STATES, Cell, Point, Protocol, hashable, is_number
+from capsexp.analysis.cells import PROTOCOL, SEED, STATES, Cell, Point, Protocol, hashable, is_number, points_of
 from capsexp.errors import CommandError
 
 
@@ -105,7 +105,7 @@ def read(directory: Path) -> Results:
     return Results(
         sweep=sweep,
         cells=cells,
-        points=_points(cells, [axis for axis in axes if axis != SEED]),
+        points=points_of(cells, [axis for axis in axes if axis != SEED]),
         axes={axis: values for axis, values in axes.items() if axis != SEED},
         protocols=protocols,
         orphans=sorted(path.name for identifier, path in found.items() if identifier not in planned_ids),
@@ -165,23 +165,6 @@ def _status(directory: Path) -> records.Status | None:
     if status and status.state == "interrupted" and written == "running":
         return replace(status, cause="its process died")
     return status
-
-
-def _points(cells: Iterable[Cell], axes: Sequence[str]) -> list[Point]:
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(tuple(hashable(cell.axes.get(axis)) for axis in axes), []).append(cell)
-    return [point for group in groups.values() for point in _split(group, axes)]
-
-
-def _split(group: list[Cell], axes: Sequence[str]) -> list[Point]:
-    """The points of cells that differ in their seed: one, unless their protocols differ too."""
-    values = {axis: group[0].axes.get(axis) for axis in axes}
-    protocols = sorted({cell.protocol for cell in group if cell.protocol}, key=repr)
-    if len(protocols) < 2:
-        return [Point(values, tuple(group), protocols[0] if protocols else None)]
-    parts = {each: tuple(cell for cell in group if cell.protocol == each) for each in [*protocols, None]}
-    return [Point(values, part, each) for each, part in parts.items() if part]
 
 
 def ordered(found: Iterable[Any], planned: Iterable[Any]) -> list[Any]:

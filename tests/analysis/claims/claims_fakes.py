@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from capsexp.analysis.cells import Protocol
 from capsexp.analysis.claims import evidence
-from capsexp.analysis.claims.evidence import Evidence, Protocol
+from capsexp.analysis.claims.evidence import Evidence
 from capsexp.analysis.claims.paper import Paper
 from capsexp.analysis.claims.rules import base
 from capsexp.analysis.claims.rules.base import Labels, Verdict
@@ -51,6 +52,11 @@ def changed(rows: Sequence[dict[str, Any]], **facts: str) -> list[dict[str, Any]
     return [row | facts | {"cell": row["cell"] + mark} for row in rows]
 
 
+def protocol(data: str, select_on: str = "val") -> Protocol:
+    """The protocol that a table names."""
+    return Protocol(data, select_on=select_on)
+
+
 def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write the table into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +77,7 @@ def judge(folder: Path, claim: Mapping[str, Any], data: str = "digits", **source
     """The verdict on a claim (kind and keys) by the evidence of one data set."""
     (rule,) = validated(Paper, "paper", paper_of(claim, *sources)).claims
     assert rule.describe(LABELS).endswith(".")
-    return base.judge(rule, protocols(folder, **sources)[Protocol(data)], LABELS)
+    return base.judge(rule, protocols(folder, **sources)[protocol(data)], LABELS)
 
 
 def paper_of(claim: Mapping[str, Any], *sources: str, **keys: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 import pytest
-from claims_fakes import cells, changed, protocols, write
+from claims_fakes import cells, changed, protocol, protocols, write
 
 from capsexp.analysis.claims import evidence
-from capsexp.analysis.claims.evidence import LackingError, Protocol, TableError, gather
+from capsexp.analysis.claims.evidence import LackingError, TableError, gather, mean_of
 from capsexp.analysis.conditions import Condition
 
 GRID = {"model__c2": [2, 3], "model__c3": [2, 3]}
@@ -17,9 +17,9 @@ def test_a_report_writes_what_is_read(tmp_path):
     found = read(write(tmp_path, changed(rows, state="done")))
     assert found.axes == ("model.c2", "pruning", "ratio")
     assert found.metrics == ("test/acc",)
-    assert found.cells["cell"].tolist() == [row["cell"] for row in rows]
-    assert found.cells[list(found.axes)].values.tolist() == [[2, "cosine", 0.125], [10, "cosine", 0.125]]
-    assert found.cells["test/acc"].tolist() == [0.5, 0.5]
+    assert [cell.name for cell in found.cells] == [row["cell"] for row in rows]
+    assert [list(cell.axes.values()) for cell in found.cells] == [[2, "cosine", 0.125], [10, "cosine", 0.125]]
+    assert [cell.value("test/acc") for cell in found.cells] == [0.5, 0.5]
 
 
 def test_the_words_of_values():
@@ -34,7 +34,7 @@ def test_an_axis_called_data(tmp_path):
     ]
     found = read(write(tmp_path, rows))
     assert found.axes == ("data",)
-    assert found.cells[evidence.PROTOCOL].tolist() == [Protocol("mnist")]
+    assert [cell.protocol for cell in found.cells] == [protocol("mnist")]
 
 
 def test_older_tables_have_fewer_facts(tmp_path):
@@ -70,58 +70,58 @@ def test_no_text_at_all(tmp_path):
 def test_holes_are_planned_and_give_no_number(tmp_path):
     rows = cells(GRID, test__acc=lambda c2, c3: c2 + c3 / 10)
     holes = changed(rows[2:], state="failed", data="", select_on="", test__acc="")
-    part = protocols(tmp_path, cnn=[*rows[:2], *holes])[Protocol("digits")].part("cnn")
+    part = protocols(tmp_path, cnn=[*rows[:2], *holes])[protocol("digits")].part("cnn")
     assert (part.planned, len(part.cells)) == (4, 2)
     assert part.values == {"model.c2": (2, 3), "model.c3": (2, 3)}
-    assert [point.mean("test/acc") for point in part.sample({}, "test/acc").points] == [2.2, 2.3]
+    assert [mean_of(point.cells, "test/acc") for point in part.sample({}, "test/acc").points] == [2.2, 2.3]
 
 
 def test_a_stale_cell_counts_as_a_hole_even_with_numbers(tmp_path):
     rows = cells(GRID, test__acc=0.5)
     found = protocols(tmp_path, cnn=[*rows[:3], *changed(rows[3:], state="stale")])
-    assert len(found[Protocol("digits")].part("cnn").cells) == 3
+    assert len(found[protocol("digits")].part("cnn").cells) == 3
 
 
 def test_data_sets_and_choices_of_models_are_never_mixed(tmp_path):
     rows = cells(GRID, test__acc=0.5)
     mixed = [*rows, *changed(rows, data="dhcd"), *changed(rows, select_on="test")]
     found = protocols(tmp_path, cnn=mixed, other=rows)
-    assert list(found) == [Protocol("dhcd"), Protocol("digits", "test"), Protocol("digits")]
+    assert list(found) == [protocol("dhcd"), protocol("digits", "test"), protocol("digits")]
     assert [len(each.part("cnn").cells) for each in found.values()] == [4, 4, 4]
     assert [each.part("cnn").planned for each in found.values()] == [4, 4, 4]
     assert [each.papers for each in found.values()] == [True, False, False]
     with pytest.raises(LackingError, match="no finished cell of other"):
-        found[Protocol("dhcd")].part("other")
+        found[protocol("dhcd")].part("other")
 
 
 def test_the_papers_data_are_there_even_without_a_cell(tmp_path):
     found = protocols(tmp_path, cnn=cells(GRID, test__acc=0.5))
-    assert list(found) == [Protocol("dhcd"), Protocol("digits")]
-    assert found[Protocol("dhcd")].papers
-    assert found[Protocol("dhcd")].parts == {}
+    assert list(found) == [protocol("dhcd"), protocol("digits")]
+    assert found[protocol("dhcd")].papers
+    assert found[protocol("dhcd")].parts == {}
 
 
 def test_seeds_are_averaged(tmp_path):
     rows = cells({"model__c2": [3, 2], "seed": [0, 1]}, test__acc=lambda c2, seed: c2 / 10 + seed / 5)
-    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
+    part = protocols(tmp_path, cnn=rows)[protocol("digits")].part("cnn")
     assert part.axes == ("model.c2",)
     points = part.sample({}, "test/acc").points
     assert [(point.axes, len(point.cells)) for point in points] == [({"model.c2": 2}, 2), ({"model.c2": 3}, 2)]
-    assert [point.mean("test/acc") for point in points] == pytest.approx([0.3, 0.4])
+    assert [mean_of(point.cells, "test/acc") for point in points] == pytest.approx([0.3, 0.4])
     (single,) = part.sample({"seed": Condition((1,)), "model.c2": Condition((3,))}, "test/acc").points
-    assert single.mean("test/acc") == 0.5
+    assert mean_of(single.cells, "test/acc") == 0.5
 
 
 def test_a_mean_is_exact(tmp_path):
     rows = cells({"seed": [0, 1, 2]}, loss=lambda seed: [1e16, 1.0, -1e16][seed], acc=0.1)
-    (point,) = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn").sample({}, "loss").points
-    assert point.mean("loss") == 1 / 3
-    assert point.mean("acc") == 0.1
+    (point,) = protocols(tmp_path, cnn=rows)[protocol("digits")].part("cnn").sample({}, "loss").points
+    assert mean_of(point.cells, "loss") == 1 / 3
+    assert mean_of(point.cells, "acc") == 0.1
 
 
 def test_what_a_sample_lacks(tmp_path):
     rows = cells(GRID, test__acc=lambda c2, c3: "nan" if c3 == 3 else "" if c2 == 3 else 0.5)
-    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
+    part = protocols(tmp_path, cnn=rows)[protocol("digits")].part("cnn")
     sample = part.sample({}, "test/acc")
     assert (len(sample.cells), sample.lost) == (1, 3)
     assert part.sample({"model.c2": Condition((2,))}, "test/acc").lost == 1
@@ -134,16 +134,16 @@ def test_what_a_sample_lacks(tmp_path):
 
 def test_words_and_truth_values_of_an_axis_are_no_numbers(tmp_path):
     rows = cells({"merge": [True, False, 1, "x"], "seed": [0]}, test__acc=0.5)
-    part = protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn")
+    part = protocols(tmp_path, cnn=rows)[protocol("digits")].part("cnn")
     assert [point.axes["merge"] for point in part.sample({}, "test/acc").points] == [1, False, True, "x"]
     sample = part.sample({}, "test/acc", "merge")
-    assert (sample.cells["merge"].tolist(), sample.lost) == ([1], 3)
+    assert ([cell.axes["merge"] for cell in sample.cells], sample.lost) == ([1], 3)
 
 
 def test_the_same_cell_in_two_folders_counts_once(tmp_path):
     rows = cells(GRID, test__acc=0.5)
     first, second = (read(write(tmp_path / name, part)) for name, part in (("a", rows[:3]), ("b", rows[1:])))
-    part = gather({"cnn": [first, second]}, {}, "dhcd")[Protocol("digits")].part("cnn")
+    part = gather({"cnn": [first, second]}, {}, "dhcd")[protocol("digits")].part("cnn")
     assert (len(part.cells), part.planned, part.folders) == (4, 4, (tmp_path / "a", tmp_path / "b"))
     assert (part.replaced, part.complete) == (0, True)
 
@@ -158,10 +158,10 @@ def test_of_two_folders_the_later_ones_training_of_a_place_counts(tmp_path):
         ([again, first], [0.5, 0.9, 0.5, 0.5], 1, 4),
         ([first, holes], [0.5, 0.5, 0.5, 0.5], 0, 5),
     ]:
-        part = gather({"cnn": tables}, {}, "dhcd")[Protocol("digits")].part("cnn")
-        assert part.cells["test/acc"].tolist() == accuracies
+        part = gather({"cnn": tables}, {}, "dhcd")[protocol("digits")].part("cnn")
+        assert [cell.value("test/acc") for cell in part.cells] == accuracies
         assert (part.replaced, part.planned) == (replaced, planned)
-    apart = gather({"cnn": [first], "other": [again]}, {}, "dhcd")[Protocol("digits")]
+    apart = gather({"cnn": [first], "other": [again]}, {}, "dhcd")[protocol("digits")]
     assert [apart.part(name).replaced for name in ("cnn", "other")] == [0, 0]
 
 
@@ -175,11 +175,11 @@ def test_two_trainings_of_one_place_in_one_table_are_a_contradiction(tmp_path):
 def test_a_source_is_complete_where_no_cell_is_lacking(tmp_path):
     rows = cells({**GRID, "seed": [0, 1]}, test__acc=0.5)
     table_of = read(write(tmp_path / "a", rows))
-    parts = [gather({"cnn": [table_of]}, {"cnn": size}, "dhcd")[Protocol("digits")].part("cnn") for size in (0, 4, 5)]
+    parts = [gather({"cnn": [table_of]}, {"cnn": size}, "dhcd")[protocol("digits")].part("cnn") for size in (0, 4, 5)]
     assert [(part.complete, part.beyond) for part in parts] == [(True, 0), (True, 0), (False, 5)]  # seeds are no places
-    failed = protocols(tmp_path, cnn=[*rows[:7], *changed(rows[7:], state="failed")])[Protocol("digits")].part("cnn")
+    failed = protocols(tmp_path, cnn=[*rows[:7], *changed(rows[7:], state="failed")])[protocol("digits")].part("cnn")
     assert not failed.complete
-    lost = protocols(tmp_path, cnn=[*rows[:7], *changed(rows[7:], test__acc="nan")])[Protocol("digits")].part("cnn")
+    lost = protocols(tmp_path, cnn=[*rows[:7], *changed(rows[7:], test__acc="nan")])[protocol("digits")].part("cnn")
     assert lost.complete
     assert not lost.sample({}, "test/acc").complete
 

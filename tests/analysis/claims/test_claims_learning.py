@@ -1,7 +1,6 @@
 import pytest
-from claims_fakes import cells, judge, protocols
+from claims_fakes import cells, judge, protocol, protocols
 
-from capsexp.analysis.claims.evidence import Protocol
 from capsexp.analysis.claims.rules.base import ALONE, Learning, learning
 
 GRID = {"a": [1, 2, 3], "b": [1, 2, 3]}
@@ -14,7 +13,7 @@ def trained(rows, still, last=30):
 
 
 def cells_of(tmp_path, rows):
-    return protocols(tmp_path, cnn=rows)[Protocol("digits")].part("cnn").cells
+    return protocols(tmp_path, cnn=rows)[protocol("digits")].part("cnn").cells
 
 
 def test_who_was_still_learning(tmp_path):

@@ -7,23 +7,28 @@ import csv
 import functools
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from capsexp.analysis.cells import SEED
+from capsexp.analysis.cells import (
+    SEED,
+    Cell,
+    Point,
+    Protocol,
+    average,
+    grouped,
+    in_order,
+    is_number,
+    points_of,
+)
 from capsexp.analysis.conditions import Condition
 from capsexp.errors import CommandError
 
 NAME = "cells.csv"
 FACTS = ("state", "kind", "cause", "retried")
 """Columns between what a cell is and its numbers; tables of older reports lack some."""
-PROTOCOL, KEY = "(protocol)", "(key)"
-"""Columns that are made here: a finished cell's protocol, and the values of a cell's axes as one text."""
 
 Value = str | int | float | bool | None
 Where = Mapping[str, Condition]
@@ -46,14 +51,6 @@ class LackingError(Exception):
         self.source = source
 
 
-@dataclass(frozen=True, order=True)
-class Protocol:
-    """The data set and the split on which the models were chosen; numbers must share both to be compared."""
-
-    data: str
-    select_on: str = "val"
-
-
 # -- one table --------------------------------------------------------------------------------------------------------
 
 
@@ -65,18 +62,18 @@ class Table:
         folder: where it lies.
         axes: swept keys, the seed among them where it was swept.
         metrics: heads of the columns of numbers.
-        cells: one row per planned cell: ``cell``, ``state``, the axes (any values), the metrics (NaN where there is no
-            finite number), PROTOCOL (None for a cell that has not finished) and KEY.
+        cells: the planned cells; those of a table have no directory.  A cell's values are the numbers among its
+            metrics and axes: NaN where a metric is not finite or empty.
     """
 
     folder: Path
     axes: tuple[str, ...]
     metrics: tuple[str, ...]
-    cells: pd.DataFrame
+    cells: list[Cell]
 
-    def finished(self, protocol: Protocol) -> pd.DataFrame:
+    def finished(self, protocol: Protocol) -> list[Cell]:
         """The finished cells of a protocol."""
-        return self.cells[self.cells[PROTOCOL] == protocol]
+        return [cell for cell in self.cells if cell.protocol == protocol]
 
 
 def find(folder: Path) -> Path | None:
@@ -92,24 +89,25 @@ def read(path: Path) -> Table:
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            lines = list(csv.reader(stream, strict=True))  # pandas would fill up a line that was cut short
+            lines = list(csv.reader(stream, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise TableError(f"{path} is no CSV: {error}") from error
     header = lines[0] if lines else []
     data = "data.name" if "data.name" in header else "data"
     _check(path, header, data, lines)
-    text = pd.DataFrame(lines[1:], columns=header, dtype=object)
-    axes, done = header[1 : header.index(data)], text["state"] == "done"
+    axes = header[1 : header.index(data)]
     metrics = header[max(place for place, head in enumerate(header) if head in FACTS) + 1 :]
-    unnamed = done & ((text[data] == "") | (text["select_on"] == ""))
-    if unnamed.any():
-        raise TableError(f"{path}, line {unnamed.argmax() + 2}: a finished cell without its data set or select_on")
-    protocols = [Protocol(*row) if end else None for *row, end in zip(text[data], text["select_on"], done, strict=True)]
-    columns = {PROTOCOL: pd.Series(protocols, dtype=object)}
-    columns |= {axis: pd.Series([value_of(each) for each in text[axis]], dtype=object) for axis in axes}
-    columns |= {metric: _numbers(path, text[metric]) for metric in metrics}
-    cells = text[["cell", "state"]].assign(**columns)
-    cells[KEY] = pd.Series([key_of(each) for each in _coordinates(cells, axes)], dtype=object)
+    cells = []
+    for place, line in enumerate(lines[1:], 2):
+        row = dict(zip(header, line, strict=True))
+        if row["state"] == "done" and not (row[data] and row["select_on"]):
+            raise TableError(f"{path}, line {place}: a finished cell without its data set or select_on")
+        values = {axis: value_of(row[axis]) for axis in axes}
+        numbers = {axis: value for axis, value in values.items() if is_number(value)}
+        numbers |= {metric: _number(f"{path}, line {place}: {metric}", row[metric]) for metric in metrics}
+        result = {"metrics": numbers, "data": {"name": row[data]}, "training": {"select_on": row["select_on"]}}
+        name = row["cell"]
+        cells.append(Cell(name.rpartition("-")[2], name, values, row["state"], None, None, result))
     return Table(path.parent, tuple(axes), tuple(metrics), cells)
 
 
@@ -135,72 +133,29 @@ def value_of(text: str) -> Value:
     return value if plain else text
 
 
-def _numbers(path: Path, column: pd.Series) -> pd.Series:
-    """A metric's values; NaN where a cell has no finite one."""
-    numbers = []
-    for place, text in enumerate(column, 2):
-        try:
-            numbers.append(float(text or "nan"))
-        except ValueError as error:
-            raise TableError(f"{path}, line {place}: {column.name} must be a number, got {text!r}") from error
-    return pd.Series(numbers, dtype=float).where(np.isfinite)
+def _number(what: str, text: str) -> float:
+    """A metric's value; NaN where a cell has no finite one."""
+    try:
+        value = float(text or "nan")
+    except ValueError as error:
+        raise TableError(f"{what} must be a number, got {text!r}") from error
+    return value if math.isfinite(value) else math.nan
 
 
-# -- cells by their axes ----------------------------------------------------------------------------------------------
+# -- the cells of all tables ------------------------------------------------------------------------------------------
 
 
-def _coordinates(cells: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Value]]:
-    """Each cell's values on some axes; None on an axis that was not swept."""
-    columns = [cells[axis].tolist() if axis in cells else [None] * len(cells) for axis in axes]
-    return (
-        [dict(zip(axes, values, strict=True)) for values in zip(*columns, strict=True)] if axes else [{}] * len(cells)
-    )
+def number_of(cell: Cell, name: str) -> float:
+    """A cell's value of a metric, or of an axis; NaN where it has no number."""
+    value = cell.value(name)
+    return math.nan if value is None else value
 
 
-def key_of(axes: Mapping[str, Value]) -> str:
-    """Values of axes as one text, equal for equal values."""
-    return json.dumps({axis: axes[axis] for axis in sorted(axes)})
-
-
-def order(value: Value) -> tuple[bool, float, str]:
-    """Sorts the values of an axis: numbers by size, then everything else by its text."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return False, value, ""
-    return True, 0.0, str(value)
-
-
-def grouped(cells: pd.DataFrame, axes: Sequence[str]) -> list[tuple[dict[str, Value], pd.DataFrame]]:
-    """Cells apart by their values on some axes, in order of these values: numbers by size, before texts."""
-    places = _coordinates(cells, axes)
-    # By text, since pandas takes True and 1 for equal.
-    groups = cells.groupby(np.array([key_of(place) for place in places], dtype=object), sort=False).indices.values()
-    found = [(places[rows[0]], cells.iloc[rows]) for rows in groups]
-    return sorted(found, key=lambda group: [order(value) for value in group[0].values()])
-
-
-def numbers(cells: pd.DataFrame, name: str) -> list[float]:
-    """The values of a metric or of an axis, in order of the cells; NaN where one is not a number."""
-    column = cells[name].tolist()
-    return [value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan for value in column]
-
-
-def mean_of(cells: pd.DataFrame, name: str) -> float:
-    """Mean of a metric, or of an axis, over cells that have it; equal values stay as they are."""
-    values = [value for value in numbers(cells, name) if not math.isnan(value)]
-    # The exact mean: that of pandas depends on the order of the cells in the last digit.
-    return values[0] if min(values) == max(values) else statistics.fmean(values)
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """The cells that differ in their seed alone."""
-
-    axes: dict[str, Value]
-    cells: pd.DataFrame
-
-    def mean(self, metric: str) -> float:
-        """Mean over the seeds."""
-        return mean_of(self.cells, metric)
+def mean_of(cells: Iterable[Cell], name: str) -> float:
+    """Mean of a metric, or of an axis, over cells of a sample with that number."""
+    mean = average([number_of(cell, name) for cell in cells])
+    assert mean is not None, "a sample's groups have cells"
+    return mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,21 +168,18 @@ class Sample:
     """
 
     part: "Part"
-    cells: pd.DataFrame
+    cells: list[Cell]
     lost: int
 
     @functools.cached_property
     def points(self) -> list[Point]:
-        """The cells, those of different seeds together."""
-        return [Point(*group) for group in grouped(self.cells, self.part.axes)]
+        """The cells, those of different seeds together, in order of the axes' values."""
+        return points_of(in_order(self.cells, self.part.axes), self.part.axes)
 
     @property
     def complete(self) -> bool:
         """True if no cell is lacking: none of the source, and none for want of a number."""
         return self.part.complete and not self.lost
-
-
-# -- the cells of all tables ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +190,7 @@ class Part:
         axes: swept keys but the seed.
         swept: the same with the seed, where it was swept.
         metrics: columns of numbers.
-        cells: one row per finished cell, as in a table.
+        cells: the finished cells.
         planned: number of cells in the tables, without those that finished under another protocol.
         values: those of each axis, of all planned cells, in order.
         grid: size of the paper's grid; 0 = not stated.
@@ -249,7 +201,7 @@ class Part:
     axes: tuple[str, ...]
     swept: frozenset[str]
     metrics: frozenset[str]
-    cells: pd.DataFrame
+    cells: list[Cell]
     planned: int
     values: Mapping[str, tuple[Value, ...]]
     folders: tuple[Path, ...]
@@ -280,13 +232,9 @@ class Part:
         unknown += [metric for metric in metrics if metric not in self.swept | self.metrics]
         if unknown:
             raise LackingError(self.source, f"the cells of {self.source} have no {unknown[0]}")
-        found = self.cells
-        for axis, rule in where.items():
-            found = found[np.array([rule.holds(value) for value in found[axis].tolist()], dtype=bool)]
-        kept = found
-        for metric in metrics:
-            kept = kept[~np.isnan(np.array(numbers(kept, metric), dtype=float))]
-        if kept.empty:
+        found = [cell for cell in self.cells if all(rule.holds(cell.axes[axis]) for axis, rule in where.items())]
+        kept = [cell for cell in found if not any(math.isnan(number_of(cell, metric)) for metric in metrics)]
+        if not kept:
             raise LackingError(self.source, f"no finished cell of {self.source} there")
         return Sample(self, kept, len(found) - len(kept))
 
@@ -329,55 +277,55 @@ def gather(
     Raises:
         TableError: two tables of a source swept different axes, or one table has two trainings of one point and seed.
     """
-    found = {each for of in tables.values() for table in of for each in table.cells[PROTOCOL] if each is not None}
-    own = {each for each in found if each.data.lower() == paper_data.lower()} or {Protocol(paper_data)}
+    found = {cell.protocol for of in tables.values() for table in of for cell in table.cells if cell.protocol}
+    own = {each for each in found if each.data.lower() == paper_data.lower()}
+    own = own or {Protocol(paper_data, select_on="val")}
     evidence = {}
-    for protocol in [*sorted(own), *sorted(found - own)]:
+    for protocol in sorted(own | found, key=lambda each: (each not in own, each.data, each.select_on)):
         parts = [_part(source, of, protocol, grids.get(source, 0)) for source, of in tables.items()]
         evidence[protocol] = Evidence({part.source: part for part in parts if part}, protocol in own)
     return evidence
 
 
 def _part(source: str, tables: Sequence[Table], protocol: Protocol, grid: int) -> Part | None:
-    used = [table for table in tables if len(table.finished(protocol))]
+    used = [table for table in tables if table.finished(protocol)]
     if not used:
         return None
     for table in used:
         if set(table.axes) != set(used[0].axes):
             raise TableError(f"{source}: {used[0].folder} and {table.folder} swept different axes; give one of them")
-    finished = pd.concat([_once(source, protocol, table) for table in used], ignore_index=True)
-    open_cells = pd.concat([table.cells[table.cells["state"] != "done"] for table in used])
-    planned = pd.concat([finished, open_cells]).drop_duplicates(KEY)
-    names = finished["cell"].str.rpartition("-")[2]
-    before = names.groupby(finished[KEY]).shift()
-    cells = finished.drop_duplicates(KEY, keep="last").set_index(KEY).loc[finished[KEY].unique()].copy()
-    axes = tuple(axis for axis in used[0].axes if axis != SEED)
+    swept = used[0].axes
+    axes = tuple(axis for axis in swept if axis != SEED)
+    finished = [cell for table in used for cell in _once(source, protocol, table)]
+    places = grouped(finished, swept)
+    open_cells = [cell for table in used for cell in table.cells if not cell.done]
+    planned = [cells[0] for cells in grouped([*finished, *open_cells], swept).values()]
     return Part(
         source=source,
         axes=axes,
-        swept=frozenset(used[0].axes),
+        swept=frozenset(swept),
         metrics=frozenset(metric for table in used for metric in table.metrics),
-        cells=cells,
+        cells=[cells[-1] for cells in places.values()],
         planned=len(planned),
-        values={axis: _different(planned[axis].tolist()) for axis in axes},
+        values={axis: _values(planned, axis) for axis in axes},
         folders=tuple(table.folder for table in used),
         grid=grid,
-        replaced=int((before.notna() & (before != names)).sum()),
+        replaced=sum(one.id != later.id for cells in places.values() for one, later in pairwise(cells)),
     )
 
 
-def _once(source: str, protocol: Protocol, table: Table) -> pd.DataFrame:
+def _once(source: str, protocol: Protocol, table: Table) -> list[Cell]:
     """A table's finished cells; two of one point and seed are a contradiction."""
     cells = table.finished(protocol)
-    twice = cells[cells.duplicated(KEY, keep=False)]
-    if len(twice):
-        first, second = twice.loc[twice[KEY] == twice[KEY].iloc[0], "cell"].iloc[:2]
-        raise TableError(
-            f"{source}: {first} and {second} ({table.folder}) are two trainings of one place on {protocol.data}"
-        )
+    for first, *others in grouped(cells, table.axes).values():
+        if others:
+            raise TableError(
+                f"{source}: {first.name} and {others[0].name} ({table.folder}) are two trainings of one place on"
+                f" {protocol.data}"
+            )
     return cells
 
 
-def _different(values: Iterable[Value]) -> tuple[Value, ...]:
-    """Each value once, in order."""
-    return tuple(sorted({json.dumps(value): value for value in values}.values(), key=order))
+def _values(cells: Sequence[Cell], axis: str) -> tuple[Value, ...]:
+    """The values of an axis, each once, in order."""
+    return tuple(same[0].axes[axis] for same in grouped(in_order(cells, [axis]), [axis]).values())

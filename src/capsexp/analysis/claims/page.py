@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capsexp.analysis import formats
+from capsexp.analysis.cells import Protocol
 from capsexp.analysis.claims import evidence
-from capsexp.analysis.claims.evidence import Evidence, LackingError, Part, Protocol, gather
+from capsexp.analysis.claims.evidence import Evidence, LackingError, Part, gather
 from capsexp.analysis.claims.paper import Paper, Source
 from capsexp.analysis.claims.rules import Claim, base
 from capsexp.analysis.claims.rules.base import ANSWERS, STILL_LEARNING, Labels, Verdict, code
@@ -139,7 +140,8 @@ class _Page:
         lines = []
         for source, part in parts.items():
             samples = [sample for sample in verdict.samples if sample.part is part]
-            used = part.cells[part.cells.index.isin({key for sample in samples for key in sample.cells.index})]
+            chosen = {id(cell) for sample in samples for cell in sample.cells}
+            used = [cell for cell in part.cells if id(cell) in chosen]
             lost = max(sample.lost for sample in samples)
             verb = plural(len(part.cells), "is", "are")
             left = f", {lost} left out for want of a value" if lost else ""
@@ -181,7 +183,8 @@ class _Page:
             parts = {protocol: each.parts[name] for protocol, each in self.protocols.items() if name in each.parts}
             lines.append(f"- {code(name)}: {source.what}")
             lines += [f"  - {short(protocol)}: {self._state(part)}" for protocol, part in parts.items()]
-            lines += [] if parts else [f"  - no finished cell; {self._make(source, Protocol(self._paper.paper_data))}"]
+            missing = self._make(source, Protocol(self._paper.paper_data, select_on="val"))
+            lines += [] if parts else [f"  - no finished cell; {missing}"]
         return "\n".join([*lines, ""])
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from capsexp.analysis.cells import Cell, Point
 from capsexp.analysis.claims import checks
-from capsexp.analysis.claims.evidence import Evidence, LackingError, Point, Sample, Where, numbers
+from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, Where, mean_of, number_of
 from capsexp.analysis.claims.validation import AtLeast0, Strict
 from capsexp.analysis.conditions import Condition, axis_text
 from capsexp.analysis.measures import Measure, number, signed, usual
@@ -92,9 +92,9 @@ class Labels:
         return self.axes(point.axes, names(point.cells))
 
 
-def names(cells: pd.DataFrame) -> str:
+def names(cells: Sequence[Cell]) -> str:
     """The names of cells as code; of many the first ones."""
-    shown = ", ".join(code(name) for name in cells["cell"][:MOST_NAMES])
+    shown = ", ".join(code(cell.name) for cell in cells[:MOST_NAMES])
     return shown + (f" and {len(cells) - MOST_NAMES} more" if len(cells) > MOST_NAMES else "")
 
 
@@ -190,7 +190,7 @@ class OfMetric(Near):
 
     def value(self, point: Point) -> float:
         """The metric's mean over the seeds of a point."""
-        return point.mean(self.metric)
+        return mean_of(point.cells, self.metric)
 
     def words(self, point: Point, labels: Labels) -> str:
         """The metric's value at a point, in words."""
@@ -282,17 +282,11 @@ class Learning:
         return f"{self.still} of {count(self.known, 'cell')}{of} {verb} still learning when {they} ended"
 
 
-def learning(cells: pd.DataFrame) -> Learning:
+def learning(cells: Iterable[Cell]) -> Learning:
     """The number of these cells that were still learning; those that lack one of the epochs are left out."""
-    ends = _ends(cells)
-    return Learning(int((ends[PEAK] >= ends[EPOCHS]).sum()), len(ends.dropna()))
-
-
-def _ends(cells: pd.DataFrame) -> pd.DataFrame:
-    """Best and last epoch of each cell; NaN where it lacks one."""
-    return pd.DataFrame(
-        {name: numbers(cells, name) if name in cells else math.nan for name in (PEAK, EPOCHS)}, cells.index
-    )
+    ends = [(number_of(cell, PEAK), number_of(cell, EPOCHS)) for cell in cells]
+    known = [(peak, last) for peak, last in ends if not (math.isnan(peak) or math.isnan(last))]
+    return Learning(sum(peak >= last for peak, last in known), len(known))
 
 
 def judge(rule: Rule, evidence: Evidence, labels: Labels) -> Verdict:
@@ -321,7 +315,7 @@ def judge(rule: Rule, evidence: Evidence, labels: Labels) -> Verdict:
 def _ended(evidence: Evidence) -> Evidence:
     """The evidence without the cells that were still learning, which count as lacking."""
     parts = {
-        name: replace(part, cells=part.cells[~((ends := _ends(part.cells))[PEAK] >= ends[EPOCHS])])
+        name: replace(part, cells=[cell for cell in part.cells if not learning([cell]).still])
         for name, part in evidence.parts.items()
     }
     return replace(evidence, parts=parts)

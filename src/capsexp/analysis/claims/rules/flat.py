@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from capsexp.analysis.claims.evidence import Evidence, Point
+from capsexp.analysis.cells import Point
+from capsexp.analysis.claims.evidence import Evidence
 from capsexp.analysis.claims.rules.base import (
     Answer,
     Conditions,

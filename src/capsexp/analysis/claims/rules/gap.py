@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from capsexp.analysis.claims.evidence import Evidence, LackingError, Point, Sample
+from capsexp.analysis.cells import Point
+from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, mean_of
 from capsexp.analysis.claims.rules.base import Answer, Conditions, Labels, Near, Verdict, code, within
 from capsexp.analysis.claims.validation import Number, Strict
 from capsexp.errors import require
@@ -98,17 +99,17 @@ class Quantity(Strict):
         """The number before the factor, and its point; None: all points."""
         points = sample.points
         if self.best:
-            point = max(points, key=lambda point: point.mean(self.best))
+            point = max(points, key=lambda point: mean_of(point.cells, self.best))
         elif self.reduce == "mean":
-            return sum(point.mean(self.metric) for point in points) / len(points), None
+            return sum(mean_of(point.cells, self.metric) for point in points) / len(points), None
         elif self.reduce:
-            point = (max if self.reduce == "max" else min)(points, key=lambda point: point.mean(self.metric))
+            point = (max if self.reduce == "max" else min)(points, key=lambda point: mean_of(point.cells, self.metric))
         elif len(points) > 1:
             found = f"{len(points)} places of {self.source} match"
             raise LackingError(self.source, f"{found}: the claim needs reduce or where")
         else:
             point = points[0]
-        return point.mean(self.metric), point
+        return mean_of(point.cells, self.metric), point
 
 
 def _form(value: object) -> str:

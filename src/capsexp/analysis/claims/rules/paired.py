@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import pandas as pd
 from pydantic import BeforeValidator, Field
-from scipy import stats
+from scipy import special
 
-from capsexp.analysis.cells import SEED
-from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, Value, grouped, key_of, mean_of
+from capsexp.analysis.cells import SEED, Cell, grouped, in_order
+from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, Value, mean_of
 from capsexp.analysis.claims.rules.base import (
     Answer,
     Conditions,
@@ -61,8 +60,8 @@ class Difference:
 
     axes: dict[str, Value]
     value: float
-    left: pd.DataFrame
-    right: pd.DataFrame
+    left: list[Cell]
+    right: list[Cell]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,21 +95,22 @@ def pair(left: Sample, right: Sample, by: Sequence[str], metric: str) -> Pairs:
     only if it has all combinations of these axes' values (but the seed's) that any group of the side has.
     """
     ours, theirs = _complete_groups(left, by), _complete_groups(right, by)
-    differences = tuple(
-        Difference(axes, mean_of(cells, metric) - mean_of(theirs[key][1], metric), cells, theirs[key][1])
-        for key, (axes, cells) in ours.items()
-        if key in theirs
-    )
+    differences = tuple(_difference(cells, theirs[key], by, metric) for key, cells in ours.items() if key in theirs)
     used = sum(len(each.left) + len(each.right) for each in differences)
     return Pairs(left, right, differences, len(left.cells) + len(right.cells) - used)
 
 
-def _complete_groups(sample: Sample, by: Sequence[str]) -> dict[str, tuple[dict[str, Value], pd.DataFrame]]:
+def _difference(left: list[Cell], right: list[Cell], by: Sequence[str], metric: str) -> Difference:
+    axes = {axis: left[0].axes.get(axis) for axis in by}
+    return Difference(axes, mean_of(left, metric) - mean_of(right, metric), left, right)
+
+
+def _complete_groups(sample: Sample, by: Sequence[str]) -> dict[tuple[object, ...], list[Cell]]:
     averaged = [axis for axis in sample.part.axes if axis not in by]
-    groups = {key_of(axes): (axes, cells) for axes, cells in grouped(sample.cells, by)}
-    parts = {key: {key_of(axes) for axes, _ in grouped(cells, averaged)} for key, (_, cells) in groups.items()}
+    groups = grouped(in_order(sample.cells, by), by)
+    parts = {key: grouped(cells, averaged).keys() for key, cells in groups.items()}
     everything = set().union(*parts.values())
-    return {key: group for key, group in groups.items() if parts[key] == everything}
+    return {key: cells for key, cells in groups.items() if parts[key] == everything}
 
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
@@ -127,11 +127,12 @@ def over_seeds(differences: Sequence[Difference]) -> list[float]:
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Student's interval (95 %) of the mean; None for fewer than two values.
 
-    Not ``stats.t.interval``, which is NaN where all values are equal.
+    Not by ``scipy.stats``: it takes longer to import than all claims to judge, and its interval is NaN where all values
+    are equal.
     """
     if len(values) < 2:
         return None
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    quantile = float(special.stdtrit(len(values) - 1, (1 + LEVEL) / 2))
     half, middle = quantile * statistics.stdev(values) / math.sqrt(len(values)), statistics.fmean(values)
     return middle - half, middle + half
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from capsexp.analysis.claims.evidence import Evidence, LackingError, Point, Value
+from capsexp.analysis.cells import Point
+from capsexp.analysis.claims.evidence import Evidence, LackingError, Value
 from capsexp.analysis.claims.rules.base import Answer, Conditions, Labels, OfMetric, OfSource, Verdict, code, within
 from capsexp.analysis.claims.validation import Many
 from capsexp.analysis.conditions import axis_text

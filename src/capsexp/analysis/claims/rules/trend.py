@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, field_validator
-from scipy import stats
 
-from capsexp.analysis.claims.evidence import Evidence, Sample
+from capsexp.analysis.claims.evidence import Evidence, Sample, mean_of
 from capsexp.analysis.claims.rules.base import (
     Answer,
     Conditions,
@@ -81,8 +80,8 @@ class Trend(OfSource):
 
     def _judge(self, pair: Pair, sample: Sample, labels: Labels) -> Part:
         points = sample.points
-        x, y = ([point.mean(column) for point in points] for column in (pair.x, pair.y))
-        rho = float(spearman(x, y))
+        x, y = ([mean_of(point.cells, column) for point in points] for column in (pair.x, pair.y))
+        rho = spearman(x, y)
         line = f"{_name(pair, labels)}: rho {rho:+.2f}"
         few = too_few(len(points), sample)
         if few or len(set(x)) == 1 or len(set(y)) == 1:
@@ -105,16 +104,12 @@ def decide(sign: str, low: float, high: float, threshold: float = THRESHOLD) -> 
     return "holds" if right else "does not hold" if wrong else "undecided"
 
 
-def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
-    """Spearman's rank correlation along the last dimension: Pearson's of the ranks, equal values having their mean.
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Spearman's rank correlation: Pearson's of the ranks, equal values having their mean.
 
     0 where one of the two does not vary, since there is nothing to rank; scipy's has NaN there.
     """
-    ranks = [stats.rankdata(np.asarray(values, np.float64), axis=-1) for values in (x, y)]
-    a, b = (each - each.mean(-1, keepdims=True) for each in ranks)
-    norms = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    found: Array = np.divide((a * b).sum(-1), norms, out=np.zeros(norms.shape), where=norms > 0)
-    return np.clip(found, -1.0, 1.0)
+    return float(_correlation(_places(x)[None], _places(y)[None])[0])
 
 
 def bootstrap(x: Sequence[float], y: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
@@ -125,5 +120,27 @@ def bootstrap(x: Sequence[float], y: Sequence[float], resamples: int = RESAMPLES
     digits, so they are made here and not by scipy, whose order of draws may change.
     """
     drawn = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
-    low, high = np.quantile(spearman(np.asarray(x)[drawn], np.asarray(y)[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(_correlation(_places(x)[drawn], _places(y)[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def _places(values: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """The place of each value among the different ones, from small to large."""
+    return np.unique(np.asarray(values, np.float64), return_inverse=True)[1]
+
+
+def _correlation(x_RN: npt.NDArray[np.intp], y_RN: npt.NDArray[np.intp]) -> Array:
+    """The rank correlation of each resample, from the places of its values."""
+    a, b = (each - each.mean(-1, keepdims=True) for each in (_ranks(x_RN), _ranks(y_RN)))
+    norms = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    found: Array = np.divide((a * b).sum(-1), norms, out=np.zeros(norms.shape), where=norms > 0)
+    return np.clip(found, -1.0, 1.0)
+
+
+def _ranks(places_RN: npt.NDArray[np.intp]) -> Array:
+    """The rank of each value in its resample: values are counted, not sorted, for all resamples at once."""
+    resamples, different = len(places_RN), int(places_RN.max()) + 1
+    flat = places_RN + different * np.arange(resamples)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=resamples * different).reshape(resamples, different)
+    ranks: Array = counts.cumsum(-1) - (counts - 1) / 2
+    return np.take_along_axis(ranks, places_RN, -1)
