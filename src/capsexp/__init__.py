@@ -3,7 +3,7 @@
 >>> import capsexp
 >>> folder = capsexp.run_sweep(["model.c2=4,8", "seed=0,1"])
 >>> cells = capsexp.load_sweep(folder)
->>> cells.groupby("axes.model.c2")["test/acc"].mean()
+>>> capsexp.average_seeds(cells, "test/acc")
 """
 
 import importlib
@@ -14,6 +14,7 @@ from capsexp import renamed
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "average_seeds": "capsexp.analysis.points",
     "load_run": "capsexp.build",
     "load_sweep": "capsexp.analysis.table",
     "run_cell": "capsexp.api",
@@ -21,7 +22,7 @@ PUBLIC = {
 }
 """The module of each function of the library; it is imported when the function is first used (PEP 562)."""
 
-__all__ = ["load_run", "load_sweep", "run_cell", "run_sweep"]
+__all__ = ["average_seeds", "load_run", "load_sweep", "run_cell", "run_sweep"]
 
 renamed.install()
 

@@ -1,7 +1,8 @@
+from capsexp.analysis.points import average_seeds as average_seeds
 from capsexp.analysis.table import load_sweep as load_sweep
 from capsexp.api import run_cell as run_cell
 from capsexp.api import run_sweep as run_sweep
 from capsexp.build import load_run as load_run
 
 __version__: str
-__all__ = ["load_run", "load_sweep", "run_cell", "run_sweep"]
+__all__ = ["average_seeds", "load_run", "load_sweep", "run_cell", "run_sweep"]

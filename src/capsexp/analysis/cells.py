@@ -197,11 +197,11 @@ def in_order(items: Iterable[Placed], axes: Sequence[str]) -> list[Placed]:
     return sorted(items, key=lambda item: [order(item.axes.get(axis)) for axis in axes])
 
 
-def order(value: object) -> tuple[bool, float, str]:
+def order(value: object) -> tuple[bool, float, str, str]:
     """Sorts the values of an axis: numbers by size, then everything else by its text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return False, value, ""
-    return True, 0.0, str(value)
+        return False, value, "", ""
+    return True, 0.0, str(value), type(value).__name__
 
 
 def hashable(value: object) -> object:
