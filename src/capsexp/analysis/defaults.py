@@ -11,7 +11,8 @@ from capsexp.analysis.figures.line import Line
 from capsexp.analysis.measures import STANDARD
 from capsexp.analysis.panels import MOST
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import Label, Spec
+from capsexp.analysis.spec import Spec
+from capsexp.analysis.validation import Label
 
 
 def fill(spec: Spec, results: Results) -> Spec:

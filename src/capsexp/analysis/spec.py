@@ -41,17 +41,18 @@ from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
-from pydantic_core import CoreSchema, core_schema
 
 from capsexp.analysis import figures
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.measures import Measure, usual
 from capsexp.analysis.validation import (
+    ByKind,
     Choice,
     Digits,
     Extreme,
     FileName,
+    Label,
     Model,
     Named,
     Scalar,
@@ -104,24 +105,6 @@ def _completed(grid: "PaperTable", spec: "Spec") -> "PaperTable":
     unit = measure.unit if grid.scale == 1 else ""
     completed: PaperTable = _with(grid, paper_data=spec.paper_data, unit=unit, digits=measure.digits)
     return completed
-
-
-class Label(Model):
-    """The label of a metric or an axis; what it does not say is as usual."""
-
-    label: str | None = Field(default=None, description="default: the usual one")
-    unit: str | None = None
-    digits: Digits | None = Field(default=None, description="decimals")
-
-    def of(self, key: str) -> Measure:
-        """The way to show a metric or an axis."""
-        standard = usual(key)
-        return Measure(
-            key,
-            standard.label if self.label is None else self.label,
-            standard.unit if self.unit is None else self.unit,
-            standard.digits if self.digits is None else self.digits,
-        )
 
 
 # -- numbers of the paper ---------------------------------------------------------------------------------------------
@@ -284,30 +267,7 @@ def _row(key: str, value: object, columns: Sequence[str]) -> dict[str, Any]:
 # -- figures and the whole block --------------------------------------------------------------------------------------
 
 
-class OfKind:
-    """The annotation of a figure: the model of its kind checks it."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
-        """A validator that looks for the kind when there is a figure, since the kinds draw with heavy libraries."""
-        return core_schema.no_info_plain_validator_function(_figure)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: Any) -> Any:
-        """The schema of any kind."""
-        kinds: dict[Any, CoreSchema] = {name: model.__pydantic_core_schema__ for name, model in figures.kinds().items()}
-        return handler(core_schema.tagged_union_schema(kinds, discriminator="kind"))
-
-
-def _figure(value: object) -> Figure:
-    if isinstance(value, Figure):
-        return value
-    raw, kinds = named(value), figures.kinds()
-    kind = raw.get("kind")
-    require(kind is not None, "kind", "be given", None)
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError("kind", f"be one of {', '.join(kinds)}", kind)
-    return kinds[kind].model_validate(raw)
+AnyFigure = Annotated[Figure, ByKind(figures.kinds)]
 
 
 def _with_names(value: object) -> object:
@@ -342,7 +302,7 @@ class Spec(Model):
     timings: list[str] = Field(default=[], description="metrics measured with a clock, shown in timings.* only")
     compare: list[Comparison] = Field(default=[], description="one row each: our number, the paper's, the difference")
     grids: list[PaperTable] = Field(default=[], description="the paper's tables beside ours")
-    figures: Annotated[list[Annotated[Figure, OfKind]] | None, BeforeValidator(_with_names)] = Field(
+    figures: Annotated[list[AnyFigure] | None, BeforeValidator(_with_names)] = Field(
         default=None, description="default: one figure over all axes"
     )
 

@@ -1,13 +1,18 @@
-"""Models of what users write in YAML, and the one place where pydantic's errors become one line for the user."""
+"""Models of what users write in YAML, and the one place where pydantic's errors become one line for the user.
 
-from collections.abc import Mapping
+``report:`` blocks and files of claims are made of the same models and types of fields.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from capsexp.analysis.conditions import Condition
+from capsexp.analysis.measures import Measure, usual
 from capsexp.errors import ConfigError, require, require_int, require_number
 
 M = TypeVar("M", bound=BaseModel)
@@ -66,15 +71,19 @@ def _first(error: ValidationError, key: str) -> ConfigError:
         case "unknown_key", _:
             return ConfigError(joined(key, context["key"]), context["rule"], context["key"])
         case "literal_error", _:
-            return ConfigError(key, f"be {context['expected']}".replace("'", ""), details["input"])
-    return ConfigError(key, RULES.get(kind, details["msg"]), None if kind == "missing" else details["input"])
+            choices = context["expected"].replace("'", "").replace(" or ", ", ")
+            return ConfigError(key, f"be one of {choices}", details["input"])
+    rule = RULES.get(kind, details["msg"].removeprefix("Input should "))
+    return ConfigError(key, rule, None if kind == "missing" else details["input"])
 
 
 def _rank(details: ErrorDetails) -> tuple[int, str]:
     """The order in which violations are reported; of several missing keys the first by its name."""
-    kind = details["type"]
+    kind, broken = details["type"], details.get("ctx", {}).get("error")
     if kind == "missing":
         return 1, str(details["loc"][-1])
+    if isinstance(broken, ConfigError) and broken.rule == RULES["missing"]:
+        return 1, broken.key
     return 0 if kind == UNKNOWN else 3 if kind == "value_error" else 2, ""
 
 
@@ -111,7 +120,7 @@ def condition(value: object) -> Condition:
         return value
     if isinstance(value, Mapping):
         bounds = Bounds.model_validate(value)
-        require(bool(bounds.model_fields_set), "", "name min, max or both", value)
+        require(bounds != Bounds(), "", "name min, max or both", value)
         return Condition(None, bounds.min, bounds.max)
     return Condition(tuple(value) if isinstance(value, list) else (value,))
 
@@ -134,6 +143,8 @@ def span(value: object) -> tuple[float, float] | None:
 
 Scalar = str | float | bool | None
 Number = Annotated[float, BeforeValidator(partial(require_number, ""))]
+AtLeast0 = Annotated[float, Field(ge=0), BeforeValidator(partial(require_number, "", minimum=0))]
+Count = Annotated[int, Field(ge=0), BeforeValidator(partial(require_int, "", minimum=0))]
 Digits = Annotated[int, Field(ge=0, le=12), BeforeValidator(partial(require_int, "", minimum=0, maximum=12))]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), BeforeValidator(file_name)]
 Extreme = Literal["max", "min"]
@@ -146,14 +157,6 @@ class Bounds(Model):
 
     min: Number | None = None
     max: Number | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_null(cls, value: object) -> object:
-        for end, number in named(value).items():
-            if end in cls.model_fields:
-                require_number(end, number)
-        return value
 
 
 Rule = Annotated[
@@ -178,3 +181,45 @@ class Choice(Model):
     def _merge(self) -> "Choice":
         self.where.update({axis: Condition((value,)) for axis, value in self.at.items()})
         return self
+
+
+class Label(Model):
+    """The label of a metric or an axis; what it does not say is as usual."""
+
+    label: str | None = Field(default=None, description="default: the usual one")
+    unit: str | None = None
+    digits: Digits | None = Field(default=None, description="decimals")
+
+    def of(self, key: str) -> Measure:
+        """The way to show a metric or an axis."""
+        return replace(usual(key), **self.model_dump(exclude_none=True))
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """The annotation of a value whose ``kind`` names its model.
+
+    Attributes:
+        kinds: the models by their names; asked for when there is a value, since some kinds need heavy libraries.
+    """
+
+    kinds: Callable[[], Mapping[str, type[Model]]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """A validator that looks for the kind."""
+        return core_schema.no_info_plain_validator_function(self._model)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> Any:
+        """The schema of any kind."""
+        kinds: dict[Any, CoreSchema] = {name: model.__pydantic_core_schema__ for name, model in self.kinds().items()}
+        return handler(core_schema.tagged_union_schema(kinds, discriminator="kind"))
+
+    def _model(self, value: object) -> Model:
+        if isinstance(value, Model):
+            return value
+        raw, kinds = named(value), self.kinds()
+        kind = raw.get("kind")
+        require(kind is not None, "kind", RULES["missing"], None)
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ConfigError("kind", f"be one of {', '.join(kinds)}", kind)
+        return kinds[kind].model_validate(raw)

@@ -17,8 +17,8 @@ from capsexp.analysis.claims.evidence import Evidence
 from capsexp.analysis.claims.paper import Paper
 from capsexp.analysis.claims.rules import base
 from capsexp.analysis.claims.rules.base import Labels, Verdict
-from capsexp.analysis.claims.validation import validated
 from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.validation import validated
 from capsexp.claims import main
 
 LABELS = Labels({})

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from claims_fakes import NAMED, cells, changed, paper_of, remade, write
@@ -213,6 +214,35 @@ def test_the_schema_for_editors(in_tmp, capsys):
     assert forms["Paired"]["properties"]["a"]["anyOf"][0] == {"type": "string"}
     condition = forms["Flat"]["properties"]["where"]["additionalProperties"]["anyOf"]
     assert {"$ref": "#/$defs/Bounds"} in condition
+
+
+def test_files_of_claims_fit_the_schema_and_wrong_ones_do_not(in_tmp):
+    assert main(["--schema", "claims.json"]) == 0
+    schema = json.loads(Path("claims.json").read_text())
+    for path in FILES:
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    gap = {"kind": "gap", "a": {"source": "cnn", "metric": "acc"}, "b": 1, "relation": "near"}
+    jsonschema.validate(paper_of(gap, "cnn"), schema)
+    jsonschema.validate(paper_of({**gap, "b": gap["a"]}, "cnn"), schema)
+    for wrong in (
+        *({"kind": "vote"}, {**gap, "b": "1"}, {**gap, "relation": "like"}, {**gap, "tolerance": -1}, {**gap, "x": 1}),
+        *({**gap, "a": {"source": "cnn"}}, {**gap, "a": {**gap["a"], "where": {"c": {"least": 1}}}}),
+        {**gap, "name": "../n"},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(paper_of(wrong, "cnn"), schema)
+
+
+def test_null_in_a_file_of_claims_is_a_key_that_is_left_out(folder, capsys):
+    best = {"kind": "gap", "a": {"source": "grid", "metric": "test/acc", "reduce": "max"}, "b": 0.93}
+    whole = paper_of({**best, "relation": "near", "tolerance": None, "relative": None}, "grid", columns=None)
+    whole["sources"]["grid"] = {**whole["sources"]["grid"], "cells": None, "axes": None}
+    Path("mine.yaml").write_text(yaml.safe_dump(whole))
+    found = paper.load("mine.yaml")
+    assert (found.claims[0].tolerance, found.columns, found.sources["grid"].axes) == (0.02, {}, [])
+    Path("mine.yaml").write_text(yaml.safe_dump(paper_of({**best, "relation": None}, "grid")))
+    assert main(["mine.yaml", "grid=digits"]) == 2
+    assert capsys.readouterr().err == "capsexp.claims: error: mine.claims[0].relation must be given, got None\n"
 
 
 def test_without_a_name_there_is_nothing_to_judge(capsys):

@@ -2,7 +2,7 @@ import pytest
 
 from capsexp.analysis.claims.evidence import TableError
 from capsexp.analysis.claims.paper import Paper, load
-from capsexp.analysis.claims.validation import validated
+from capsexp.analysis.validation import validated
 from capsexp.errors import ConfigError
 
 SMALL = {

@@ -9,6 +9,7 @@ from capsexp.analysis.claims.evidence import LackingError
 from capsexp.analysis.claims.rules import trend
 from capsexp.analysis.claims.rules.base import all_of
 from capsexp.analysis.claims.rules.robust_area import largest
+from capsexp.analysis.validation import condition
 
 GRID = {"a": list(range(1, 6)), "b": list(range(1, 6))}
 FLAT = {"kind": "flat", "source": "cnn", "metric": "acc", "where": {"a": {"min": 3}, "b": {"min": 2}}}
@@ -180,8 +181,6 @@ def test_the_largest_rectangle(grid):
 
 
 def test_labels_of_conditions():
-    from capsexp.analysis.claims import checks
-
     where = {"a": {"min": 2}, "b": {"min": 1, "max": 3.5}, "mode": ["x", "y"], "c": 4}
-    said = LABELS.where(checks.rules("claim.where", where))
+    said = LABELS.where({axis: condition(rule) for axis, rule in where.items()})
     assert said == " where a >= 2 and b >= 1 and b <= 3.5 and mode = x or y and c = 4"

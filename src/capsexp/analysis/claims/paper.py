@@ -43,54 +43,36 @@ kind but ``trend`` has a ``tolerance``.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from capsexp import records
 from capsexp.analysis.claims import evidence
 from capsexp.analysis.claims.evidence import Table, TableError
 from capsexp.analysis.claims.rules import Claim
 from capsexp.analysis.claims.rules.base import Labels, Near
-from capsexp.analysis.claims.validation import AtLeast0, Many, Strict, validated
-from capsexp.analysis.measures import usual
-from capsexp.errors import require, require_choice, require_int
+from capsexp.analysis.validation import AtLeast0, Count, Label, Model, Named, validated
+from capsexp.errors import require, require_choice
 
 MULTIRUN = Path("multirun")
 ENDINGS = (".yaml", ".yml")
 
 
-Count = Annotated[int, BeforeValidator(partial(require_int, "", minimum=0))]
-Digits = Annotated[int, BeforeValidator(partial(require_int, "", minimum=0, maximum=12))]
-
-
-class Column(Strict):
-    """The label of an axis or a metric, as in a report."""
-
-    label: str = ""
-    unit: str = ""
-    digits: Digits = 4
-
-
-class Source(Strict):
+class Source(Model):
     """An origin of numbers: a sweep, or several."""
 
     folder: str = Field(description="the sweep's folder below multirun/, or its report's")
     command: str = Field(description="the command that makes the cells; {data} is the data set's name")
     what: str = Field(description="the source in words")
     cells: Count = Field(0, description="size of the paper's grid; 0: not said")
-    axes: Many[str] = Field((), description="axes that its tables must have swept; more are allowed")
-    columns: Many[str] = Field((), description="columns of numbers that its tables must have")
+    axes: list[str] = Field([], description="axes that its tables must have swept; more are allowed")
+    columns: list[str] = Field([], description="columns of numbers that its tables must have")
 
 
-Columns = Annotated[dict[str, Column], BeforeValidator(lambda value: {} if value is None else value)]
-
-
-class Paper(Strict):
+class Paper(Model):
     """The claims of a paper.
 
     Attributes:
@@ -107,15 +89,13 @@ class Paper(Strict):
     source: str
     paper_data: str
     tolerance: AtLeast0
-    columns: Annotated[dict[str, Column], BeforeValidator(lambda value: {} if value is None else value)] = Field(
-        default_factory=dict
-    )
-    sources: dict[str, Source]
-    claims: Many[Claim]
+    columns: Annotated[dict[str, Label], Named] = Field(default={})
+    sources: Annotated[dict[str, Source], Named]
+    claims: list[Claim]
 
     @field_validator("claims")
     @classmethod
-    def _of_the_file(cls, claims: tuple[Claim, ...], info: ValidationInfo) -> tuple[Claim, ...]:
+    def _of_the_file(cls, claims: list[Claim], info: ValidationInfo) -> list[Claim]:
         """The claims with the file's tolerance, unless they have their own."""
         for place, claim in enumerate(claims):
             for source in claim.sources:
@@ -125,15 +105,14 @@ class Paper(Strict):
         require(len(set(names)) == len(names), "", "have every name once", names)
         default = {"tolerance": info.data.get("tolerance", 0.0)}
         inherits = [isinstance(claim, Near) and "tolerance" not in claim.model_fields_set for claim in claims]
-        return tuple(
+        return [
             claim.model_copy(update=default) if each else claim for claim, each in zip(claims, inherits, strict=True)
-        )
+        ]
 
     @property
     def labels(self) -> Labels:
         """The labels of axes and metrics."""
-        given = {name: column.model_dump(exclude_unset=True) for name, column in self.columns.items()}
-        return Labels({name: replace(usual(name), **keys) for name, keys in given.items()})
+        return Labels({name: label.of(name) for name, label in self.columns.items()})
 
 
 def stem(name: str) -> str:

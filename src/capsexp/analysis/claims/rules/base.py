@@ -4,17 +4,15 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
 from capsexp.analysis.cells import Cell, Point
-from capsexp.analysis.claims import checks
 from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, Where, mean_of, number_of
-from capsexp.analysis.claims.validation import AtLeast0, Strict
 from capsexp.analysis.conditions import Condition, axis_text
 from capsexp.analysis.measures import Measure, number, signed, usual
+from capsexp.analysis.validation import AtLeast0, FileName, Model
 from capsexp.text import count
 
 Answer = Literal["holds", "does not hold", "undecided"]
@@ -110,27 +108,8 @@ def interval_text(low: float, high: float, digits: int) -> str:
 
 # -- rules ------------------------------------------------------------------------------------------------------------
 
-Scalar = str | int | float | bool | None
 
-
-class Bounds(Strict):
-    """The ends of an axis' values."""
-
-    min: float | None = None
-    max: float | None = None
-
-
-Conditions = Annotated[
-    dict[str, Condition],
-    BeforeValidator(
-        lambda value: checks.rules("", value or {}), json_schema_input_type=dict[str, Scalar | list[Scalar] | Bounds]
-    ),
-]
-"""Conditions on axes: ``{model.c2: {min: 7}, model.c3: [6, 8], mode: merge}``."""
-FileName = Annotated[str, AfterValidator(partial(checks.file_name, ""))]
-
-
-class Rule(Strict):
+class Rule(Model):
     """A claim of a paper as a question to numbers; the docstring of each rule says when it holds.
 
     Attributes:

@@ -8,7 +8,6 @@ from capsexp.analysis.cells import Point
 from capsexp.analysis.claims.evidence import Evidence
 from capsexp.analysis.claims.rules.base import (
     Answer,
-    Conditions,
     Labels,
     OfMetric,
     OfSource,
@@ -18,6 +17,7 @@ from capsexp.analysis.claims.rules.base import (
     within,
 )
 from capsexp.analysis.conditions import Condition
+from capsexp.analysis.validation import Conditions
 from capsexp.errors import require
 
 

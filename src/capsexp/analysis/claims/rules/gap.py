@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
 from capsexp.analysis.cells import Point
 from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, mean_of
-from capsexp.analysis.claims.rules.base import Answer, Conditions, Labels, Near, Verdict, code, within
-from capsexp.analysis.claims.validation import Number, Strict
-from capsexp.errors import require
+from capsexp.analysis.claims.rules.base import Answer, Labels, Near, Verdict, code, within
+from capsexp.analysis.validation import Conditions, Model, Number
+from capsexp.errors import require, require_number
 from capsexp.text import count
 
 REDUCES = {"": "", "max": "largest ", "min": "lowest ", "mean": "mean "}
@@ -43,7 +43,7 @@ class Amount:
     can_fall: bool = False
 
 
-class Quantity(Strict):
+class Quantity(Model):
     """One number of a source: the largest, the lowest, the mean, or that of a single point.
 
     Attributes:
@@ -56,7 +56,7 @@ class Quantity(Strict):
     metric: str
     reduce: Literal["", "max", "min", "mean"] = ""
     best: str = ""
-    where: Conditions = Field(default_factory=dict)
+    where: Conditions = Field(default={})
     factor: Number = 1.0
 
     @field_validator("best")
@@ -112,8 +112,8 @@ class Quantity(Strict):
         return mean_of(point.cells, self.metric), point
 
 
-def _form(value: object) -> str:
-    return "quantity" if isinstance(value, Mapping | Quantity) else "number"
+def _quantity_or_number(value: object) -> Quantity | float:
+    return Quantity.model_validate(value) if isinstance(value, Mapping) else require_number("", value)
 
 
 class Gap(Near):
@@ -131,7 +131,7 @@ class Gap(Near):
 
     kind: Literal["gap"]
     a: Quantity
-    b: Annotated[Annotated[Number, Tag("number")] | Annotated[Quantity, Tag("quantity")], Discriminator(_form)]
+    b: Annotated[Quantity | float, PlainValidator(_quantity_or_number, json_schema_input_type=Quantity | float)]
     relation: Literal["near", "above", "below", "at_least_near", "at_most_near"]
     relative: bool = False
 

@@ -13,7 +13,6 @@ from capsexp.analysis.cells import SEED, Cell, grouped, in_order
 from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample, Value, mean_of
 from capsexp.analysis.claims.rules.base import (
     Answer,
-    Conditions,
     Labels,
     OfMetric,
     Part,
@@ -25,7 +24,7 @@ from capsexp.analysis.claims.rules.base import (
     too_few,
     within,
 )
-from capsexp.analysis.claims.validation import Many, Strict
+from capsexp.analysis.validation import Conditions, Model
 from capsexp.text import count
 
 LEAD = (
@@ -36,11 +35,11 @@ UNPAIRED = "{0} without a partner left out"
 LEVEL = 0.95
 
 
-class Side(Strict):
+class Side(Model):
     """The cells of a source that stand on one side."""
 
     source: str
-    where: Conditions = Field(default_factory=dict)
+    where: Conditions = Field(default={})
 
     def sample(self, evidence: Evidence, metric: str) -> Sample:
         """Its cells."""
@@ -202,7 +201,7 @@ class Paired(OfMetric):
     a: AnySide
     b: AnySide
     claimed: Literal["every", "near", "above"]
-    by: Many[str] = ()
+    by: list[str] = Field(default=[])
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -224,7 +223,7 @@ class Paired(OfMetric):
         """All differences, their mean, and the pair that speaks most against the claim."""
         left, right = (each.sample(evidence, self.metric) for each in (self.a, self.b))
         by = self.by or self._common(left, right)
-        by = (*by, SEED) if self.claimed == "above" and SEED not in by else by
+        by = [*by, SEED] if self.claimed == "above" and SEED not in by else by
         found = pair(left, right, by, self.metric)
         if not found.differences:
             raise LackingError(self.b.source, f"{self.a.source} and {self.b.source} have no cell in common")
@@ -232,11 +231,11 @@ class Paired(OfMetric):
             return judge_lead([("", found)], self.metric, self.tolerance, labels, (left, right))
         return self._over_cells(found, labels)
 
-    def _common(self, left: Sample, right: Sample) -> tuple[str, ...]:
+    def _common(self, left: Sample, right: Sample) -> list[str]:
         """The axes of both sides (but the seed) that no condition fixes to one value."""
         rules = [*self.a.where.items(), *self.b.where.items()]
         fixed = {axis for axis, rule in rules if rule.values and len(rule.values) == 1}
-        return tuple(axis for axis in left.part.axes if axis in right.part.axes and axis not in fixed)
+        return [axis for axis in left.part.axes if axis in right.part.axes and axis not in fixed]
 
     def _over_cells(self, found: Pairs, labels: Labels) -> Verdict:
         values = found.values

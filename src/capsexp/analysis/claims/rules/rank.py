@@ -6,10 +6,10 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from capsexp.analysis.cells import SEED
 from capsexp.analysis.claims.evidence import Evidence, LackingError, Sample
-from capsexp.analysis.claims.rules.base import Conditions, Labels, OfMetric, OfSource, Verdict, code
+from capsexp.analysis.claims.rules.base import Labels, OfMetric, OfSource, Verdict, code
 from capsexp.analysis.claims.rules.paired import LEAD, judge_lead, pair
-from capsexp.analysis.claims.validation import Many
 from capsexp.analysis.conditions import Condition
+from capsexp.analysis.validation import Conditions
 from capsexp.errors import require
 
 
@@ -25,13 +25,13 @@ class Rank(OfSource, OfMetric):
     kind: Literal["rank"]
     axis: str
     best: str
-    against: Many[str]
-    where: Conditions = Field(default_factory=dict)
+    against: list[str]
+    where: Conditions = Field(default={})
 
     @field_validator("against")
     @classmethod
-    def _others(cls, against: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        require(bool(against) and info.data.get("best") not in against, "", "name the other values", list(against))
+    def _others(cls, against: list[str], info: ValidationInfo) -> list[str]:
+        require(bool(against) and info.data.get("best") not in against, "", "name the other values", against)
         return against
 
     def describe(self, labels: Labels) -> str:

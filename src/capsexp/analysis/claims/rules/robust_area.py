@@ -6,9 +6,9 @@ from pydantic import Field, field_validator
 
 from capsexp.analysis.cells import Point
 from capsexp.analysis.claims.evidence import Evidence, LackingError, Value
-from capsexp.analysis.claims.rules.base import Answer, Conditions, Labels, OfMetric, OfSource, Verdict, code, within
-from capsexp.analysis.claims.validation import Many
+from capsexp.analysis.claims.rules.base import Answer, Labels, OfMetric, OfSource, Verdict, code, within
 from capsexp.analysis.conditions import axis_text
+from capsexp.analysis.validation import Conditions
 from capsexp.errors import require
 
 Grid = list[list[bool | None]]
@@ -26,14 +26,14 @@ class RobustArea(OfSource, OfMetric):
     """
 
     kind: Literal["robust_area"]
-    axes: Many[str]
+    axes: list[str]
     claimed: Literal["some", "none"]
-    where: Conditions = Field(default_factory=dict)
+    where: Conditions = Field(default={})
 
     @field_validator("axes")
     @classmethod
-    def _two(cls, axes: tuple[str, ...]) -> tuple[str, ...]:
-        require(len(set(axes)) == len(axes) == 2, "", "be two axes", list(axes))
+    def _two(cls, axes: list[str]) -> list[str]:
+        require(len(set(axes)) == len(axes) == 2, "", "be two axes", axes)
         return axes
 
     def describe(self, labels: Labels) -> str:

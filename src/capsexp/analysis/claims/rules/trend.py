@@ -11,7 +11,6 @@ from pydantic import BeforeValidator, Field, field_validator
 from capsexp.analysis.claims.evidence import Evidence, Sample, mean_of
 from capsexp.analysis.claims.rules.base import (
     Answer,
-    Conditions,
     Labels,
     OfSource,
     Part,
@@ -21,22 +20,23 @@ from capsexp.analysis.claims.rules.base import (
     interval_text,
     too_few,
 )
-from capsexp.analysis.claims.validation import Many, Strict
+from capsexp.analysis.validation import Conditions, Model
 from capsexp.errors import require, require_number
 
 THRESHOLD = 0.5
 RESAMPLES = 2000
 LEVEL = 0.95
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(partial(require_number, "", minimum=0, maximum=1))]
 Array = npt.NDArray[np.float64]
 
 
-class Pair(Strict):
+class Pair(Model):
     """One correlation: the sign that ``y`` follows ``x`` with."""
 
     x: str
     y: str
     sign: Literal["rise", "fall", "none"]
-    where: Conditions = Field(default_factory=dict)
+    where: Conditions = Field(default={})
 
 
 class Trend(OfSource):
@@ -50,12 +50,14 @@ class Trend(OfSource):
     """
 
     kind: Literal["trend"]
-    pairs: Many[Pair]
-    threshold: Annotated[float, BeforeValidator(partial(require_number, "", minimum=0, maximum=1))] = THRESHOLD
+    pairs: list[Pair]
+    threshold: Annotated[
+        float, Field(ge=0, le=1), BeforeValidator(partial(require_number, "", minimum=0, maximum=1))
+    ] = THRESHOLD
 
     @field_validator("pairs")
     @classmethod
-    def _any(cls, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    def _any(cls, pairs: list[Pair]) -> list[Pair]:
         require(bool(pairs), "", "name at least one pair", [])
         return pairs
 
