@@ -9,6 +9,7 @@ import numpy as np
 
 from capsexp.analysis.cells import Point, Protocol, grouped, hashable
 from capsexp.analysis.conditions import asked, axis_text, select, unswept
+from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.figures.style import Caption, Grid, counted
 from capsexp.analysis.measures import Labels, Measure
@@ -62,6 +63,14 @@ class Panel:
         """An axis' values that occur among the points, in order."""
         used = {hashable(point.axes.get(axis)) for point in self.points}
         return [value for value in self.results.axes.get(axis, []) if hashable(value) in used]
+
+    def split(self, axis: str) -> list[tuple[str, list[Point]]]:
+        """The points of each value of an axis, with the words for it; all points where no axis is named."""
+        if not axis:
+            return [("", self.points)]
+        values, label, found = self.values(axis), self.spec.axis(axis).label, grouped(self.points, [axis])
+        shown = zip(values, ticks.texts(values), strict=True)
+        return [(f"{label} = {text}", found[(hashable(value),)]) for value, text in shown]
 
     def places(self, points: Sequence[Point] | None = None) -> list[tuple[tuple[int, int], Point]]:
         """Each point with its row (its value of y) and column (of x) in a grid."""

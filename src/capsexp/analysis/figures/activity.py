@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from pydantic import BeforeValidator, Field
 
 from capsexp.analysis.arrays import Array, ArrayError, about, choose, facts, lacking, numbers, read_all
-from capsexp.analysis.cells import Cell, hashable
+from capsexp.analysis.cells import Cell
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OfCell
 from capsexp.analysis.figures.style import (
@@ -265,14 +265,7 @@ def _caption(panel: Panel, cells: list[Cell]) -> Caption:
 
 def _parts(panel: Panel) -> list[tuple[str, Panel]]:
     """The points of each row, with the words that tell it from the others."""
-    by = panel.figure.by
-    if not by:
-        return [("", panel)]
-    label, values = panel.spec.axis(by).label, panel.values(by)
-    return [
-        (f"{label} = {text}", replace(panel, points=[p for p in panel.points if hashable(p.axes.get(by)) == key]))
-        for key, text in zip(map(hashable, values), ticks.texts(values), strict=True)
-    ]
+    return [(head, replace(panel, points=points)) for head, points in panel.split(panel.figure.by)]
 
 
 def _row(part: Panel, cell: Cell | None) -> Layers | str:

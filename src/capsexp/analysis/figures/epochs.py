@@ -11,8 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pydantic import AfterValidator, Field
 
 from capsexp.analysis.arrays import ArrayError
-from capsexp.analysis.cells import Cell, hashable
-from capsexp.analysis.figures import ticks
+from capsexp.analysis.cells import Cell
 from capsexp.analysis.figures.base import MOST, Labelled
 from capsexp.analysis.figures.style import (
     GREY,
@@ -93,14 +92,8 @@ def _read(panel: Panel, measures: Sequence[Measure]) -> tuple[dict[str, dict[str
 
 def _groups(panel: Panel) -> list[tuple[str, list[Cell]]]:
     by = panel.figure.by
-    values = panel.values(by) if by else []
-    if len(values) < 2:
-        return [("", [cell for point in panel.points for cell in point.done])]
-    label = panel.spec.axis(by).label
-    return [
-        (f"{label} = {text}", [c for p in panel.points if hashable(p.axes.get(by)) == hashable(value) for c in p.done])
-        for value, text in zip(values, ticks.texts(values), strict=True)
-    ]
+    groups = panel.split(by if len(panel.values(by)) > 1 else "")
+    return [(head, [cell for point in points for cell in point.done]) for head, points in groups]
 
 
 def shared_label(measures: Sequence[Measure]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 from pydantic import Field
 
-from capsexp.analysis.cells import Point, hashable, is_number
+from capsexp.analysis.cells import Point, is_number
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
 from capsexp.analysis.figures.style import (
@@ -103,13 +103,7 @@ def draw(panel: Panel) -> tuple[Picture, str]:
 def groups(panel: Panel) -> dict[str, list[Point]]:
     """The points of each map, by the words above it."""
     by = panel.figure.by
-    if not by or len(panel.values(by)) < 2:
-        return {"": panel.points}
-    label = panel.spec.axis(by).label
-    return {
-        f"{label} = {text}": [p for p in panel.points if hashable(p.axes.get(by)) == hashable(value)]
-        for value, text in zip(panel.values(by), ticks.texts(panel.values(by)), strict=True)
-    }
+    return dict(panel.split(by if len(panel.values(by)) > 1 else ""))
 
 
 def _layout(panel: Panel, maps: int) -> Layout:
