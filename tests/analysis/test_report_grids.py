@@ -11,7 +11,8 @@ from report_fakes import accuracy, finish, finished, report, rows, sweep
 from capsexp import records
 from capsexp.analysis import paper_tables, results
 from capsexp.analysis.measures import MISSING
-from capsexp.analysis.spec import canonical, parse
+from capsexp.analysis.paper_numbers import canonical
+from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
 GRID = {

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from capsexp.analysis.cells import Point, Protocol, Stat
 from capsexp.analysis.conditions import extreme, place, select, unswept
+from capsexp.analysis.paper_numbers import Comparison
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import Comparison, Spec
+from capsexp.analysis.spec import Spec
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures.style import counted
 from capsexp.analysis.measures import MISSING, Measure, number, signed
 from capsexp.analysis.panels import Panel, missing_text, panels
+from capsexp.analysis.paper_numbers import PaperTable, canonical
 from capsexp.analysis.results import Results
-from capsexp.analysis.spec import PaperTable, Spec, canonical
+from capsexp.analysis.spec import Spec
 from capsexp.analysis.tables import Raw, Table, stat_text
 
 Part = Literal["ours", "paper", "ours - paper"]
