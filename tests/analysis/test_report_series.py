@@ -12,8 +12,9 @@ from report_fakes import BLOCK, body, sweep
 from capsexp import records
 from capsexp.analysis import drawing, results
 from capsexp.analysis.figures import series
-from capsexp.analysis.figures.series import Curve, LegendTitles, bands_note, draw_series, falls
-from capsexp.analysis.figures.style import Caption
+from capsexp.analysis.figures.legend import LegendTitles
+from capsexp.analysis.figures.series import Curve, bands_note, draw_series, falls
+from capsexp.analysis.figures.style import INK, Caption
 from capsexp.analysis.spec import parse
 from capsexp.errors import ConfigError
 
@@ -282,7 +283,7 @@ def test_lines_are_means_and_bands_one_deviation_around_them(canvas):
     assert not any(len(polygon(band)) for axes in made.axes for band in axes.collections[1:] if band.get_paths())
     for axes in made.axes:
         dark = axes.lines[-1]
-        assert (dark.get_color(), dark.get_marker()) == (series.INK, "None")
+        assert (dark.get_color(), dark.get_marker()) == (INK, "None")
         np.testing.assert_array_equal(dark.get_ydata(), single.ys[0])
     looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in (left.lines[0], right.lines[0])]
     assert [len(set(each)) for each in zip(*looks, strict=True)] == [2, 2, 2]

@@ -1,15 +1,12 @@
 """The kind ``series``: one array of each cell against another, such as accuracy against parameters."""
 
 import itertools
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from pydantic import Field, model_validator
 
@@ -18,12 +15,10 @@ from capsexp.analysis.cells import SEED, Cell, Point, hashable
 from capsexp.analysis.conditions import Condition, axis_text, select
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import Labelled
-from capsexp.analysis.figures.epochs import LINES, Layout, mean_and_spread
-from capsexp.analysis.figures.line import LEGEND_CHARACTERS, MARKERS
+from capsexp.analysis.figures.epochs import Layout, mean_and_spread
+from capsexp.analysis.figures.legend import DARK, Legend, LegendTitles, beside, tall, wrapped, write_legend
 from capsexp.analysis.figures.style import (
     GREY,
-    INK,
-    PALETTE,
     RULE,
     SPREAD,
     Caption,
@@ -84,13 +79,8 @@ class Series(Labelled):
         return {**self.where, **(self.reference or {})}
 
 
-COLOURS = PALETTE[:-1]
-"""The last is black, and the dark line is the reference's."""
-DARK: dict[str, Any] = {"color": INK, "linestyle": "-", "linewidth": 2.2}
 THOUSANDS = 1e4
 """From which number on an axis says 12k."""
-LINE, MORE, APART = 0.21, 0.16, 0.14
-"""Inches of an entry of the legend, of each further line of its text, and between two parts."""
 
 
 @dataclass(frozen=True)
@@ -109,45 +99,6 @@ class Curve:
     def n(self) -> int:
         """Number of seeds."""
         return len(self.ys)
-
-
-@dataclass(frozen=True)
-class LegendTitles:
-    """The titles of the legend: above the colours, above the line styles, and of the reference."""
-
-    colours: str = ""
-    styles: str = ""
-    reference: str = ""
-
-
-@dataclass(frozen=True)
-class Legend:
-    """The texts that have a colour, and those that have a line style, in order."""
-
-    colours: list[str]
-    styles: list[str]
-
-    def of(self, colour: str, dash: str) -> dict[str, Any]:
-        """The style of a line."""
-        return _coloured(self.colours.index(colour)) | _dashed(self.styles.index(dash)) | {"linewidth": 1.6}
-
-    def parts(self, titles: LegendTitles) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-        """The parts of the legend: what stands above each, and the look of each of its entries."""
-        plain = _coloured(0) | ({"color": GREY} if any(self.colours) else {})
-        line = {"linestyle": "none" if any(self.styles) else "-"}
-        colours = {text: _coloured(place) | line for place, text in enumerate(self.colours)}
-        styles = {text: plain | _dashed(place) for place, text in enumerate(self.styles)}
-        parts = [(titles.colours, colours), (titles.styles, styles), ("", {titles.reference: DARK})]
-        return [(head, entries) for head, entries in parts if any(entries)]
-
-
-def _coloured(place: int) -> dict[str, Any]:
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 4}
-
-
-def _dashed(place: int) -> dict[str, Any]:
-    """All styles but the first have hollow markers too, since dashes hide where these are close."""
-    return {"linestyle": LINES[place % len(LINES)], **({"markerfacecolor": "white"} if place else {})}
 
 
 @style()
@@ -173,12 +124,12 @@ def draw_series(
     shown = groups or {"": {}}
     curves = [*(curve for group in shown.values() for curve in group.values()), *([reference] if reference else [])]
     legend = Legend(*(list(dict.fromkeys(pair[i] for group in shown.values() for pair in group)) for i in range(2)))
-    parts = [_wrapped(*part) for part in legend.parts(titles)]
-    layout = Layout(len(shown), 0.36 if any(shown) else 0.06, _beside(parts))
+    parts = [wrapped(*part) for part in legend.parts(titles)]
+    layout = Layout(len(shown), 0.36 if any(shown) else 0.06, beside(parts))
     width = max(6.4, layout.right + layout.beside)
     lines = caption.lines(width, *([SPREAD] if any(curve.n > 1 for curve in curves) else []))
     top = 0.78 + room(lines)
-    height = top + max(layout.height, layout.above + sum(map(_tall, parts)))
+    height = top + max(layout.height, layout.above + sum(map(tall, parts)))
     canvas = blank(caption, width, height, 0.3 / width, lines)
     first: Axes | None = None
     for place, (head, group) in enumerate(shown.items()):
@@ -194,7 +145,7 @@ def draw_series(
         first = first or axes
     if first:
         _dress(first, [curve.x for curve in curves])
-    _write_legend(canvas, parts, (layout.right + 0.1, height - top - layout.above))
+    write_legend(canvas, parts, (layout.right + 0.1, height - top - layout.above))
     return save(canvas, caption, bands_note(curves))
 
 
@@ -228,48 +179,6 @@ def _dress(axes: Axes, xs: Sequence[Grid]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     if max(float(np.abs(x).max()) for x in xs) >= THOUSANDS:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-# -- the legend -------------------------------------------------------------------------------------------------------
-
-Part = tuple[str, dict[str, dict[str, Any]]]
-
-
-def _wrapped(head: str, entries: Mapping[str, dict[str, Any]]) -> Part:
-    return _fill(head), {_fill(text): look for text, look in entries.items()}
-
-
-def _fill(text: str) -> str:
-    return textwrap.fill(text, LEGEND_CHARACTERS)
-
-
-def _texts(legend: Iterable[Part]) -> list[str]:
-    return [text for head, entries in legend for text in (head, *entries)]
-
-
-def _beside(legend: Sequence[Part]) -> float:
-    """Inches that the legend takes right of the panels."""
-    longest = max((len(line) for text in _texts(legend) for line in text.split("\n")), default=0)
-    return 0.75 + 0.085 * longest if longest else 0.3
-
-
-def _tall(part: Part) -> float:
-    """Inches of a part of the legend."""
-    head, entries = part
-    more = MORE * sum(text.count("\n") for text in (head, *entries))
-    return LINE * (len(entries) + bool(head)) + more + APART
-
-
-def _write_legend(canvas: Canvas, legend: Sequence[Part], corner: tuple[float, float]) -> None:
-    """The parts one below the other, from a corner (inches from the left and from below)."""
-    width, height = canvas.get_size_inches()
-    left, up = corner
-    for head, entries in legend:
-        canvas.legend(
-            [Line2D([], [], **look) for look in entries.values()], list(entries), title=head or None, alignment="left",
-            loc="upper left", bbox_to_anchor=(left / width, up / height), frameon=False, borderaxespad=0, borderpad=0,
-        )  # fmt: skip
-        up -= _tall((head, entries))
 
 
 # -- the numbers -----------------------------------------------------------------------------------------------------
