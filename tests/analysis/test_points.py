@@ -36,6 +36,9 @@ def test_numbers_come_by_size_before_everything_else_by_its_text() -> None:
     found = [each.axes["a"] for each in in_order([cell(place, a=value) for place, value in enumerate(values)], ["a"])]
     assert found == [-1, 2.5, 10, "10", None, True, [3], "b"]
     assert found[5] is True
+    for values in ([True, "True"], ["True", True]):
+        cells = in_order([cell(place, a=value) for place, value in enumerate(values)], ["a"])
+        assert [each.axes["a"] for each in cells] == [True, "True"]
 
 
 def test_a_swept_truth_value_is_not_averaged_with_the_number_one() -> None:
@@ -49,7 +52,9 @@ def test_a_swept_truth_value_is_not_averaged_with_the_number_one() -> None:
 
 # -- the public table -------------------------------------------------------------------------------------------------
 
-PLACES = st.tuples(st.sampled_from(["one", "two"]), st.sampled_from([1, 2, 0.5, True, "a", None]), st.integers(0, 3))
+PLACES = st.tuples(
+    st.sampled_from(["one", "two"]), st.sampled_from([1, 2, 0.5, True, "a", "True", None]), st.integers(0, 3)
+)
 ENDS = st.tuples(
     st.sampled_from(["done", "done", "failed", "missing"]),
     st.sampled_from(["digits", "mnist"]),
