@@ -62,8 +62,8 @@ class Table:
         folder: where it lies.
         axes: swept keys, the seed among them where it was swept.
         metrics: heads of the columns of numbers.
-        cells: the planned cells; those of a table have no directory.  A cell's values are the numbers among its
-            metrics and axes: NaN where a metric is not finite or empty.
+        cells: the planned cells, without directories.  The values of one that is done are the numbers among its metrics
+            and axes: NaN where a metric is not finite or empty.
     """
 
     folder: Path
@@ -106,8 +106,8 @@ def read(path: Path) -> Table:
         numbers = {axis: value for axis, value in values.items() if is_number(value)}
         numbers |= {metric: _number(f"{path}, line {place}: {metric}", row[metric]) for metric in metrics}
         result = {"metrics": numbers, "data": {"name": row[data]}, "training": {"select_on": row["select_on"]}}
-        name = row["cell"]
-        cells.append(Cell(name.rpartition("-")[2], name, values, row["state"], None, None, result))
+        name, known = row["cell"], result if row["state"] == "done" else None
+        cells.append(Cell(name.rpartition("-")[2], name, values, row["state"], None, None, known))
     return Table(path.parent, tuple(axes), tuple(metrics), cells)
 
 
