@@ -14,14 +14,16 @@ from capsexp import renamed
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "load_joined": "capsexp.analysis.joined",
     "load_run": "capsexp.build",
     "load_sweep": "capsexp.analysis.table",
+    "paired_differences": "capsexp.analysis.paired",
     "run_cell": "capsexp.api",
     "run_sweep": "capsexp.api",
 }
 """The module of each function of the library; it is imported when the function is first used (PEP 562)."""
 
-__all__ = ["load_run", "load_sweep", "run_cell", "run_sweep"]
+__all__ = ["load_joined", "load_run", "load_sweep", "paired_differences", "run_cell", "run_sweep"]
 
 renamed.install()
 

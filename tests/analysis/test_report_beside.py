@@ -103,16 +103,17 @@ def test_what_keeps_two_sweeps_from_being_compared():
     digits = Protocol("digits", "0f", "seeded", select_on="val")
     chosen = dataclasses.replace(digits, select_on="test")
     other = dataclasses.replace(digits, data="dhcd", sha256="aa", generated=True)
-    assert beside.differing([digits], [digits], NAMES) == []
-    assert beside.differing([digits], [digits, chosen], NAMES) == [
+    assert beside.protocol_differences([digits], [digits], NAMES) == []
+    assert beside.protocol_differences([digits], [digits, chosen], NAMES) == [
         "Not the same choice of the model: val in one, test / val in two."
     ]
-    assert beside.differing([chosen], [other], NAMES) == [
+    assert beside.protocol_differences([chosen], [other], NAMES) == [
         "Not the same data set: digits in one, dhcd in two.",
         "Not the same choice of the model: test in one, val in two.",
     ]
     part = dataclasses.replace(digits, test_split="published")
-    assert beside.differing([digits], [part], NAMES) == ["Not the same test split: seeded in one, published in two."]
+    said = "Not the same test split: seeded in one, published in two."
+    assert beside.protocol_differences([digits], [part], NAMES) == [said]
 
 
 # -- the sentence and the picture -------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def _draw(mine: Panel, theirs: Panel, names: tuple[str, str]) -> tuple[Picture |
         _left_out([mine, theirs], points, names),
     )
     drawn = draw_beside(left, right, caption, x, y, value_label=mine.measure.title, digits=mine.measure.digits)
-    return drawn, differing(_protocols(points[0]), _protocols(points[1]), names)
+    return drawn, protocol_differences(_protocols(points[0]), _protocols(points[1]), names)
 
 
 # -- what both have ---------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def _origin(found: PointsAt, figure: Surface) -> str:
     return f"{origin(_protocols(found))}, {n}"
 
 
-def differing(mine: Sequence[Protocol], theirs: Sequence[Protocol], names: Sequence[str]) -> list[str]:
+def protocol_differences(mine: Sequence[Protocol], theirs: Sequence[Protocol], names: Sequence[str]) -> list[str]:
     """A line for each part of the protocol in which two sweeps differ; of two data sets only that they are two."""
     lines: list[str] = []
     for part in PROTOCOL:

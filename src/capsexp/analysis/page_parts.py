@@ -17,6 +17,8 @@ from capsexp.analysis.tables import Table
 
 HERE = Path(__file__).parent
 REPORT = ["python", "-m", "capsexp.report"]
+KINDS = {"caveats": "flag", "at": "whole", "A - B": "whole"}
+"""The style of the cells in some columns, by their heads."""
 
 
 def render_template(name: str, **values: Any) -> str:
@@ -54,7 +56,9 @@ def table_parts(shown: Table, *, sortable: bool = False, opens: bool = False) ->
 
 def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterator[tuple[str, str]]:
     for text, right, name in zip(row, numeric, shown.header, strict=True):
-        kind = {"caveats": "flag", "at": "whole"}.get(name if text != MISSING else "", "num" if right else "")
+        kind = {"caveats": "flag", "at": "whole", "A - B": "whole"}.get(
+            name if text != MISSING else "", "num" if right else ""
+        )
         yield text, kind
 
 
