@@ -107,7 +107,8 @@ def test_ranks_begin_again_for_each_protocol_and_nothing_is_paired_between_them(
     said = "Not the same data set: digits in one, <dhcd> in two."
     chosen = "Not the same choice of the model: val in one, test in two."
     (row,) = rows(folder, "paired")
-    assert (row["metric"], row["pairs"], row["mean"], row["remarks"]) == ("", "0", "", f"{said} {chosen}")
+    assert (row["metric"], row["pairs"], row["mean"]) == ("", "0", "")
+    assert row["remarks"] == "not the same data set; not the same choice of the model"
     assert rows(folder, "paired_points") == []
     assert f"<li>{html.escape(said)}</li><li>{chosen}</li>" in page_of(folder)
 
@@ -287,6 +288,18 @@ def test_a_line_has_a_line_for_each_sweep_and_other_kinds_a_picture_each(tmp_pat
     assert (line.figure.by, line.values("sweep"), line.others) == ("sweep", ["one", "two"], ("c3 = 8",))
     assert heat.grid()[0].tolist() == [[plain({"model.c2": x, "model.c3": y}) for x in (2, 3)] for y in (8, 9)]
     assert "<li>lost: no cell has none yet</li>" in page
+
+
+def test_missing_cells_stand_in_the_picture_of_their_own_sweeps_data(tmp_path, monkeypatch):
+    figures = [{"kind": "line", "name": "fig", "x": "model.c2", "metric": "test/acc"}]
+    one = written(tmp_path / "one", GRID, plain, block={**BLOCK, "figures": figures})
+    other = written(tmp_path / "two", GRID, lower, data="dhcd", missing=lambda axes: axes["model.c2"] == 3)
+    made = drawn(monkeypatch)
+    page = page_of(compared(one, other))
+    found = [[(point.axes["sweep"], point.state) for point in panel.points] for panel in made]
+    assert found == [[("two", "done"), ("two", "2 missing")], [("one", "done"), ("one", "done")]]
+    assert [panel.figure.title for panel in made] == ["fig: two", "fig: one"]
+    assert "shown apart and never averaged together" in page
 
 
 def test_the_pictures_are_written_and_on_the_page(tmp_path):

@@ -17,7 +17,7 @@ from capsexp.analysis.tables import Table
 
 HERE = Path(__file__).parent
 REPORT = ["python", "-m", "capsexp.report"]
-KINDS = {"caveats": "flag", "at": "whole", "A - B": "whole"}
+KINDS = {"caveats": "flag", "at": "whole", "A - B": "whole", "remarks": "remark"}
 """The style of the cells in some columns, by their heads."""
 
 
@@ -56,7 +56,7 @@ def table_parts(shown: Table, *, sortable: bool = False, opens: bool = False) ->
 
 def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterator[tuple[str, str]]:
     for text, right, name in zip(row, numeric, shown.header, strict=True):
-        kind = {"caveats": "flag", "at": "whole", "A - B": "whole"}.get(
+        kind = {"caveats": "flag", "at": "whole", "A - B": "whole", "remarks": "remark"}.get(
             name if text != MISSING else "", "num" if right else ""
         )
         yield text, kind

@@ -43,7 +43,8 @@ def _pairing(joined: Joined, cells: pd.DataFrame, metric: str, first: str, secon
     why = obstacle(cells, metric, first, second) if metric in cells else "no value in either"
     if why == "protocol":
         read = {member.name: member.read.protocols for member in joined.members}
-        return [], " ".join(protocol_differences(read[first], read[second], (first, second)))
+        lines = protocol_differences(read[first], read[second], (first, second))
+        return [], "; ".join(line.partition(":")[0].lower() for line in lines)  # the page's head has the values
     return ([], why) if why else (paired_differences(cells, metric, first, second), "")
 
 
@@ -88,7 +89,7 @@ def _once(found: Sequence[Compared]) -> list[Compared]:
     for metric, first, second, pairs, why in found:
         shown = every if (first, second) in none else metric
         kept.setdefault((shown.key, first, second), (shown, first, second, pairs, why))
-    return list(kept.values())
+    return sorted(kept.values(), key=lambda each: each[0] is every)  # those without numbers last
 
 
 def _row(each: Paired, metric: Measure) -> list[str]:
