@@ -11,7 +11,7 @@ from comparison_fakes import plain, written
 from report_fakes import contents, rows
 
 from capsexp import records
-from capsexp.analysis import comparison_figures
+from capsexp.analysis import comparison, comparison_figures
 from capsexp.report import main
 
 GRID = {"model.c2": [2, 3], "seed": [0, 1]}
@@ -188,6 +188,17 @@ def test_the_page_needs_no_other_file_and_its_links_lead_somewhere(two):
     commands = html.unescape(page[page.index("<pre>") + 5 : page.index("</pre>")]).splitlines()
     assert commands[0] == "python -m capsexp model.c2=2,3 seed=0,1 -m"
     assert shlex.split(commands[-1]) == ["python", "-m", "capsexp.report", *map(str, two[:2])]
+
+
+def test_a_long_table_of_points_stands_in_its_files_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "MOST_ROWS", 3)
+    roots = [written(tmp_path / name, GRID, value, block=BLOCK) for name, value in (("one", plain), ("two", lower))]
+    folder = compared(*roots)
+    assert len(rows(folder, "paired_points")) == 4
+    page = page_of(folder)
+    assert "4 rows, too many for this page" in page
+    assert 'href="paired_points.csv"' in page
+    assert page.count("<table data-sortable>") == 2
 
 
 def test_the_same_results_give_the_same_bytes(two):

@@ -31,6 +31,9 @@ SECTIONS = {
 }
 """The sections in their order, by their anchors."""
 
+MOST_ROWS = 1000
+"""Rows of the table of points that the page shows; more stand in its files alone."""
+
 NAMED = 3
 """Sweeps that are named in the title; of more their number stands there."""
 
@@ -103,6 +106,7 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         **{table.name: _shown(table) if table.rows else None for table in made},
         "figures": [figure_parts(picture) for picture in (*drawn, *maps)],
         "remarks": [*problems, *(line for line in said if line not in flags)],
+        "most_rows": MOST_ROWS,
         "without_map": equal,
         "commands": [line for member in joined.members if (line := command(member.read.sweep))],
         "report": shlex.join(asked.words),
