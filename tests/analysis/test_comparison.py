@@ -12,6 +12,7 @@ from report_fakes import contents, rows
 
 from capsexp import records
 from capsexp.analysis import comparison, comparison_figures
+from capsexp.records.identity import FORMER_TARGETS
 from capsexp.report import main
 
 GRID = {"model.c2": [2, 3], "seed": [0, 1]}
@@ -82,6 +83,15 @@ def test_the_paired_differences_stand_in_the_tables_and_on_the_page(two):
     assert '<td class="num">+0.1250 to +0.1250</td>' in page_of(two[2])
 
 
+def test_a_class_that_was_renamed_is_no_difference(tmp_path):
+    names = next(iter(FORMER_TARGETS.items()))
+    bases = [{"guard": {"_target_": name}} for name in names]
+    roots = [written(tmp_path / name, GRID, plain, base=base) for name, base in zip("ab", bases, strict=True)]
+    folder = compared(*roots)
+    assert rows(folder, "differences") == []
+    assert "The configs of all sweeps have the same values." in page_of(folder)
+
+
 def test_a_metric_is_ranked_by_its_name_or_as_is_asked(tmp_path):
     losses = {cell: {"test/loss": value} for cell, value in (("one", 0.5), ("two", 0.25))}
     roots = [written(tmp_path / name, {}, plain, metrics=losses[name], block={"figures": []}) for name in losses]
@@ -95,6 +105,7 @@ def test_a_metric_is_ranked_by_its_name_or_as_is_asked(tmp_path):
         assert [row["sweep"] for row in rows(folder, "leaderboard")] == expected
         assert shlex.join(words) in page_of(folder)
     assert [row["rank"] for row in rows(folder, "leaderboard")] == ["1", "1"], "equal means share a rank"
+    assert rows(folder, "paired")[0]["metric"] == "training.epochs", "what ranks is compared, too"
     assert (folder / "leaderboard.md").read_text().startswith("Points of one, two by epochs, the largest first;")
 
 

@@ -87,7 +87,9 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
     joined = read_joined(asked.folders)
     spec = defaults.fill(parse(joined.results.sweep.report), joined.results)
     measure, best = ranking(joined, spec, asked.metric, asked.best)
-    found = compared(joined, common_metrics(joined, spec), joined.table())
+    metrics = common_metrics(joined, spec)
+    metrics = metrics if measure.key in {each.key for each in metrics} else [measure, *metrics]
+    found = compared(joined, metrics, joined.table())
     made = [
         leaderboard(joined, spec, measure, best),
         config_table(joined),

@@ -40,9 +40,11 @@ def configs_of(directory: Path, cells: list[Cell]) -> dict[str, dict[str, Any]]:
 
 
 def _counting(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the present names of its classes, without the keys that change nothing."""
+    made = records.present_targets(config)
     for volatile in records.VOLATILE:
-        records.drop(config, volatile)
-    return config
+        records.drop(made, volatile)
+    return made
 
 
 def value_at(config: Mapping[str, Any], key: str) -> Any:
