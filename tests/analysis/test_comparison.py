@@ -331,6 +331,17 @@ def test_the_pictures_are_written_and_on_the_page(tmp_path):
     assert (folder / "fig.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "fig.pdf").read_bytes().startswith(b"%PDF")
     assert page_of(folder).count('src="data:image/png;base64,') == 1
+    assert comparison_figures.OWN_SEEDS not in html.unescape(page_of(folder))
+
+
+def test_maps_of_two_sweeps_are_on_the_page(tmp_path):
+    axes = {"model.c2": [2, 3], "model.c3": [8, 9]}
+    roots = [written(tmp_path / name, axes, value, block=BLOCK) for name, value in (("one", plain), ("two", lower))]
+    folder = compared(*roots)
+    page = html.unescape(page_of(folder))
+    assert 'id="test_acc_beside"' in page
+    assert "one is greater than two in 4 of 4 common cells; mean difference +0.1250" in page
+    assert comparison_figures.OWN_SEEDS in page
 
 
 def test_two_sweeps_over_two_common_numbers_have_maps_of_each_metric_that_differs(tmp_path, monkeypatch):

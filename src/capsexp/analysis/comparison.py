@@ -98,7 +98,7 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         points_table(found, joined, spec),
     ]
     drawn, problems = comparison_figures.draw_figures(joined, spec)
-    maps, said, equal = comparison_figures.draw_differences(joined, spec, found)
+    maps, said, below = comparison_figures.draw_differences(joined, spec, found)
     write_files(out, made, [*drawn, *maps])
     index = out / "index.html"
     flags = [*_flags(joined), *warnings(spec, joined.results)]
@@ -109,7 +109,7 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         "figures": [figure_parts(picture) for picture in (*drawn, *maps)],
         "remarks": [*problems, *(line for line in said if line not in flags)],
         "most_rows": MOST_ROWS,
-        "without_map": equal,
+        "below_maps": below,
         "commands": [line for member in joined.members if (line := command(member.read.sweep))],
         "report": shlex.join(asked.words),
     }

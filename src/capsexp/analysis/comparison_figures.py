@@ -17,6 +17,10 @@ from capsexp.analysis.panels import Panel, panels
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 
+OWN_SEEDS = (
+    "The maps subtract means over each sweep's own seeds, the tables of paired differences take common seeds alone."
+)
+
 
 def draw_figures(joined: Joined, spec: Spec) -> tuple[list[Picture], list[str]]:
     """Every figure of the block over all sweeps, and one line for each that cannot be drawn.
@@ -84,7 +88,7 @@ def draw_differences(joined: Joined, spec: Spec, compared: Sequence[Compared]) -
     There are none of more than two sweeps, nor without two such axes.
 
     Returns:
-        The pictures, what must be known of them, and a sentence on the metrics without a map.
+        The pictures, what must be known of them, and what stands below them.
     """
     axes = _common_axes([member.filled for member in joined.members]) if len(joined.members) == 2 else []
     if len(axes) < 2:
@@ -99,7 +103,9 @@ def draw_differences(joined: Joined, spec: Spec, compared: Sequence[Compared]) -
             figures.append(Surface(name=file_stem(metric.key), title=title, metric=metric.key, x=axes[0], y=axes[1]))
     first, second = joined.members
     drawn, flags = beside.draw_maps(figures, spec, (first.filled, second.filled), (first.name, second.name))
-    return drawn, flags, f"Equal in all pairs, without a map: {', '.join(equal)}." if equal else ""
+    notes = [OWN_SEEDS] if drawn else []
+    notes += [f"Equal in all pairs, without a map: {', '.join(equal)}."] if equal else []
+    return drawn, flags, " ".join(notes)
 
 
 def _common_axes(sweeps: Sequence[Results]) -> list[str]:

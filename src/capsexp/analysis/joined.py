@@ -170,23 +170,25 @@ def _value(axis: str, cell: Cell, config: Mapping[str, Any], known: Known) -> An
 
 def _filled(name: str, axes: Sequence[str], read: Results, configs: Mapping[str, Any], known: Known) -> Results:
     """A sweep with a value of every axis at each cell, and of the seed."""
-    made = {
-        id(cell): replace(
-            cell, axes={axis: _value(axis, cell, configs[cell.id], known) for axis in dict.fromkeys([*axes, SEED])}
-        )
-        for cell in read.cells
-    }
+    every = list(dict.fromkeys([*axes, SEED]))
+    cells = [
+        replace(cell, axes={axis: _value(axis, cell, configs[cell.id], known) for axis in every}) for cell in read.cells
+    ]
+    made = {cell.id: cell for cell in cells}
     only = read.protocols[0] if len(read.protocols) == 1 else None
-    points = []
-    for point in read.points:
-        cells = [made[id(cell)] for cell in point.cells]
-        points += [replace(each, protocol=point.protocol or only) for each in _points(cells, axes)]
-    values = {
-        axis: ordered([cell.axes[axis] for cell in made.values()], read.sweep.axes.get(axis, ())) for axis in axes
-    }
-    seeds = {SEED: ordered([cell.axes[SEED] for cell in made.values()], read.sweep.axes.get(SEED, ()))}
-    sweep = replace(read.sweep, name=name, axes={**values, **seeds})
-    return replace(read, sweep=sweep, cells=list(made.values()), points=points, axes=values)
+    points = [
+        replace(each, protocol=point.protocol or only)
+        for point in read.points
+        for each in _points([made[cell.id] for cell in point.cells], axes)
+    ]
+    values = {axis: ordered([cell.axes[axis] for cell in cells], read.sweep.axes.get(axis, ())) for axis in every}
+    return replace(
+        read,
+        sweep=replace(read.sweep, name=name, axes=values),
+        cells=cells,
+        points=points,
+        axes={axis: each for axis, each in values.items() if axis != SEED},
+    )
 
 
 def _points(cells: Sequence[Cell], axes: Sequence[str]) -> list[Point]:
