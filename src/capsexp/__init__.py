@@ -15,14 +15,19 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "average_seeds": "capsexp.analysis.points",
+    "load_joined": "capsexp.analysis.joined",
     "load_run": "capsexp.build",
     "load_sweep": "capsexp.analysis.table",
+    "paired_differences": "capsexp.analysis.paired",
     "run_cell": "capsexp.api",
     "run_sweep": "capsexp.api",
 }
 """The module of each function of the library; it is imported when the function is first used (PEP 562)."""
 
-__all__ = ["average_seeds", "load_run", "load_sweep", "run_cell", "run_sweep"]
+__all__ = [
+    *("average_seeds", "load_joined", "load_run", "load_sweep", "paired_differences"),
+    *("run_cell", "run_sweep"),
+]
 
 renamed.install()
 

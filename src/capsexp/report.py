@@ -1,5 +1,6 @@
 """``python -m capsexp.report DIR``: writes DIR/report/ and prints the path of its page.
 
+Several DIRs, or one folder of sweeps such as ``multirun``, are compared on one page in ``comparison/`` of the first.
 With ``--schema DIR`` it writes the JSON schema of ``report:`` blocks instead, for editors.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capsexp import commands, records
+from capsexp.errors import require
 
 __path__: list[str] = []  # so that former names of its modules can be imported (see capsexp.renamed)
 
@@ -18,15 +20,23 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = commands.parser(
         "report",
-        "Write tables, figures and one self-contained page from a sweep's folder.",
+        "Write tables, figures and one self-contained page from a sweep's folder, or from several to compare them.",
         "The last line printed is the path of the page. Timings stand in timings.* alone, so that the same "
         "results give the same bytes in every other file.",
     )
     parser.add_argument(
-        "directory", metavar="DIR", nargs="?", type=Path, help="a sweep's folder, such as multirun/cnn_prune"
+        "directories",
+        metavar="DIR",
+        nargs="*",
+        type=Path,
+        help="a sweep's folder, such as multirun/cnn_prune; several, or a folder of sweeps (multirun), are compared",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: DIR/report)")
+    out_help = "where to write (default: DIR/report; of several sweeps comparison/ in the first DIR)"
+    parser.add_argument("--out", metavar="DIR", type=Path, help=out_help)
     parser.add_argument("--beside", metavar="OTHER", type=Path, help="another sweep, to show the surfaces of both")
+    parser.add_argument("--metric", metavar="NAME", help="the metric that ranks several sweeps (default: test/acc)")
+    best_help = "the value that comes first (default: max, but min for a loss, an error or params)"
+    parser.add_argument("--best", metavar="max|min", help=best_help)
     schema_help = "write report.schema.json there, the JSON schema of report: blocks, and no report"
     parser.add_argument("--schema", metavar="DIR", type=Path, help=schema_help)
     return commands.run(parser, lambda given: _write(parser, given), words)
@@ -34,16 +44,33 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _write(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     if given.schema:
-        if given.directory or given.out or given.beside:
+        if given.directories or given.out or given.beside or given.metric or given.best:
             parser.error("--schema writes no report: leave the other arguments out")
         _write_schema(given.schema / "report.schema.json")
         return
-    if not given.directory:
+    if not given.directories:
         parser.error("the following arguments are required: DIR")
+    several = len(given.directories) > 1 or bool(records.sweeps_below(given.directories[0]))
+    index, summary = _compare(given) if several else _report(given)
+    sys.stdout.write(f"{summary}\n{index}\n")
+
+
+def _report(given: argparse.Namespace) -> tuple[Path, str]:
+    for option in ("metric", "best"):
+        value = getattr(given, option)
+        require(value is None, f"--{option}", "be given with several sweeps, which it ranks", value)
     from capsexp.analysis.write import write_report  # matplotlib and numpy would make --help slow
 
-    index, summary = write_report(given.directory, given.out or given.directory / "report", given.beside)
-    sys.stdout.write(f"{summary}\n{index}\n")
+    (directory,) = given.directories
+    return write_report(directory, given.out or directory / "report", given.beside)
+
+
+def _compare(given: argparse.Namespace) -> tuple[Path, str]:
+    require(given.beside is None, "--beside", "be given with the folder of one sweep alone", str(given.beside))
+    from capsexp.analysis.comparison import Asked, write_comparison  # matplotlib and numpy would make --help slow
+
+    asked = Asked(given.directories, given.metric, given.best)
+    return write_comparison(asked, given.out or given.directories[0] / "comparison")
 
 
 def _write_schema(file: Path) -> None:

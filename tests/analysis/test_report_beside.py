@@ -10,10 +10,10 @@ import pytest
 from report_fakes import BLOCK, body, finish, sweep
 
 from capsexp import records
-from capsexp.analysis import beside as maps
-from capsexp.analysis import beside_sweep, results
-from capsexp.analysis.beside import Along, Side, draw_beside, sentence
+from capsexp.analysis import beside, results
 from capsexp.analysis.cells import Protocol
+from capsexp.analysis.figures import side_by_side as maps
+from capsexp.analysis.figures.side_by_side import Along, Side, draw_beside, sentence
 from capsexp.analysis.figures.style import Caption
 from capsexp.analysis.spec import parse
 from capsexp.report import main
@@ -37,9 +37,9 @@ def found(mine, theirs, monkeypatch=None):
     """What stands beside; with a ``monkeypatch`` what would be drawn, too."""
     drawn = []
     if monkeypatch:
-        monkeypatch.setattr(beside_sweep, "draw_beside", lambda *given, **rest: drawn.append((*given, rest)))
+        monkeypatch.setattr(beside, "draw_beside", lambda *given, **rest: drawn.append((*given, rest)))
     read = results.read(mine)
-    return beside_sweep.beside(parse(read.sweep.report), read, results.read(theirs)), drawn
+    return beside.beside(parse(read.sweep.report), read, results.read(theirs)), drawn
 
 
 def plain(a, b, seed=0):
@@ -53,7 +53,7 @@ def test_both_maps_hold_the_means_of_the_common_places(tmp_path, monkeypatch):
     written(tmp_path / "x", {**GRID, "seed": [0, 1]}, plain, "one")
     axes = {"a": [5, 3, 2.0], "b": [2, 1, 7]}
     written(tmp_path / "y", axes, lambda a, b: 2 * plain(a, b), "two", hole={"a": 3, "b": 1})
-    beside, drawn = found(tmp_path / "x", tmp_path / "y", monkeypatch)
+    made, drawn = found(tmp_path / "x", tmp_path / "y", monkeypatch)
     ((left, right, words, x, y, rest),) = drawn
     assert (left.name, right.name, x.values, y.values) == ("one", "two", [2, 3], [1, 2])
     assert left.values.tolist() == [[plain(a, b) + 0.125 for a in (2, 3)] for b in (1, 2)]
@@ -66,18 +66,18 @@ def test_both_maps_hold_the_means_of_the_common_places(tmp_path, monkeypatch):
         "two: data digits, model chosen on val, n = 1",
     )
     assert words.note == "Not shown, since the other sweep has no such row or column: 2 of one, 5 of two."
-    assert (beside.name, beside.title, beside.flags) == ("two", "The two one", [])
+    assert (made.name, made.title, made.flags) == ("two", "The two one", [])
 
 
 def test_pictures_for_the_values_of_other_axes_are_paired_by_them(tmp_path, monkeypatch):
     for folder, kinds in (("x", ["p", "q", "r"]), ("y", ["q", "s", "p"])):
         written(tmp_path / folder, {**GRID, "kind": kinds}, lambda a, b, kind: a * b * ord(kind), folder)
-    beside, drawn = found(tmp_path / "x", tmp_path / "y", monkeypatch)
+    made, drawn = found(tmp_path / "x", tmp_path / "y", monkeypatch)
     assert [words.name for _, _, words, *_ in drawn] == ["fig_p_beside", "fig_q_beside"]
     assert [words.parts[2] for _, _, words, *_ in drawn] == ["kind = p", "kind = q"]
     assert all((left.values == right.values).all() for left, right, *_ in drawn)
     assert drawn[0][0].values[0, 0] == ord("p")
-    assert beside.flags == ["fig, kind = r: not in the other sweep (y)"]
+    assert made.flags == ["fig, kind = r: not in the other sweep (y)"]
 
 
 def test_a_metric_that_the_other_lacks_and_grids_that_do_not_meet_are_said(tmp_path, monkeypatch):
@@ -85,8 +85,8 @@ def test_a_metric_that_the_other_lacks_and_grids_that_do_not_meet_are_said(tmp_p
     elsewhere = {**SURFACE, "name": "far", "where": {"a": [1]}}
     written(tmp_path / "x", GRID, plain, "one", figures=[loss, elsewhere], metrics={"extra": 1.0})
     written(tmp_path / "y", GRID, plain, "two", hole={"a": 1, "b": 1})
-    beside, drawn = found(tmp_path / "x", tmp_path / "y", monkeypatch)
-    assert beside.flags == ["loss: no cell has extra yet (two)"]
+    made, drawn = found(tmp_path / "x", tmp_path / "y", monkeypatch)
+    assert made.flags == ["loss: no cell has extra yet (two)"]
     assert [(words.name, left.values.tolist()) for left, _, words, *_ in drawn] == [("far_beside", [[11], [21]])]
     written(tmp_path / "z", {"a": [8, 9], "b": [1, 2]}, plain, "two")
     written(tmp_path / "x", GRID, plain, "one")
@@ -95,26 +95,25 @@ def test_a_metric_that_the_other_lacks_and_grids_that_do_not_meet_are_said(tmp_p
 
 def test_sweeps_of_one_name_are_told_apart(tmp_path, monkeypatch):
     written(tmp_path, GRID, plain, "one")
-    beside, drawn = found(tmp_path, tmp_path, monkeypatch)
-    assert (drawn[0][0].name, drawn[0][1].name, beside.name) == ("one (here)", "one (there)", "one (there)")
+    made, drawn = found(tmp_path, tmp_path, monkeypatch)
+    assert (drawn[0][0].name, drawn[0][1].name, made.name) == ("one (here)", "one (there)", "one (there)")
 
 
 def test_what_keeps_two_sweeps_from_being_compared():
     digits = Protocol("digits", "0f", "seeded", select_on="val")
     chosen = dataclasses.replace(digits, select_on="test")
     other = dataclasses.replace(digits, data="dhcd", sha256="aa", generated=True)
-    assert beside_sweep.differing([digits], [digits], NAMES) == []
-    assert beside_sweep.differing([digits], [digits, chosen], NAMES) == [
+    assert beside.protocol_differences([digits], [digits], NAMES) == []
+    assert beside.protocol_differences([digits], [digits, chosen], NAMES) == [
         "Not the same choice of the model: val in one, test / val in two."
     ]
-    assert beside_sweep.differing([chosen], [other], NAMES) == [
+    assert beside.protocol_differences([chosen], [other], NAMES) == [
         "Not the same data set: digits in one, dhcd in two.",
         "Not the same choice of the model: test in one, val in two.",
     ]
     part = dataclasses.replace(digits, test_split="published")
-    assert beside_sweep.differing([digits], [part], NAMES) == [
-        "Not the same test split: seeded in one, published in two."
-    ]
+    said = "Not the same test split: seeded in one, published in two."
+    assert beside.protocol_differences([digits], [part], NAMES) == [said]
 
 
 # -- the sentence and the picture -------------------------------------------------------------------------------------

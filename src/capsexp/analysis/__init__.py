@@ -26,7 +26,11 @@ and ``warnings`` join the two into text (``formats`` writes it as CSV, Markdown 
 into pictures, ``page`` (with ``learning_curves``) puts all on one page, and ``write`` runs everything.
 
 The package ``figures`` has a module for each kind of figure: its keys, and the drawing of it.  ``history`` reads
-epochs, ``arrays`` chooses a cell, reads its arrays and checks them, ``single_run`` draws them.  ``beside`` draws the
-surfaces of two sweeps, which ``beside_sweep`` brings together.  Functions called ``draw_*`` take plain arrays and the
-words around a picture, so they draw for others too.  All use its ``style`` and ``ticks``.
+epochs, ``arrays`` chooses a cell, reads its arrays and checks them, ``single_run`` draws them.  ``beside`` brings the
+surfaces of two sweeps together, which ``figures.side_by_side`` draws.  Functions called ``draw_*`` take plain arrays
+and the words around a picture, so they draw for others too.  All use its ``style`` and ``ticks``.
+
+Several sweeps are compared in ``<first sweep>/comparison/``: ``joined`` makes them one (with ``configs`` for the axes
+that a sweep fixed), ``paired`` has the statistics of paired differences as functions of a table, ``leaderboard``,
+``differences`` and ``paired_tables`` make the tables, ``comparison_figures`` the pictures, and ``comparison`` the page.
 """

@@ -1,27 +1,20 @@
 """The whole report as one HTML page that needs no other file: style, script, figures and curves are inside it."""
 
-import base64
-import functools
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from capsexp import records
 from capsexp.analysis import learning_curves, warnings
-from capsexp.analysis.beside_sweep import Beside
+from capsexp.analysis.beside import Beside
 from capsexp.analysis.cells import STATES, Cell
 from capsexp.analysis.compare import Compared
 from capsexp.analysis.figures.style import Picture
-from capsexp.analysis.formats import numeric_columns
 from capsexp.analysis.learning_curves import Curves
-from capsexp.analysis.measures import MISSING
+from capsexp.analysis.page_parts import REPORT, figure_parts, folder_of, render_template, table_parts
 from capsexp.analysis.results import Results, command
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.tables import Table
@@ -54,8 +47,6 @@ SECTIONS = {
 NOT_FACTS = {"id", "name", "axes", "metrics", "clocks", "environment", "memory", "gpu"}
 """Keys of a result that the row of a cell does not open: they stand elsewhere, or differ from run to run."""
 
-HERE = Path(__file__).parent
-
 
 @dataclass(frozen=True)
 class Content:
@@ -84,9 +75,6 @@ class Content:
     linked: bool = False
 
 
-REPORT = ["python", "-m", "capsexp.report"]
-
-
 def render(content: Content) -> str:
     """The page's HTML."""
     spec, results = content.spec, content.results
@@ -100,15 +88,15 @@ def render(content: Content) -> str:
         "warnings": [*warnings.warnings(spec, results), *content.problems],
         "planned": len(results.cells),
         "data": _data(results),
-        "comparison": _table(content.tables["comparison"]) if content.compared else None,
+        "comparison": table_parts(content.tables["comparison"]) if content.compared else None,
         "paper": content.grids,
         "grids": [_grid(table) for table in content.grids],
-        "figures": [_figure(drawn) for drawn in content.figures],
+        "figures": [figure_parts(drawn) for drawn in content.figures],
         "beside": _beside(content.beside) if content.beside else None,
         "learning": learning_curves.pictures([(cell.name, curves[cell.id]) for cell in results.cells]),
         "learning_caption": _learning_caption(curves),
-        "results": _table(content.tables["results"], sortable=True),
-        "cells": _table(content.tables["cells"], sortable=True, opens=True),
+        "results": table_parts(content.tables["results"], sortable=True),
+        "cells": table_parts(content.tables["cells"], sortable=True, opens=True),
         "missing": [_missing(cell) for cell in _missing_cells(results)],
         "stale": any(cell.state == "stale" for cell in results.cells),
         "orphans": results.orphans,
@@ -122,25 +110,7 @@ def render(content: Content) -> str:
     always = {"data", "results", "cells", "reproduce"}
     shown = [(_title(anchor, content), anchor) for anchor in SECTIONS if anchor in always or _is_there(anchor, values)]
     sizes = {name.lower(): getattr(learning_curves, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "BELOW")}
-    files = {"style": _text("page.css"), "script": _text("page.js")}
-    return _template().render(**values, **sizes, **files, sections=shown)
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    """The compiled template; whatever comes from a result or config is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        loader=jinja2.FileSystemLoader(HERE),
-    )
-    return environment.get_template("page.html.j2")
-
-
-def _text(name: str) -> Markup:
-    return Markup((HERE / name).read_text(encoding="utf-8"))
+    return render_template("page.html.j2", **values, **sizes, sections=shown)
 
 
 def _is_there(anchor: str, values: dict[str, Any]) -> bool:
@@ -177,27 +147,10 @@ def _plain(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _table(shown: Table, *, sortable: bool = False, opens: bool = False) -> dict[str, Any]:
-    """A table with a line per row; if it opens, each row is that of the cell at its place."""
-    numeric = numeric_columns(shown)
-    rows = [
-        {"missing": missing, "cell": place if opens else None, "texts": list(_texts(row, numeric, shown))}
-        for place, (row, missing) in enumerate(zip(shown.rows, shown.missing, strict=True))
-    ]
-    heads = list(zip(shown.header, numeric, strict=True))
-    return {"name": shown.name, "caption": shown.caption, "heads": heads, "rows": rows, "sortable": sortable}
-
-
-def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterator[tuple[str, str]]:
-    for text, right, name in zip(row, numeric, shown.header, strict=True):
-        kind = {"caveats": "flag", "at": "whole"}.get(name if text != MISSING else "", "num" if right else "")
-        yield text, kind
-
-
 def _grid(shown: Table) -> dict[str, Any]:
     """A table in which several lines are one row, under its own heading."""
     rows = [_line(row, PARTS[part]) for row, part in zip(shown.rows, shown.parts, strict=True)]
-    return {**_table(shown), "rows": rows, "title": shown.title, "flags": "; ".join(shown.flags)}
+    return {**table_parts(shown), "rows": rows, "title": shown.title, "flags": "; ".join(shown.flags)}
 
 
 def _line(row: Sequence[str], part: str) -> dict[str, Any]:
@@ -216,13 +169,8 @@ def _beside(beside: Beside) -> dict[str, Any]:
         "title": beside.title,
         "partial": beside.other.partial,
         "flags": beside.flags,
-        "figures": [_figure(drawn) for drawn in beside.pictures],
+        "figures": [figure_parts(drawn) for drawn in beside.pictures],
     }
-
-
-def _figure(drawn: Picture) -> dict[str, str]:
-    image = base64.b64encode(drawn.png).decode("ascii")
-    return {"name": drawn.name, "title": drawn.title, "note": drawn.note, "image": image}
 
 
 def _learning_caption(curves: dict[str, Curves]) -> str:
@@ -276,14 +224,8 @@ def _short(value: float) -> float | None:
 
 
 def _report_command(content: Content) -> str:
-    beside = ["--beside", _folder(content.beside.other)] if content.beside else []
-    return shlex.join([*REPORT, _folder(content.results), *beside])
-
-
-def _folder(results: Results) -> str:
-    """The sweep's folder, seen from where the command was given."""
-    given = [word.partition("=")[2] for word in results.sweep.overrides if word.startswith("paths.output=")]
-    return f"{given[-1] if given else 'multirun'}/{results.sweep.name}"
+    beside = ["--beside", folder_of(content.beside.other)] if content.beside else []
+    return shlex.join([*REPORT, folder_of(content.results), *beside])
 
 
 def _environment(results: Results) -> list[tuple[str, str]]:

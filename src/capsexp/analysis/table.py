@@ -1,7 +1,7 @@
 """The table of results: one row for each planned cell of one or more sweeps, nothing averaged and nothing hidden."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,11 @@ def load_sweep(*directories: str | Path) -> pd.DataFrame:
     """
     if not directories:
         raise TypeError("load_sweep() takes at least one directory")
-    sweeps = [results.read(Path(directory)) for directory in directories]
+    return table_of([results.read(Path(directory)) for directory in directories])
+
+
+def table_of(sweeps: Sequence[Results]) -> pd.DataFrame:
+    """The table of sweeps that are read already; its columns are those of :func:`load_sweep`."""
     rows = [_row(each.sweep.name, cell) for each in sweeps for cell in each.cells]
     axes = dict.fromkeys(AXIS + axis for each in sweeps for axis in _axes(each))
     metrics = dict.fromkeys(name for each in sweeps for cell in each.cells for name in _metrics(cell))

@@ -104,13 +104,13 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
         values += [str(getattr(point.protocol, part, MISSING)) for part in parts]
         done = len(point.done)
         pairs = zip(stats, measures, strict=True)
-        shown = [stat_text(stat, measure.digits, done) for stat, measure in pairs if _is_shown(measure, spec)]
+        shown = [stat_text(stat, measure.digits, done) for stat, measure in pairs if is_shown(measure, spec)]
         rows.append([*values, str(done), point.state, *shown])
         raw_rows.append([*values, len(point.cells), done, point.state, *(raw for stat in stats for raw in _raw(stat))])
     return Table(
         name=name,
         caption=caption,
-        header=[*keys, *parts, "n", "state", *(measure.title for measure in measures if _is_shown(measure, spec))],
+        header=[*keys, *parts, "n", "state", *(measure.title for measure in measures if is_shown(measure, spec))],
         rows=rows,
         raw_header=[
             *(axes or ["cell"]), *parts, "planned", "n", "state",
@@ -121,7 +121,7 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
     )  # fmt: skip
 
 
-def _is_shown(measure: Measure, spec: Spec) -> bool:
+def is_shown(measure: Measure, spec: Spec) -> bool:
     """False for the paper's count of parameters in a sweep that has no paper; the CSV has it all the same."""
     return measure.key != "params_paper" or bool(spec.source) or spec.columns is not None
 
@@ -149,11 +149,11 @@ def cells_table(spec: Spec, results: Results) -> Table:
         head = [cell.name, *(axis_text(cell.axes.get(axis)) for axis in axes), *_facts(cell)]
         rows.append(
             [text or MISSING for text in head]
-            + [number(v, m.digits) for v, m in zip(values, measures, strict=True) if _is_shown(m, spec)]
+            + [number(v, m.digits) for v, m in zip(values, measures, strict=True) if is_shown(m, spec)]
         )
         raw_rows.append([*head, *values])
     caption = _caption(spec, results, "Every cell of the sweep")
-    header += [measure.title for measure in measures if _is_shown(measure, spec)]
+    header += [measure.title for measure in measures if is_shown(measure, spec)]
     return Table("cells", caption, header, rows, raw_header, raw_rows, [not cell.done for cell in results.cells])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
+from capsexp.analysis.configs import read_config
 
 
 def plan_of_cells(directory: Path) -> records.Sweep | None:
@@ -19,10 +20,10 @@ def plan_of_cells(directory: Path) -> records.Sweep | None:
     found = records.cell_directories(directory)
     if not found:
         return None
-    configs = {identifier: _config(path) for identifier, path in found.items()}
+    configs = {identifier: dict(records.leaves(read_config(path))) for identifier, path in found.items()}
     keys = dict.fromkeys(key for config in configs.values() for key in config)
     values = {key: [config.get(key) for config in configs.values() if config] for key in keys}
-    axes = _without_copies({key: column for key, column in values.items() if _differ(column)})
+    axes = without_copies({key: column for key, column in values.items() if _differ(column)})
     cells = [
         records.PlannedCell(identifier, path.name, {key: configs[identifier].get(key) for key in axes})
         for identifier, path in found.items()
@@ -31,27 +32,11 @@ def plan_of_cells(directory: Path) -> records.Sweep | None:
     return records.Sweep(directory.resolve().name, swept, cells, [], {})
 
 
-def _config(cell: Path) -> dict[str, Any]:
-    """The dotted keys of a cell's config that count for its work; empty if it has no readable config."""
-    import yaml  # not needed for a folder with a plan
-
-    try:
-        with (cell / records.CONFIG).open(encoding="utf-8") as stream:
-            config = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    if not isinstance(config, dict):
-        return {}
-    for volatile in records.VOLATILE:
-        records.drop(config, volatile)
-    return dict(records.leaves(config))
-
-
 def _differ(values: list[Any]) -> bool:
     return len({repr(value) for value in values}) > 1
 
 
-def _without_copies(axes: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+def without_copies(axes: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """The keys without those that have the same last part and the same values as a shorter one."""
     shortest: dict[tuple[str, str], str] = {}
     for key, column in axes.items():

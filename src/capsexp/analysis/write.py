@@ -1,9 +1,10 @@
 """Reads a sweep's folder and writes its report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from capsexp import records
-from capsexp.analysis import beside_sweep, defaults, drawing, formats, page, paper_tables, results, tables
+from capsexp.analysis import beside, defaults, drawing, formats, page, paper_tables, results, tables
 from capsexp.analysis.compare import compare
 from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.spec import parse
@@ -21,18 +22,15 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
     """
     read = results.read(directory)
     spec = defaults.fill(parse(read.sweep.report), read)
-    beside = beside_sweep.beside(spec, read, _read_other(directory, other)) if other else None
+    shown_beside = beside.beside(spec, read, _read_other(directory, other)) if other else None
     compared = compare(spec, read)
     makers = (tables.results_table, tables.cells_table, tables.timings_table)
     made = {table.name: table for table in (make(spec, read) for make in makers)}
     made["comparison"] = tables.comparison_table(spec, read, compared)
     crossed, lacking = paper_tables.grid_tables(spec, read)
     drawn, problems = drawing.draw_all(spec, read)
-    for table in (*made.values(), *crossed):
-        _write_table(out, table)
-    pictures = [*drawn, *(beside.pictures if beside else [])]
-    for picture in pictures:
-        _write_picture(out, picture)
+    pictures = [*drawn, *(shown_beside.pictures if shown_beside else [])]
+    write_files(out, [*made.values(), *crossed], pictures)
     index = out / "index.html"
     records.write_text(
         index,
@@ -45,7 +43,7 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
                 crossed,
                 drawn,
                 [*lacking, *problems],
-                beside,
+                shown_beside,
                 linked=out.absolute().parent == directory.absolute(),
             )
         ),
@@ -58,6 +56,14 @@ def _read_other(directory: Path, other: Path) -> results.Results:
     if other.resolve() == directory.resolve():
         raise results.ReportError(f"{other} is this sweep's own folder; give another sweep's to stand beside it")
     return results.read(other)
+
+
+def write_files(out: Path, written: Sequence[tables.Table], pictures: Sequence[Picture]) -> None:
+    """Write each table as CSV, Markdown and LaTeX, and each picture as PNG and PDF."""
+    for table in written:
+        _write_table(out, table)
+    for picture in pictures:
+        _write_picture(out, picture)
 
 
 def _write_table(out: Path, table: tables.Table) -> None:

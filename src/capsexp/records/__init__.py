@@ -64,6 +64,7 @@ from capsexp.records.sweep import (
     cell_name,
     read_configs,
     read_sweep,
+    sweeps_below,
     write_configs,
     write_sweep,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "read_sweep",
     "replacing",
     "set_aside",
+    "sweeps_below",
     "write_configs",
     "write_json",
     "write_result",

@@ -92,6 +92,14 @@ def cell_directories(directory: Path) -> dict[str, Path]:
     return {key: path for key, path in ids.items() if len(key) == ID_LENGTH and set(key) <= set("0123456789abcdef")}
 
 
+def sweeps_below(directory: Path) -> list[Path]:
+    """The folders of sweeps below a folder that is none itself, by name; a folder of single cells is one, too."""
+    if not directory.is_dir() or (directory / SWEEP).exists() or cell_directories(directory):
+        return []
+    folders = (path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return [path for path in folders if (path / SWEEP).is_file() or cell_directories(path)]
+
+
 def cell_name(axes: Mapping[str, Any], identifier: str) -> str:
     """A cell directory's name: swept values and id, as in ``c2-16_c3-07-1a2b3c4d5e``.
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsexp import commands
+from capsexp import commands, records
 from capsexp.status import overview, text
 from capsexp.status.facts import Facts, facts
 from capsexp.status.heatmap import heat_map
@@ -99,7 +99,7 @@ def _show(given: argparse.Namespace) -> None:
 
 def _look(directory: Path, screen: bool) -> tuple[list[str], object, bool]:
     """The lines about a sweep or about the sweeps below a folder, the facts for JSON, and whether all is settled."""
-    folders = overview.sweeps_below(directory)
+    folders = records.sweeps_below(directory)
     if folders:
         each = overview.facts_of(folders)
         return overview.lines(each), [dataclasses.asdict(one) for one in each], all(one.settled for one in each)

@@ -3,20 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsexp import records
 from capsexp.status.facts import Facts, facts
 from capsexp.status.read import read
 from capsexp.text import duration, plain
 
 HEAD = ("sweep", "done", "cells", "other states", "time left")
-
-
-def sweeps_below(directory: Path) -> list[Path]:
-    """The folders of sweeps below a folder that is none itself, by name; a folder of single cells is one, too."""
-    if not directory.is_dir() or (directory / records.SWEEP).exists() or records.cell_directories(directory):
-        return []
-    folders = (path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith("."))
-    return [path for path in folders if (path / records.SWEEP).is_file() or records.cell_directories(path)]
 
 
 def facts_of(folders: Sequence[Path]) -> list[Facts]:

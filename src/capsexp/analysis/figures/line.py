@@ -16,8 +16,8 @@ from capsexp.analysis.panels import Panel, missing_text
 
 MARKERS = "osD^vPX"
 
-LEGEND_CHARACTERS = 22
-"""The number of characters in a line beside the axes."""
+LEGEND_CHARACTERS, LABEL_CHARACTERS = 22, 14
+"""The number of characters in a line beside the axes, and of one that has a line's sign before it."""
 
 
 class Line(OverAxes):
@@ -39,7 +39,7 @@ def draw(panel: Panel) -> tuple[Picture, str]:
     axes = canvas.add_axes((0.86 / 8.6, (0.65 + below) / height, wide / 8.6, 3.64 / height))
     for place, (value, text) in enumerate(zip(series, ticks.texts(series), strict=True)):
         points = [point for point in panel.points if not by or hashable(point.axes.get(by)) == hashable(value)]
-        label = text if by else ""
+        label = textwrap.fill(text, LABEL_CHARACTERS) if by else ""
         _series(axes, panel, {hashable(p.axes.get(x)): p for p in points}, values, place, len(series), label)
     _dress(axes, panel, x, values, wide)
     if by:
