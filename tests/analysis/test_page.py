@@ -8,7 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
+import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
 from report_fakes import BLOCK, accuracy, finish, finished, report, sweep
 
 from capsexp import records
@@ -71,6 +75,33 @@ def test_without_curves_there_is_no_such_section(tmp_path: Path) -> None:
     assert 'id="curves"' not in page
 
 
+MAP = {"model.c2": [2, 3], "model.c3": [4, 5], "seed": [0, 1]}
+HEATMAP = {"kind": "heatmap", "name": "map", "x": "model.c2", "y": "model.c3", "metric": "test/acc"}
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "surface"])
+@pytest.mark.parametrize("upright", [[4, 5], ["fast", "slow"]])
+def test_a_field_of_a_map_leads_to_the_cells_of_its_point(tmp_path: Path, kind: str, upright: list[Any]) -> None:
+    """Its rectangle has the colour of its value."""
+    axes = {**MAP, "model.c3": upright}
+    cells = sweep(tmp_path, axes, {**BLOCK, "figures": [{**HEATMAP, "kind": kind}]})
+    for cell in cells[:-2]:
+        finish(tmp_path, cell, accuracy(cell))
+    page, image = (report(tmp_path) / name for name in ("index.html", "map.png"))
+    box = "left:(.*?)%;top:(.*?)%;width:(.*?)%;height:(.*?)%"
+    found = re.findall(f'<a href="#cells" data-cells="(.*?)" title="(.*?)" style="{box}">', page.read_text())
+    assert [cells for cells, *_ in found] == ["0 1", "2 3", "4 5", "6 7"]
+    pixels = matplotlib.image.imread(image)[..., :3]
+    values = [(accuracy(one) + accuracy(other)) / 2 for one, other in zip(cells[:-2:2], cells[1:-2:2], strict=True)]
+    norm = Normalize(min(values), max(values))
+    for value, (_, text, *shares) in zip(values, found, strict=False):
+        left, top, width, height = (float(share) / 100 for share in shares)
+        corner = pixels[int((top + 0.1 * height) * len(pixels)), int((left + 0.1 * width) * len(pixels[0]))]
+        assert np.allclose(corner, colormaps["viridis"](norm(value))[:3], atol=0.02), text
+        assert f"{value:.4f} (n = 2)" in text
+    assert found[-1][1].endswith("missing")
+
+
 SCRIPT = """
 <script>
 const rows = () => [...document.querySelectorAll("#cells tbody tr[data-cell]")];
@@ -89,7 +120,10 @@ field.value = "c2-03";
 field.dispatchEvent(new Event("input"));
 said.filtered = names().length;
 said.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-const image = document.querySelector("figure > img");
+document.querySelector('.picture a[data-cells="6 7"]').click();
+said.chosen = rows().filter((row) => row.classList.contains("chosen")).map((row) => row.dataset.cell);
+said.led = [names().length, document.activeElement.dataset.cell, document.activeElement.getAttribute("aria-expanded")];
+const image = document.querySelector(".picture > img");
 image.click();
 said.zoomed = document.getElementById("zoom").open;
 document.title = JSON.stringify(said);
@@ -100,8 +134,7 @@ document.title = JSON.stringify(said);
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium in this machine")
 @pytest.mark.parametrize("width", [1400, 500])
 def test_in_a_browser_it_sorts_filters_opens_and_fits(tmp_path: Path, width: int) -> None:
-    block = {**BLOCK, "figures": [{"kind": "line", "name": "fig", "x": "model.c2", "metric": "test/acc"}]}
-    for cell in sweep(tmp_path, GRID, block):
+    for cell in sweep(tmp_path, MAP, {**BLOCK, "figures": [HEATMAP]}):
         directory = finish(tmp_path, cell, accuracy(cell))
         (directory / records.METRICS).write_text(HISTORY)
     page = report(tmp_path) / "index.html"
@@ -116,11 +149,13 @@ def test_in_a_browser_it_sorts_filters_opens_and_fits(tmp_path: Path, width: int
     title = re.search(r"<title>(.*?)</title>", ended.stdout)
     assert title is not None
     said = json.loads(html.unescape(title[1]))
-    assert said["before"] == ["0", "1", "2", "3"]
+    assert said["before"] == [str(place) for place in range(8)]
     assert said["up"] == sorted(said["up"])
     assert said["down"] == said["up"][::-1]
     assert said["open"] == 4
     assert said["facts"]
-    assert said["filtered"] == 2
+    assert said["filtered"] == 4
+    assert sorted(said["chosen"]) == ["6", "7"]
+    assert said["led"] == [8, "6", "true"], "the rows are all there again, and the first of the point is open"
     assert said["wide"] <= 0, "nothing is wider than the window"
     assert said["zoomed"]

@@ -129,11 +129,35 @@
     });
   });
 
+  // -- a field of a figure leads to the rows of its cells ---------------------------------------------------------
+
+  const show = (places) => {
+    const rows = places.map((place) => document.querySelector(`tr[data-cell="${place}"]`));
+    const table = rows[0].closest("table");
+    const field = table.parentElement.previousElementSibling;
+    if (field && field.value) {
+      field.value = "";
+      filter(table, "");
+    }
+    table.querySelectorAll("tr.chosen").forEach((row) => row.classList.remove("chosen"));
+    rows.forEach((row) => row.classList.add("chosen"));
+    const first = rows.find((row) => !row.classList.contains("missing")) || rows[0];
+    if (first.getAttribute("aria-expanded") !== "true") toggle(first);
+    first.scrollIntoView({ block: "center" });
+    first.focus({ preventScroll: true });
+  };
+  document.querySelectorAll(".picture > a").forEach((area) => {
+    area.addEventListener("click", (event) => {
+      event.preventDefault();
+      show(area.dataset.cells.split(" "));
+    });
+  });
+
   // -- a figure opens at its full size ----------------------------------------------------------------------------
 
   const zoom = document.getElementById("zoom");
   zoom.addEventListener("click", () => zoom.close());
-  document.querySelectorAll("figure > img").forEach((image) => {
+  document.querySelectorAll(".picture > img").forEach((image) => {
     image.addEventListener("click", () => {
       zoom.firstElementChild.src = image.src;
       zoom.firstElementChild.alt = image.alt;

@@ -79,6 +79,7 @@ def render(content: Content) -> str:
     """The page's HTML."""
     spec, results = content.spec, content.results
     curves = {cell.id: learning_curves.read_curves(cell) for cell in results.cells}
+    places = {cell.id: place for place, cell in enumerate(results.cells)}
     values: dict[str, Any] = {
         "title": spec.title or results.sweep.name,
         "source": spec.source,
@@ -91,7 +92,7 @@ def render(content: Content) -> str:
         "comparison": table_parts(content.tables["comparison"]) if content.compared else None,
         "paper": content.grids,
         "grids": [_grid(table) for table in content.grids],
-        "figures": [figure_parts(drawn) for drawn in content.figures],
+        "figures": [figure_parts(drawn, places) for drawn in content.figures],
         "beside": _beside(content.beside) if content.beside else None,
         "learning": learning_curves.pictures([(cell.name, curves[cell.id]) for cell in results.cells]),
         "learning_caption": _learning_caption(curves),

@@ -2,14 +2,14 @@
 
 import base64
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from capsexp.analysis.figures.style import Picture
+from capsexp.analysis.figures.style import Area, Picture
 from capsexp.analysis.formats import numeric_columns
 from capsexp.analysis.measures import MISSING
 from capsexp.analysis.results import Results
@@ -62,10 +62,23 @@ def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterato
         yield text, kind
 
 
-def figure_parts(drawn: Picture) -> dict[str, str]:
-    """A figure with its picture inside."""
+def figure_parts(drawn: Picture, places: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A figure with its picture inside, whose fields lead to the rows of cells.
+
+    Args:
+        drawn: the picture.
+        places: the row of each cell by its id; fields lead nowhere by default.
+    """
     image = base64.b64encode(drawn.png).decode("ascii")
-    return {"name": drawn.name, "title": drawn.title, "note": drawn.note, "image": image}
+    areas = [_area(area, places) for area in drawn.areas] if places else []
+    return {"name": drawn.name, "title": drawn.title, "note": drawn.note, "image": image, "areas": areas}
+
+
+def _area(area: Area, places: Mapping[str, int]) -> dict[str, Any]:
+    box = zip(("left", "top", "width", "height"), area.box, strict=True)
+    style = ";".join(f"{name}:{100 * share:.2f}%" for name, share in box)
+    cells = " ".join(str(places[cell]) for cell in area.cells)
+    return {"style": style, "cells": cells, "text": area.text}
 
 
 def folder_of(results: Results) -> str:

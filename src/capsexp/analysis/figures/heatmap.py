@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from pydantic import Field
 
 from capsexp.analysis.cells import Point, is_number
+from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
 from capsexp.analysis.figures.style import (
@@ -22,6 +23,7 @@ from capsexp.analysis.figures.style import (
     RULE,
     SEQUENTIAL,
     SPREAD,
+    Area,
     Grid,
     Picture,
     blank,
@@ -32,7 +34,8 @@ from capsexp.analysis.figures.style import (
     save,
     write_fields,
 )
-from capsexp.analysis.panels import Panel
+from capsexp.analysis.measures import number
+from capsexp.analysis.panels import Panel, missing_text
 
 READABLE = 4.5
 """Points; numbers that would have to be smaller are left out of a heat map."""
@@ -87,6 +90,7 @@ def draw(panel: Panel) -> tuple[Picture, str]:
     height = layout.height + 0.75 + room(lines)
     canvas = blank(panel.caption, layout.width, height, 0.3 / layout.width, lines)
     seen: dict[tuple[int, int, int], str] = {}
+    fields: list[Area] = []
     for place, (words, points) in enumerate(maps.items()):
         left, up = layout.corner(place)
         box = (left / layout.width, up / height, layout.wide / layout.width, layout.tall / height)
@@ -96,8 +100,9 @@ def draw(panel: Panel) -> tuple[Picture, str]:
         draw_map(flat, panel, values, states, norm, points)
         _trim(flat, layout, place, len(maps))
         seen |= {(place, *at): state for at, state in states.items()}
+        fields += areas(canvas, flat, panel, points)
     _bar_beside(canvas, panel, layout, norm, height)
-    return save(canvas, panel.caption, legend(panel, seen.values())), ""
+    return save(canvas, panel.caption, legend(panel, seen.values()), fields), ""
 
 
 def groups(panel: Panel) -> dict[str, list[Point]]:
@@ -178,6 +183,25 @@ def draw_fields(
     for (row, column), state in states.items():
         flat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=PAPER, edgecolor=RULE, hatch="////", lw=0))
         flat.text(column, row, _letter(state), ha="center", va="center", fontsize=max(size, READABLE), color=GREY)
+
+
+def areas(canvas: Canvas, flat: Axes, panel: Panel, points: Sequence[Point] | None = None) -> list[Area]:
+    """The fields of a map that is drawn, each with its point's cells."""
+    share = flat.transData - canvas.transFigure
+    found = []
+    for (row, column), point in panel.places(points):
+        (left, low), (right, high) = np.sort(share.transform([(column - 0.5, row - 0.5), (column + 0.5, row + 0.5)]), 0)
+        box = (float(left), float(1 - high), float(right - left), float(high - low))
+        found.append(Area(box, tuple(cell.id for cell in point.cells), _place_and_value(panel, point)))
+    return found
+
+
+def _place_and_value(panel: Panel, point: Point) -> str:
+    metric, measure = panel.figure.metric, panel.measure
+    place = ", ".join(f"{panel.spec.axis(axis).label} = {axis_text(value)}" for axis, value in point.axes.items())
+    stat = point.stat(metric)
+    value = f"{number(stat.mean, measure.digits)} (n = {stat.n})" if stat.n else missing_text(point, metric)
+    return f"{place}: {measure.label} {value}"
 
 
 def write_axes(flat: Axes, xs: Sequence[Any], ys: Sequence[Any], labels: tuple[str, str]) -> None:

@@ -67,14 +67,30 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class Area:
+    """A rectangle of a picture that shows one point of the sweep.
+
+    Attributes:
+        box: left, top, width and height, as shares of the picture's width and height.
+        cells: ids of the point's cells.
+        text: the point's place and value.
+    """
+
+    box: tuple[float, float, float, float]
+    cells: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A finished picture: its files' stem, what stands above and below it on the page, and its bytes."""
+    """A finished picture: its files' stem, the texts above and below it on the page, its bytes, and its fields."""
 
     name: str
     title: str
     note: str
     png: bytes
     pdf: bytes
+    areas: tuple[Area, ...] = ()
 
 
 @contextlib.contextmanager
@@ -103,13 +119,13 @@ def blank(caption: Caption, width: float, height: float, left: float, lines: Seq
     return canvas
 
 
-def save(canvas: Canvas, caption: Caption, extra: str = "") -> Picture:
+def save(canvas: Canvas, caption: Caption, extra: str = "", areas: Sequence[Area] = ()) -> Picture:
     """The figure in both formats, without dates and versions."""
     png, pdf = io.BytesIO(), io.BytesIO()
     canvas.savefig(png, format="png", dpi=120, metadata={"Software": None})
     canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     note = " ".join(part for part in (extra, caption.note) if part)
-    return Picture(caption.name, caption.title, note, png.getvalue(), pdf.getvalue())
+    return Picture(caption.name, caption.title, note, png.getvalue(), pdf.getvalue(), tuple(areas))
 
 
 def colour_bar(

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from capsexp.analysis.cells import is_number
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures.base import OverAxes
-from capsexp.analysis.figures.heatmap import draw_map, legend, normalise
+from capsexp.analysis.figures.heatmap import areas, draw_map, legend, normalise
 from capsexp.analysis.figures.style import (
     GREY,
     PAPER,
@@ -76,7 +76,7 @@ def draw(panel: Panel) -> tuple[Picture, str]:
     small = draw_map(flat, panel, values, states, norm)
     flat.set_title(f"Raw values ({SPREAD})" if small else "Raw values", fontsize=9.5, color=GREY, pad=8)
     colour_bar(canvas, norm, SEQUENTIAL, panel.measure.title, (0.925, 0.115 * up, 0.013, 0.71 * up))
-    return save(canvas, panel.caption, legend(panel, states.values())), ""
+    return save(canvas, panel.caption, legend(panel, states.values()), areas(canvas, flat, panel)), ""
 
 
 def _positions(values: list[Any]) -> list[float]:
