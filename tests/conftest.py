@@ -100,6 +100,7 @@ PROCESSES = ("engine", "processes", "status", "tracking")
 """Folders of tests that start, stop and time processes."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several workers share the tests, those on processes stay together: two sweeps would slow each other down.
 
