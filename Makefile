@@ -49,7 +49,7 @@ dashboard: $(STAMP)  ## make a Weights & Biases workspace for a sweep
 	@$(RUN) -m capsexp.dashboard multirun/$(SWEEP) $(ARGS)
 
 test: $(STAMP)  ## run the tests
-	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(RUN) -m pytest -n 3 --dist loadscope $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	@$(RUN) -m ruff check $(CODE)

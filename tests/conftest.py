@@ -96,20 +96,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-PROCESSES = ("engine", "processes", "status", "tracking")
-"""Folders of tests that start, stop and time processes."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests by file, as ``tests/scheduling.py`` says."""
+    from tests.scheduling import ByFile  # pytest-xdist may not be there
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, those on processes stay together: two sweeps would slow each other down.
-
-    All others stay together by file.
-    """
-    for item in items:
-        folder = item.path.parent.name
-        on_ray = item.path.name.startswith("test_engine_ray")  # they wait most of the time
-        together = folder in PROCESSES and not on_ray
-        item.add_marker(pytest.mark.xdist_group("processes" if together else str(item.path)))
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ FIGURES = ["fig02_images", "fig03_classes", "fig05_master", "fig06_probabilities
 def overrides(npz: Path) -> list[str]:
     model = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=[16]", "optimizer.lr=5e-3", "routing=max_min"]
     data = ["data=dhcd", f"data.path={npz}", "data.batch_size=16", "trainer.max_epochs=2"]
-    return [*model, *data, "hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
+    fixed = ["hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
+    return [*model, *data, *fixed, "callbacks.memory_check=null"]
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def small(tiny_npz: Path, in_tmp: Path) -> list[str]:
     model = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=[16]", "optimizer.lr=5e-3"]
     data = ["data=dhcd", f"data.path={tiny_npz}", "data.batch_size=16", "trainer.max_epochs=4"]
     fixed = ["hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
+    fixed += ["callbacks.memory_check=null"]
     return [*model, *data, *fixed]
 
 

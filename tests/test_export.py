@@ -61,8 +61,8 @@ def products(model: Any) -> int:
         (Dynamic, "dynamic"),
         (Dynamic, "folded"),
         (MaxMin, "fast"),
-        (partial(MaxMin, iterations=2), "dynamic"),
-        (partial(Tempered, iterations=2), "dynamic"),
+        pytest.param(partial(MaxMin, iterations=2), "dynamic", marks=pytest.mark.slow),
+        pytest.param(partial(Tempered, iterations=2), "dynamic", marks=pytest.mark.slow),
         (Fixed, "dynamic"),
     ],
 )

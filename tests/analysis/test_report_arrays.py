@@ -162,7 +162,8 @@ def test_a_point_that_has_no_finished_cell_is_named_where_others_have(tmp_path, 
     assert drawn(tmp_path) == ([], [f"mat: {said}"])
 
 
-def test_axes_that_are_not_named_give_a_picture_for_each_value(tmp_path):
+def test_axes_that_are_not_named_give_a_picture_for_each_value(tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # the names are asked for alone
     axes = {"data": ["digits", "mnist"], "routing": ["dynamic", "max_min"], "seed": [0, 1]}
     pictures, problems = drawn(written(tmp_path, axes, [TUNING], components=1))
     expected = [f"tun_{data}_{routing}" for data in ("digits", "mnist") for routing in ("dynamic", "max-min")]
@@ -173,7 +174,7 @@ def test_axes_that_are_not_named_give_a_picture_for_each_value(tmp_path):
     assert {cell.axes["data"] for point in panel.points for cell in point.cells} == {"mnist"}
 
 
-@pytest.mark.parametrize(("classes", "channels", "side"), [(10, 1, 28), (46, 3, 32), (2, 1, 5)])
+@pytest.mark.parametrize(("classes", "channels", "side"), [(46, 3, 32), (2, 1, 5)])
 def test_every_kind_is_drawn(tmp_path, classes, channels, side):
     sizes = {"classes": classes, "channels": channels, "side": side, "components": 3}
     pictures, problems = drawn(written(tmp_path, {"seed": [0]}, ALL, **sizes))
@@ -347,7 +348,9 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("kept", ["correlation/classes", "tuning/fast", "probabilities/fast"])
-def test_single_values_that_are_not_finite_are_marked(tmp_path, kept):
+def test_single_values_that_are_not_finite_are_marked(tmp_path, kept, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # the notes are asked for alone
+
     def change(found):
         values = found[kept].copy()
         values[1, :] = [np.nan, np.inf] * 5

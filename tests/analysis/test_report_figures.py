@@ -71,13 +71,13 @@ def test_no_smoothing_at_sigma_zero():
 
 def test_a_large_sweep_has_the_same_bytes_whatever_its_clocks(tmp_path):
     block = {**BLOCK, "figures": [SURFACE, KERNELS]}
-    axes = {"a": list(range(16, 1, -1)), "b": list(range(16, 1, -1))}
+    axes = {"a": list(range(16, 10, -1)), "b": list(range(16, 10, -1))}
     first = contents(report(finished(tmp_path / "x" / "fake", axes, block, seconds=1.0)))
     second = contents(report(finished(tmp_path / "y" / "fake", axes, block, seconds=2.0)))
     assert first.keys() == second.keys()
     assert {"fig.png", "fig.pdf", "ker.png", "ker.pdf", "index.html"} < first.keys()
     assert {name for name in first if first[name] != second[name]} == TIMINGS
-    assert len(first["results.csv"].splitlines()) == 226
+    assert len(first["results.csv"].splitlines()) == 37
     assert b"Software" not in first["fig.png"]
     assert b"CreationDate" not in first["fig.pdf"]
 

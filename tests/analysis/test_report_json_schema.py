@@ -20,6 +20,12 @@ def schema(tmp_path_factory):
     return json.loads((folder / "report.schema.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def validator(schema):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
 def test_the_last_line_is_the_files_path(tmp_path, capsys):
     assert main(["--schema", str(tmp_path / "new")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'report.schema.json'}\n"
@@ -35,8 +41,8 @@ def test_every_kind_and_every_key_is_described(schema):
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
-def test_the_experiments_fit(schema, file):
-    jsonschema.validate(yaml.safe_load(file.read_text()), schema)
+def test_the_experiments_fit(validator, file):
+    validator.validate(yaml.safe_load(file.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -49,9 +55,9 @@ def test_the_experiments_fit(schema, file):
         {"compare": [{"what": "x", "metric": "m", "reduce": "median"}]},
     ],
 )
-def test_wrong_blocks_do_not_fit(schema, block):
+def test_wrong_blocks_do_not_fit(validator, block):
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"report": block}, schema)
+        validator.validate({"report": block})
 
 
 @pytest.mark.parametrize("words", [[], ["DIR", "--schema", "DIR"]])

@@ -19,7 +19,8 @@ FREEZE = "+callbacks.freeze={{_target_: capsexp.callbacks.freeze.Freeze, paramet
 def words(tiny_npz: Path, in_tmp: Path) -> list[str]:
     model = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=[16]", "optimizer.lr=5e-3"]
     data = ["data=dhcd", f"data.path={tiny_npz}", "data.batch_size=16", "trainer.max_epochs=2"]
-    return [*model, *data, "hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
+    fixed = ["hydra/launcher=basic", "sweep.name=adhoc", "threads=1", "logger.wandb.mode=disabled"]
+    return [*model, *data, *fixed, "callbacks.memory_check=null"]
 
 
 def test_frozen_parameters_stay_and_the_others_learn(run: Run, words: list[str], in_tmp: Path) -> None:

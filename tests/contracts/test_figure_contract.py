@@ -1,9 +1,10 @@
 """Every kind of figure draws small and odd sweeps, with all its text on the canvas and no text on another."""
 
+import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ from matplotlib.transforms import Bbox
 
 from capsexp.analysis import drawing, results
 from capsexp.analysis.figures import kinds
+from capsexp.analysis.figures.base import OfCell
 from capsexp.analysis.spec import parse
 
 sys.path.append(str(Path(__file__).parents[1] / "analysis"))
@@ -60,21 +62,32 @@ UNREADABLE = {
 """Texts that cannot be read, and why that is accepted."""
 
 
-def written(root: Path, name: str, kind: str) -> Path:
-    """A sweep whose cells have what every kind shows."""
-    title = {"long names": f"A title with {LONG}, and {LONG}", "dollars": "From $5 to $6 a unit_of x^2"}.get(
-        name, "Title"
-    )
-    figure = {"kind": kind, "name": "fig", "title": title, "paper": ".94", **ASKED[kind]}
-    block = {"figures": [figure], "axes": {"a": {"label": LONG if name == "long names" else "$a"}}}
-    for place, cell in enumerate(sweep(root, SWEEPS[name], block)):
-        if name == "missing cells" and place % 5 == 1:
-            continue
-        lost = name == "not finite" and place % 5 == 1
-        folder = finish(root, cell, None if lost else accuracy(cell))
-        array_fakes.keep(folder, arrays(place, lost))
-        array_fakes.history(folder, learning(place, lost))
-    return root
+TITLES = {"long names": f"A title with {LONG}, and {LONG}", "dollars": "From $5 to $6 a unit_of x^2"}
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], results.Results]:
+    """Each of the sweeps, written and read once; its cells have what every kind shows."""
+
+    @functools.cache
+    def read(name: str) -> results.Results:
+        root = tmp_path_factory.mktemp("sweep")
+        for place, cell in enumerate(sweep(root, SWEEPS[name])):
+            if name == "missing cells" and place % 5 == 1:
+                continue
+            lost = name == "not finite" and place % 5 == 1
+            folder = finish(root, cell, None if lost else accuracy(cell))
+            array_fakes.keep(folder, arrays(place, lost))
+            array_fakes.history(folder, learning(place, lost))
+        return results.read(root)
+
+    return read
+
+
+def block(name: str, kind: str) -> dict[str, Any]:
+    """The block of a report with one figure of the kind."""
+    figure = {"kind": kind, "name": "fig", "title": TITLES.get(name, "Title"), "paper": ".94", **ASKED[kind]}
+    return {"figures": [figure], "axes": {"a": {"label": LONG if name == "long names" else "$a"}}}
 
 
 def arrays(seed: int, lost: bool) -> dict[str, Any]:
@@ -128,17 +141,16 @@ def faults(figure: Figure) -> Iterator[str]:
             yield f"overlapping: {one.get_text()!r} and {other.get_text()!r}"
 
 
-def drawn(root: Path) -> tuple[list[Figure], list[str]]:
-    """The figures of a sweep, and the lines on those that are not drawn."""
+def drawn(read: results.Results, asked: dict[str, Any]) -> tuple[list[Figure], list[str]]:
+    """The figures of a report, and the lines on those that are not drawn."""
     found: list[Figure] = []
 
     def keep(self: Figure, *_: Any, **__: Any) -> None:
         if self not in found:
             found.append(self)
 
-    read = results.read(root)
     with mock.patch.object(Figure, "savefig", keep):
-        problems = drawing.draw_all(parse(read.sweep.report), read)[1]
+        problems = drawing.draw_all(parse(asked), read)[1]
     return found, problems
 
 
@@ -146,21 +158,22 @@ def test_every_kind_is_asked_for_something() -> None:
     assert ASKED.keys() == kinds().keys()
 
 
-QUICK = ("missing cells", "words and numbers", "long names")
-"""The sweeps that every test run draws; the others are slow."""
+QUICK, QUICK_OF_CELL = ("missing cells", "words and numbers", "long names"), ("long names",)
+"""The sweeps that every test run draws, and those for kinds that show one cell; the others are slow."""
 
 
 def cases() -> Iterator[Any]:
     for kind, name in itertools.product(kinds(), SWEEPS):
         reason = UNREADABLE.get((kind, name))
         marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-        marks += [] if name in QUICK else [pytest.mark.slow]
+        quick = QUICK_OF_CELL if issubclass(kinds()[kind], OfCell) else QUICK
+        marks += [] if name in quick else [pytest.mark.slow]
         yield pytest.param(kind, name, marks=marks, id=f"{kind}, {name}")
 
 
 @pytest.mark.parametrize(("kind", "name"), list(cases()))
-def test_all_text_can_be_read(kind: str, name: str, tmp_path: Path) -> None:
-    figures, problems = drawn(written(tmp_path, name, kind))
+def test_all_text_can_be_read(kind: str, name: str, sweeps: Callable[[str], results.Results]) -> None:
+    figures, problems = drawn(sweeps(name), block(name, kind))
     assert figures or (name == "one cell" and problems == ["fig: too few swept values to draw"])
     assert all("\n" not in problem for problem in problems)
     found = [fault for figure in figures for fault in faults(figure)]

@@ -70,11 +70,12 @@ class Sweep:
         told = process.communicate(timeout=280)[0]
         return process.returncode, told
 
-    def run_here(self, *more: str) -> int:
+    def run_here(self, *more: str, multirun: bool = True) -> int:
         """The same work in this process, which has torch already; its exit code."""
+        words = [*self.arguments, *more, "hydra/launcher=basic", *(["-m"] if multirun else [])]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(COUNTER, str(self.counter))
-            return cli.main([*self.arguments, *more, "hydra/launcher=basic", "-m"])
+            return cli.main(words)
 
     def executions(self) -> list[Execution]:
         lines = [line.split() for line in counted(self.counter)]

@@ -22,7 +22,7 @@ def test_eight_cells_three_of_them_bad(sweep: MakeSweep) -> None:
         "+recipe.number=range(0,8)",
         "trainer.max_epochs=1",
         "hydra.launcher.cell_timeout=8",  # many times what a cell takes
-        "hydra.launcher.max_cells=2",
+        "hydra.launcher.max_cells=1",
     )
     code, told = bad.run()
     assert code == 1, told

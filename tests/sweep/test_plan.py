@@ -81,7 +81,13 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+WITHIN = ("one value", "a range", "a choice", "a group and a value", "a new key and a group", "an experiment")
+"""What others have, too, with more."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in WITHIN else []) for name in SWEEPS]
+)
 def test_the_plan_is_what_hydra_makes(name: str, run: Run, in_tmp: Path, made: list[cell.Cell]) -> None:
     overrides, count = SWEEPS[name]
     assert run(*overrides, "hydra/launcher=basic", "-m") == 0

@@ -98,7 +98,13 @@ RERUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RERUNS)
+LONG = ("stale", "failed", "one id")
+"""What the others have, too, with more."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in RERUNS]
+)
 def test_what_is_asked_for(name: str, run: Run, quick: list[str], ended: CellOutcome, begun: list[str]) -> None:
     """c2=2 is stale, 3 failed, 4 missing, 5 done."""
     rerun, expected, code = RERUNS[name]
