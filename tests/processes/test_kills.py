@@ -178,7 +178,7 @@ def test_ctrl_c_lets_a_single_cell_save_itself(sweep: MakeSweep, capsys: pytest.
     finally:
         ended.set()
         user.join()
-    told = capsys.readouterr().err
+    told = "".join(capsys.readouterr())
     assert "the cell saves itself at the end of its epoch" in told
     assert "Traceback" not in told
     assert long.states() == {"interrupted": 1}
