@@ -16,6 +16,7 @@ import pytest
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from capsexp import cli, records
@@ -74,6 +75,14 @@ def _files_are_merged_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(defaults_list, "_create_defaults_list", found)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hydras_store_is_not_copied() -> Iterator[None]:
+    """Hydra copies its store of structured configs, which nothing here changes, for each composition."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: self, raising=False)
         yield
 
 

@@ -15,10 +15,10 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "average_seeds": "capsexp.analysis.points",
-    "load_joined": "capsexp.analysis.joined",
+    "load_joined": "capsexp.analysis.comparison.joined",
     "load_run": "capsexp.build",
     "load_sweep": "capsexp.analysis.table",
-    "paired_differences": "capsexp.analysis.paired",
+    "paired_differences": "capsexp.analysis.comparison.paired",
     "run_cell": "capsexp.api",
     "run_sweep": "capsexp.api",
 }

@@ -1,5 +1,5 @@
-from capsexp.analysis.joined import load_joined as load_joined
-from capsexp.analysis.paired import paired_differences as paired_differences
+from capsexp.analysis.comparison.joined import load_joined as load_joined
+from capsexp.analysis.comparison.paired import paired_differences as paired_differences
 from capsexp.analysis.points import average_seeds as average_seeds
 from capsexp.analysis.table import load_sweep as load_sweep
 from capsexp.api import run_cell as run_cell

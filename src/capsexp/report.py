@@ -67,7 +67,7 @@ def _report(given: argparse.Namespace) -> tuple[Path, str]:
 
 def _compare(given: argparse.Namespace) -> tuple[Path, str]:
     require(given.beside is None, "--beside", "be given with the folder of one sweep alone", str(given.beside))
-    from capsexp.analysis.comparison import Asked, write_comparison  # matplotlib and numpy would make --help slow
+    from capsexp.analysis.comparison.page import Asked, write_comparison  # matplotlib and numpy would make --help slow
 
     asked = Asked(given.directories, given.metric, given.best)
     return write_comparison(asked, given.out or given.directories[0] / "comparison")

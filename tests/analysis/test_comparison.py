@@ -11,7 +11,8 @@ from comparison_fakes import plain, written
 from report_fakes import contents, rows
 
 from capsexp import records
-from capsexp.analysis import comparison, comparison_figures
+from capsexp.analysis.comparison import figures as comparison_figures
+from capsexp.analysis.comparison import page as comparison
 from capsexp.records.identity import FORMER_TARGETS
 from capsexp.report import main
 

@@ -12,7 +12,7 @@ from comparison_fakes import BASE, config, plain, written
 
 import capsexp
 from capsexp import records
-from capsexp.analysis.joined import UNKNOWN, read_joined
+from capsexp.analysis.comparison.joined import UNKNOWN, read_joined
 from capsexp.analysis.results import ReportError
 from capsexp.report import main
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsexp.analysis.paired import Paired, obstacle, paired_differences
+from capsexp.analysis.comparison.paired import Paired, obstacle, paired_differences
 from capsexp.errors import ConfigError
 
 T = {1: 12.706204736432095, 2: 4.302652729911275, 3: 3.182446305284263, 4: 2.7764451051977987, 5: 2.570581835636314}

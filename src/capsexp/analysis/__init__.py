@@ -30,7 +30,5 @@ epochs, ``arrays`` chooses a cell, reads its arrays and checks them, ``single_ru
 surfaces of two sweeps together, which ``figures.side_by_side`` draws.  Functions called ``draw_*`` take plain arrays
 and the words around a picture, so they draw for others too.  All use its ``style`` and ``ticks``.
 
-Several sweeps are compared in ``<first sweep>/comparison/``: ``joined`` makes them one (with ``configs`` for the axes
-that a sweep fixed), ``paired`` has the statistics of paired differences as functions of a table, ``leaderboard``,
-``differences`` and ``paired_tables`` make the tables, ``comparison_figures`` the pictures, and ``comparison`` the page.
+The package ``comparison`` puts several sweeps on one page.
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
-from capsexp.analysis.configs import read_config
+from capsexp.analysis.comparison.configs import read_config
 
 
 def plan_of_cells(directory: Path) -> records.Sweep | None:

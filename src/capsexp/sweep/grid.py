@@ -246,10 +246,15 @@ def _is_set_directly(one: CommandOverride, given: Sequence[CommandOverride], loa
     override, key = one.override, one.key
     if not one.is_axis or override.is_add() or override.is_delete() or override.package or key.startswith("hydra"):
         return False
-    plain = all(_is_plain(value) for value in one.values.values())
-    others = [each.key.lstrip("~") for each in given if each is not one and not _is_choice(each, loader)]
-    alone = not any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in others)
-    return plain and alone and not _is_choice(one, loader)
+    if not all(_is_plain(value) for value in one.values.values()):
+        return False
+    others = [each for each in given if each is not one and _overlap(key, each.key.lstrip("~"))]
+    return all(_is_choice(each, loader) for each in others) and not _is_choice(one, loader)
+
+
+def _overlap(key: str, other: str) -> bool:
+    """True if one of two keys is the other one or lies within it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _is_choice(one: CommandOverride, loader: ConfigLoader) -> bool:

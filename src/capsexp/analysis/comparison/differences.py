@@ -5,8 +5,8 @@ from typing import Any
 
 from capsexp import records
 from capsexp.analysis.cells import is_number
+from capsexp.analysis.comparison.joined import Joined, Member
 from capsexp.analysis.conditions import axis_text
-from capsexp.analysis.joined import Joined, Member
 from capsexp.analysis.measures import MISSING
 from capsexp.analysis.results import ordered
 from capsexp.analysis.tables import Table

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from capsexp.analysis import beside, defaults
 from capsexp.analysis.cells import hashable, is_number
+from capsexp.analysis.comparison.joined import SWEEP, Joined
+from capsexp.analysis.comparison.paired_tables import Compared
 from capsexp.analysis.conditions import Condition
 from capsexp.analysis.drawing import draw
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.figures.surface import Surface
-from capsexp.analysis.joined import SWEEP, Joined
-from capsexp.analysis.paired_tables import Compared
 from capsexp.analysis.panels import Panel, panels
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec

@@ -7,10 +7,10 @@ import pandas as pd
 
 from capsexp.analysis.beside import protocol_differences
 from capsexp.analysis.cells import Protocol
+from capsexp.analysis.comparison.joined import Joined
+from capsexp.analysis.comparison.paired import Paired, Summary, obstacle, paired_differences
 from capsexp.analysis.conditions import axis_text
-from capsexp.analysis.joined import Joined
 from capsexp.analysis.measures import MISSING, Measure, number, signed
-from capsexp.analysis.paired import Paired, Summary, obstacle, paired_differences
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.tables import Raw, Table
 

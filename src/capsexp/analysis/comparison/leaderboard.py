@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from capsexp.analysis.cells import Point, Protocol
+from capsexp.analysis.comparison.joined import SWEEP, Joined
 from capsexp.analysis.conditions import axis_text
-from capsexp.analysis.joined import SWEEP, Joined
 from capsexp.analysis.measures import MISSING, Measure
 from capsexp.analysis.spec import Spec
 from capsexp.analysis.tables import Raw, Table, columns, is_shown, stat_text

@@ -13,7 +13,7 @@ import pandas as pd
 from capsexp import records
 from capsexp.analysis import results
 from capsexp.analysis.cells import SEED, Cell, Point, hashable
-from capsexp.analysis.configs import ABSENT, configs_of, value_at
+from capsexp.analysis.comparison.configs import ABSENT, configs_of, value_at
 from capsexp.analysis.results import ReportError, Results, ordered
 from capsexp.analysis.table import AXIS, table_of
 

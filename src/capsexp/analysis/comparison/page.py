@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from capsexp import records
-from capsexp.analysis import comparison_figures, defaults
+from capsexp.analysis import defaults
 from capsexp.analysis.beside import protocol_differences
-from capsexp.analysis.differences import config_table, environment_table
-from capsexp.analysis.joined import Joined, Member, read_joined
-from capsexp.analysis.leaderboard import common_metrics, leaderboard, ranking
+from capsexp.analysis.comparison.differences import config_table, environment_table
+from capsexp.analysis.comparison.figures import draw_differences, draw_figures
+from capsexp.analysis.comparison.joined import Joined, Member, read_joined
+from capsexp.analysis.comparison.leaderboard import common_metrics, leaderboard, ranking
+from capsexp.analysis.comparison.paired_tables import compared, paired_table, points_table, sweep_pairs
 from capsexp.analysis.page_parts import REPORT, figure_parts, render_template, table_parts
-from capsexp.analysis.paired_tables import compared, paired_table, points_table, sweep_pairs
 from capsexp.analysis.results import ReportError, command
 from capsexp.analysis.spec import parse
 from capsexp.analysis.tables import Table
@@ -97,8 +98,8 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         paired_table(found),
         points_table(found, joined, spec),
     ]
-    drawn, problems = comparison_figures.draw_figures(joined, spec)
-    maps, said, below = comparison_figures.draw_differences(joined, spec, found)
+    drawn, problems = draw_figures(joined, spec)
+    maps, said, below = draw_differences(joined, spec, found)
     write_files(out, made, [*drawn, *maps])
     index = out / "index.html"
     flags = [*_flags(joined), *warnings(spec, joined.results)]
@@ -132,7 +133,7 @@ def _page(joined: Joined, values: dict[str, Any]) -> str:
     has_figures = bool(values["figures"] or values["remarks"])
     sections = [(name, anchor) for anchor, name in SECTIONS.items() if anchor != "figures" or has_figures]
     head = {"title": _title(joined), "partial": partial, "state": partial or _complete(joined).capitalize()}
-    return render_template("comparison.html.j2", **head, **values, sections=sections)
+    return render_template("comparison/page.html.j2", **head, **values, sections=sections)
 
 
 def _shown(table: Table) -> dict[str, Any]:
