@@ -45,7 +45,7 @@ def draw(panel: Panel) -> tuple[Picture, str]:
     if by:
         title = textwrap.fill(panel.spec.axis(by).label, LEGEND_CHARACTERS)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title=title, alignment="left")
-    note = " ".join(part for part in (_mark_holes(axes, panel, x, values), _uneven(panel, x, values)) if part)
+    note = " ".join(part for part in (_mark_missing(axes, panel, x, values), _uneven(panel, x, values)) if part)
     return save(canvas, panel.caption, note), ""
 
 
@@ -103,7 +103,7 @@ def _uneven(panel: Panel, x: str, values: list[Any]) -> str:
     return f"Logarithmic in {label}." if scale == "log" else f"The values of {label} stand in even steps, not to scale."
 
 
-def _mark_holes(axes: Axes, panel: Panel, x: str, values: list[Any]) -> str:
+def _mark_missing(axes: Axes, panel: Panel, x: str, values: list[Any]) -> str:
     """A grey line where a point has no value, named in the note."""
     metric = panel.figure.metric
     missing = [point for point in panel.points if not point.stat(metric).n]
