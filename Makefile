@@ -48,8 +48,9 @@ sync: $(STAMP)  ## upload the Weights & Biases runs that were kept offline
 dashboard: $(STAMP)  ## make a Weights & Biases workspace for a sweep
 	@$(RUN) -m capsexp.dashboard multirun/$(SWEEP) $(ARGS)
 
+# Compiled modules are kept, whatever the environment says: the tests start many processes.
 test: $(STAMP)  ## run the tests
-	@$(RUN) -m pytest -n 3 --dist loadscope $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -n 3 --dist loadscope $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	@$(RUN) -m ruff check $(CODE)
