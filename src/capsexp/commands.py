@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from capsexp.errors import CommandError, ConfigError
+from capsexp.records import DamagedError
 from capsexp.text import plain
 
 
@@ -46,7 +47,7 @@ def run(
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (CommandError, ConfigError, OSError) as error:
+    except (CommandError, ConfigError, DamagedError, OSError) as error:
         line = plain(" ".join(str(error).split()))
         sys.stderr.write(f"{name or arguments.prog.rpartition(' ')[2]}: error: {line}\n")
         return error.exit_code if isinstance(error, CommandError) else 2
