@@ -11,6 +11,7 @@ import torch
 from capsexp import records
 from capsexp.build import load_run
 from capsexp.callbacks.history import History
+from capsexp.errors import ConfigError
 from tests.conftest import results
 from tests.test_cell_life import _raise, the_cell, without_clocks
 from tests.test_checksums import flip
@@ -155,7 +156,7 @@ def test_a_finished_cell_with_a_flipped_bit_is_not_loaded(run: Run, quick: list[
     path = the_cell(in_tmp) / records.BEST_CHECKPOINT
     load_run(path.parents[1])
     in_the_middle(path)
-    with pytest.raises(records.DamagedError, match=r"best\.ckpt is damaged: its checksum does not match"):
+    with pytest.raises(ConfigError, match=r"best\.ckpt is damaged: its checksum does not match"):
         load_run(path.parents[1])
 
 

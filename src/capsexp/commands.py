@@ -12,6 +12,9 @@ from capsexp.errors import CommandError, ConfigError
 from capsexp.records import DamagedError
 from capsexp.text import plain
 
+TRUST = "make whatever the cell's config names, and so run any code: only for a folder whose author you trust"
+"""The help text of ``--trust``."""
+
 
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """The argument parser of a command, with its help text.
