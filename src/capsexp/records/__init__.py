@@ -57,6 +57,7 @@ from capsexp.records.status import (
     is_gone,
     is_user_error,
     read_status,
+    status_damage,
     write_status,
 )
 from capsexp.records.sweep import (
@@ -131,6 +132,7 @@ __all__ = [
     "result_digests",
     "seal",
     "set_aside",
+    "status_damage",
     "sweeps_below",
     "write_configs",
     "write_json",
