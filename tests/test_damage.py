@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from capsexp import records
+from capsexp.analysis.arrays import ArrayError, read, read_all
+from capsexp.analysis.history import read_history
 from capsexp.build import load_run
 from capsexp.callbacks.history import History
 from capsexp.errors import ConfigError
@@ -185,3 +187,21 @@ def test_a_folder_in_place_of_a_file_is_replaced(run: Run, quick: list[str], in_
     (cell / name / "deep").mkdir(parents=True)
     assert run(*quick) == 0
     assert bodies(in_tmp) == first
+
+
+def test_damaged_tables_and_arrays_are_not_drawn(run: Run, quick: list[str], in_tmp: Path) -> None:
+    assert run(*quick) == 0
+    cell = the_cell(in_tmp)
+    name = next(iter(read_all(cell)))
+    assert read(cell, name).size > 0
+    assert read_history(cell, ["train/loss"])
+    for file in (records.ARRAYS, records.METRICS):
+        in_the_middle(cell / file)
+    readers: list[Callable[[], Any]] = [
+        lambda: read(cell, name),
+        lambda: read_all(cell),
+        lambda: read_history(cell, ["train/loss"]),
+    ]
+    for reader in readers:
+        with pytest.raises(ArrayError, match="is damaged: its checksum does not match"):
+            reader()

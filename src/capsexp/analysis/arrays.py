@@ -83,8 +83,7 @@ def read(directory: Path, name: str) -> Array:
         ArrayError: there is no such file, it is damaged, or it holds no such array.
     """
     file = directory / records.ARRAYS
-    if not file.is_file():
-        raise ArrayError(f"no {records.ARRAYS}")
+    _require_whole(directory)
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return np.asarray(arrays[name]) if name in arrays else _refuse(f"no {name} in {records.ARRAYS}")
@@ -94,14 +93,20 @@ def read(directory: Path, name: str) -> Array:
         raise ArrayError(f"{name} in {records.ARRAYS} cannot be read") from error
 
 
+def _require_whole(directory: Path) -> None:
+    if not (directory / records.ARRAYS).is_file():
+        raise ArrayError(f"no {records.ARRAYS}")
+    if records.is_damaged(directory, records.ARRAYS):
+        raise ArrayError(f"{records.ARRAYS} is damaged: its checksum does not match")
+
+
 def read_all(directory: Path, prefix: str = "") -> dict[str, Array]:
     """All arrays in a cell's directory whose names begin with ``prefix``, by name.
 
     Raises:
         ArrayError: there is no ``arrays.npz``, or it is damaged.
     """
-    if not (directory / records.ARRAYS).is_file():
-        raise ArrayError(f"no {records.ARRAYS}")
+    _require_whole(directory)
     try:
         with np.load(directory / records.ARRAYS, allow_pickle=False) as arrays:
             return {name: np.asarray(arrays[name]) for name in arrays.files if name.startswith(prefix)}

@@ -16,10 +16,13 @@ def read_history(directory: Path | None, metrics: Sequence[str]) -> dict[str, Gr
     """Those of the metrics that a cell has, of every epoch, from its ``metrics.csv``; a missing number is NaN.
 
     Raises:
-        ArrayError: there is no such file, or it has none of the metrics.
+        ArrayError: there is no such file, it is damaged, or it has none of the metrics.
     """
+    directory = directory or Path()
+    if (directory / records.METRICS).is_file() and records.is_damaged(directory, records.METRICS):
+        raise ArrayError(f"{records.METRICS} is damaged: its checksum does not match")
     try:
-        with ((directory or Path()) / records.METRICS).open(newline="", encoding="utf-8") as stream:
+        with (directory / records.METRICS).open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, ValueError, csv.Error) as error:
         raise ArrayError(f"no readable {records.METRICS}") from error

@@ -47,7 +47,7 @@ from capsexp.records.layout import (
     STATUS,
     SWEEP,
 )
-from capsexp.records.result import is_stale, read_result, result_digests, set_aside, write_result
+from capsexp.records.result import is_damaged, is_stale, read_result, result_digests, set_aside, write_result
 from capsexp.records.status import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -114,6 +114,7 @@ __all__ = [
     "first_damaged",
     "id_of",
     "identity",
+    "is_damaged",
     "is_gone",
     "is_stale",
     "is_user_error",

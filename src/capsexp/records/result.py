@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from capsexp.records.checksums import file_digests, id_of
+from capsexp.records.checksums import file_digests, first_damaged, id_of
 from capsexp.records.files import finite, read_json, write_json
 from capsexp.records.identity import config_digest
 from capsexp.records.layout import NUMERICS_VERSION, PREVIOUS_RESULT, RESULT, RESUME_CHECKPOINT, SCHEMA
@@ -51,6 +51,12 @@ def result_digests(directory: Path, name: str = RESULT) -> tuple[dict[str, str] 
     files, config = raw.get("files"), raw.get("config")
     known = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
     return (cast("dict[str, str]", files) if known else None), (config if isinstance(config, str) else None)
+
+
+def is_damaged(directory: Path, name: str) -> bool:
+    """True if a file of a finished cell is missing or has another content than its result says."""
+    digest = (result_digests(directory)[0] or {}).get(name)
+    return digest is not None and first_damaged(directory, {name: digest}) is not None
 
 
 def _read(directory: Path, name: str) -> dict[str, Any] | None:
