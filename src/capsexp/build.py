@@ -163,7 +163,7 @@ def _diagnosing(options: Config, callbacks: list[L.Callback]) -> L.Trainer:
 def load_run(directory: str | Path, *, trust: bool = False) -> LoadedRun:
     """Load a finished cell from its directory, in any process, without Hydra's command line.
 
-    A config that names only parts of a cell is safe to load, whoever wrote it; any other is refused.  Files that it
+    A config that names only parts of a cell runs no code of its author; any other is refused.  Files that it
     names are read when :meth:`LoadedRun.data` asks for them.
 
     Args:
