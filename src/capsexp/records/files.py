@@ -48,6 +48,13 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
+def write_record(path: Path, value: object) -> None:
+    """Write one of our own JSON files; a folder in its place, which is nothing of ours, is removed."""
+    if path.is_dir() and not path.is_symlink():
+        remove(path)
+    write_json(path, value)
+
+
 def finite(value: object) -> object:
     """``value`` with None in place of NaN and infinite numbers."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from capsexp.records.checksums import file_digests, first_damaged, id_of
-from capsexp.records.files import finite, read_json, write_json
+from capsexp.records.files import finite, read_json, write_record
 from capsexp.records.identity import config_digest
 from capsexp.records.layout import NUMERICS_VERSION, PREVIOUS_RESULT, RESULT, RESUME_CHECKPOINT, SCHEMA
 from capsexp.records.status import Status, write_status
@@ -36,7 +36,7 @@ def write_result(
     sums: dict[str, Any] = {"of": id_of(directory), "files": file_digests(directory)}
     if config is not None:
         sums["config"] = config_digest(config)
-    write_json(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), **sums, "body": plain})
+    write_record(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), **sums, "body": plain})
 
 
 def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:

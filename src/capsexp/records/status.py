@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from capsexp.records.files import read_json, write_json
+from capsexp.records.files import read_json, write_record
 from capsexp.records.layout import LOCK, SCHEMA, STATUS
 
 State = Literal["pending", "running", "done", "failed", "interrupted"]
@@ -76,7 +76,7 @@ def _born(pid: int) -> int:
 
 def write_status(directory: Path, status: Status) -> None:
     """Write a cell's status."""
-    write_json(directory / STATUS, {"schema": SCHEMA, **asdict(status)})
+    write_record(directory / STATUS, {"schema": SCHEMA, **asdict(status)})
 
 
 def read_status(directory: Path) -> Status | None:

@@ -1,12 +1,13 @@
 """A sweep's plan, the configs it froze, and the directories of its cells."""
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capsexp.records.files import read_json, write_json
+from capsexp.records.files import read_json, write_record
 from capsexp.records.identity import ID_LENGTH
 from capsexp.records.layout import CONFIGS, SCHEMA, SWEEP
 
@@ -44,7 +45,7 @@ class Sweep:
 
 def write_sweep(directory: Path, sweep: Sweep) -> None:
     """Write the plan of a sweep into its directory."""
-    write_json(directory / SWEEP, {"schema": SCHEMA, **asdict(sweep)})
+    write_record(directory / SWEEP, {"schema": SCHEMA, **asdict(sweep)})
 
 
 def read_sweep(directory: Path) -> Sweep | None:
@@ -88,7 +89,7 @@ class FrozenCell:
 
 def write_configs(directory: Path, frozen: Mapping[str, FrozenCell]) -> None:
     """Write the configs of a sweep's cells, by cell id, into its directory."""
-    write_json(directory / CONFIGS, {"schema": SCHEMA, "cells": {key: asdict(cell) for key, cell in frozen.items()}})
+    write_record(directory / CONFIGS, {"schema": SCHEMA, "cells": {key: asdict(cell) for key, cell in frozen.items()}})
 
 
 def read_configs(directory: Path) -> dict[str, FrozenCell]:
@@ -107,9 +108,18 @@ def cell_directories(directory: Path) -> dict[str, Path]:
     if not directory.is_dir():
         return {}
     with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and _is_readable(entry.name))
+        names = sorted(entry.name for entry in entries if _is_readable(entry.name) and _is_folder(entry))
     ids = {name.rpartition("-")[2]: directory / name for name in names}
     return {key: path for key, path in ids.items() if len(key) == ID_LENGTH and set(key) <= set("0123456789abcdef")}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
 
 
 def _is_readable(name: str) -> bool:
