@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from capsexp.errors import CommandError, ConfigError
-from capsexp.text import plain
+from capsexp.text import plain, prepare_output
 
 
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -38,6 +38,7 @@ def run(
         words: the command line; None for that of this process.
         name: the prefix of error messages; None for the command's module.
     """
+    prepare_output()
     given = arguments.parse_intermixed_args(list(sys.argv[1:] if words is None else words))
     try:
         return work(given) or 0

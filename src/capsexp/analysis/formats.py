@@ -103,7 +103,8 @@ def _apart(table: Table, place: int) -> list[str]:
 
 
 def _row(cells: list[str]) -> str:
-    return " & ".join(escape(cell) for cell in cells) + r" \\"
+    line = " & ".join(escape(cell) for cell in cells) + r" \\"
+    return f"{{}}{line}" if line[:1] in "[*" else line  # LaTeX would take these for an argument of the line above
 
 
 def _columns(table: Table) -> str:

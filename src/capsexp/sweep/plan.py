@@ -17,9 +17,9 @@ from capsexp.engine.options import Layout, Options, check_gpus, checked, layout
 from capsexp.errors import require
 from capsexp.sweep.cells import Plain, id_of, override_texts, resolved
 from capsexp.sweep.grid import Grid, add_jobs, make_grid
-from capsexp.sweep.names import axes_of, cell_name
+from capsexp.sweep.names import axes_of, cell_name, check_places
 from capsexp.sweep.provenance import provenance
-from capsexp.sweep.rerun import checked_rerun
+from capsexp.sweep.rerun import checked_rerun, given_rerun
 from capsexp.tracking import names
 
 OURS = "hydra_plugins.capsexp_launcher."
@@ -129,7 +129,13 @@ def plan_cell(config: DictConfig) -> Plan:
     cell = records.PlannedCell(identifier, name, axes_of(config, config.hydra, identifier))
     sweep = records.Sweep(str(config.sweep.name), {}, [cell], [], {})
     frozen = {identifier: records.FrozenCell(plain, [])}
-    return Plan(Path(config.paths.sweep), sweep, frozen, None, checked_rerun(config.sweep.rerun, [cell]))
+    return Plan(
+        Path(config.paths.sweep),
+        sweep,
+        frozen,
+        None,
+        checked_rerun(given_rerun(config.sweep.rerun, config.hydra), [cell]),
+    )
 
 
 def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
@@ -148,7 +154,7 @@ def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
     launch = provenance(Path(__file__))
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)
-    rerun = checked_rerun(config.sweep.rerun, grid.cells)
+    rerun = checked_rerun(given_rerun(config.sweep.rerun, config.hydra), grid.cells)
     return Plan(Path(config.paths.sweep), sweep, grid.frozen, options, rerun)
 
 
@@ -163,6 +169,7 @@ def _command_line(config: DictConfig) -> list[str]:
 
 def _check_folders(config: DictConfig) -> None:
     """Refuse Hydra's folder settings, which would not move the cells: the plan determines their folders."""
+    check_places(config)
     folders = cast("Plain", OmegaConf.to_container(config.hydra.sweep, resolve=False))
     for key, expected in FOLDERS.items():
         rule = "be left as it is (say where with paths.output)"
