@@ -83,6 +83,7 @@ def _trainer_settings(
     rule = "be 1: a cell's data lies on one device; run more cells at once instead"
     require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
     _check_types(options)
+    _check_validation(config["trainer"])
     progress = options.pop("progress")
     require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
@@ -111,6 +112,18 @@ def _check_types(options: Config) -> None:
         fits = fits and not (isinstance(value, float) and math.isnan(value))
         rule = " or ".join(text for kind, text in PLAIN_TYPES.items() if kind in kinds)
         require(fits, f"trainer.{name}", f"be {rule}", value)
+
+
+def _check_validation(options: Config) -> None:
+    """Check that some epoch is validated, since that chooses the weights."""
+    limit, every, epochs = (
+        options.get("limit_val_batches"),
+        options.get("check_val_every_n_epoch"),
+        options["max_epochs"],
+    )
+    require(limit != 0, "trainer.limit_val_batches", "leave a validation, which chooses the weights", limit)
+    rule = f"be at most trainer.max_epochs={epochs}"
+    require(every is None or every <= epochs, "trainer.check_val_every_n_epoch", rule, every)
 
 
 def _check_pruning(config: Config) -> None:

@@ -199,7 +199,7 @@ def test_finite_losses_pass(run: Run, quick: list[str], in_tmp: Path) -> None:
 def test_on_a_gpu_the_first_bad_step_is_noted_and_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(divergence, "_reading_waits", lambda device: True)
     guard, module = DivergenceGuard(), SimpleNamespace(device=torch.device("cpu"))
-    trainer: Any = SimpleNamespace(global_step=0, callbacks=[])
+    trainer: Any = SimpleNamespace(global_step=0)
     guard.on_fit_start(trainer, module)  # type: ignore[arg-type]
     with monkeypatch.context() as patched:
         for name in ("item", "__bool__", "__int__", "__float__", "tolist"):  # each would wait for a device

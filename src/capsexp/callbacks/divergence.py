@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from capsexp.callbacks.peak import Peak, save_best
-from capsexp.errors import Diverged, require
+from capsexp.errors import Diverged
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,7 @@ class DivergenceGuard(L.Callback):
         self._first_bad: Tensor | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Allocate the device's record of the first bad step: int64 (), 0 for none.
-
-        Raises:
-            ConfigError: no epoch would be validated, so that no weights could be chosen.
-        """
-        if _peaks(trainer):
-            _check_validation(trainer)
+        """Allocate the device's record of the first bad step: int64 (), 0 for none."""
         device = pl_module.device
         self._first_bad = torch.zeros((), dtype=torch.int64, device=device) if _reading_waits(device) else None
 
@@ -95,14 +89,6 @@ class DivergenceGuard(L.Callback):
         step = 0 if self._first_bad is None else int(self._first_bad)
         if step:
             raise Diverged(step)
-
-
-def _check_validation(trainer: L.Trainer) -> None:
-    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    rule = "leave a validation, which chooses the weights"
-    require(trainer.limit_val_batches != 0, "trainer.limit_val_batches", rule, trainer.limit_val_batches)
-    late = bool(every and epochs and 0 < epochs < every)
-    require(not late, "trainer.check_val_every_n_epoch", f"be at most trainer.max_epochs={epochs}", every)
 
 
 def _peaks(trainer: L.Trainer) -> list[Peak]:

@@ -152,10 +152,18 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
 
 def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    launch = provenance(Path(__file__))
+    launch = {**provenance(Path(__file__)), **_options(config)}
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)
     rerun = checked_rerun(given_rerun(config.sweep.rerun, config.hydra), grid.cells)
     return Plan(Path(config.paths.sweep), sweep, grid.frozen, options, rerun)
+
+
+def _options(config: DictConfig) -> dict[str, list[str]]:
+    """The options of the command line that say where configs are, without which the command cannot be given again."""
+    runtime = config.hydra.runtime
+    folders = [source.path for source in runtime.config_sources if source.provider == "command-line"]
+    options = [word for folder in folders for word in ("--config-dir", folder)]
+    return {"options": options} if options else {}
 
 
 def _command_line(config: DictConfig) -> list[str]:
