@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from comparison_fakes import plain, written
@@ -149,7 +150,7 @@ def test_missing_failed_stale_and_nan_cells_are_in_no_number(tmp_path):
     folder = compared(one, other)
     (row,) = [row for row in rows(folder, "paired") if row["metric"] == "test/acc"]
     assert [row[key] for key in ("pairs", "points", "seeds", "mean")] == ["2", "2", "2", "0.125"]
-    assert row["remarks"] == "seeds do not all have the same points"
+    assert row["remarks"] == "one seed: over points; 1 of 2 pairs left out of the mean, so that it has one seed"
     page = page_of(folder)
     assert "<li>two PARTIAL: 3 of 4 cells done (1 missing).</li>" in page
     assert '<p class="state partial">PARTIAL: 7 of 8 cells done (1 missing)</p>' in page
@@ -164,6 +165,38 @@ def test_missing_failed_stale_and_nan_cells_are_in_no_number(tmp_path):
     assert {"fact": "NUMERICS_VERSION", "one": str(records.NUMERICS_VERSION), "old": "0", "swept": ""} in rows(
         folder, "environments"
     )
+
+
+def test_the_same_cells_in_both_are_said_in_place_of_numbers(tmp_path):
+    one = written(tmp_path / "one", GRID, plain, block=BLOCK, ids="x")
+    copied = written(tmp_path / "two", GRID, plain, block=BLOCK, ids="x")
+    folder = compared(one, copied)
+    (row,) = rows(folder, "paired")
+    assert (row["metric"], row["pairs"], row["mean"], row["remarks"]) == ("", "0", "", "the same cells")
+    assert rows(folder, "paired_points") == []
+    assert "the same cells" in page_of(folder)
+
+
+def test_the_same_cells_among_others_are_left_out(tmp_path):
+    one = written(tmp_path / "one", GRID, plain, block=BLOCK, ids="x")
+    other = written(tmp_path / "two", GRID, plain, block=BLOCK, ids="x", missing=lambda axes: axes["model.c2"] == 3)
+    planned = records.read_sweep(other)
+    third = written(tmp_path / "three", {"model.c2": [3], "seed": [0, 1]}, lower)
+    added = records.read_sweep(third)
+    assert planned is not None
+    assert added is not None
+    records.write_sweep(other, replace(planned, cells=[*planned.cells[:2], *added.cells]))
+    for cell in added.cells:
+        (third / cell.name).rename(other / cell.name)
+    row, _ = rows(compared(one, other), "paired")
+    assert [row[key] for key in ("pairs", "mean", "same", "alone_first", "alone_second")] == [
+        "2",
+        "0.125",
+        "2",
+        "0",
+        "0",
+    ]
+    assert row["remarks"] == "the same cells in both: 2"
 
 
 def test_one_common_seed_is_said_in_the_row(tmp_path):
