@@ -353,9 +353,57 @@ def test_missing_cells_stand_in_the_picture_of_their_own_sweeps_data(tmp_path, m
     made = drawn(monkeypatch)
     page = page_of(compared(one, other))
     found = [[(point.axes["sweep"], point.state) for point in panel.points] for panel in made]
-    assert found == [[("two", "done"), ("two", "2 missing")], [("one", "done"), ("one", "done")]]
-    assert [panel.figure.title for panel in made] == ["fig: two", "fig: one"]
+    assert found == [[("one", "done"), ("one", "done")], [("two", "done"), ("two", "2 missing")]]
+    assert [panel.figure.title for panel in made] == ["fig: one", "fig: two"]
     assert "shown apart and never averaged together" in page
+
+
+MAP = {"kind": "heatmap", "name": "map", "x": "model.c2", "y": "model.c3", "metric": "test/acc"}
+FIELDS = {"model.c2": [2, 3], "model.c3": [8, 9]}
+
+
+def test_pictures_follow_the_sweeps_and_share_a_scale_where_the_data_are_the_same(tmp_path, monkeypatch):
+    one = written(tmp_path / "one", FIELDS, plain, block={**BLOCK, "figures": [MAP]}, data="mnist")
+    two = written(tmp_path / "two", FIELDS, lower, data="dhcd")
+    three = written(tmp_path / "three", FIELDS, lambda axes: plain(axes) + 0.25, data="mnist")
+    made = drawn(monkeypatch)
+    page = page_of(compared(one, two, three))
+    assert [panel.figure.title for panel in made] == ["map: one", "map: two", "map: three"]
+    low, high = plain({"model.c2": 2, "model.c3": 8}), plain({"model.c2": 3, "model.c3": 9})
+    assert [panel.limits for panel in made] == [(low, high + 0.25), (low - 0.125, high - 0.125), (low, high + 0.25)]
+    said = "map: the pictures are not all on one scale; those of other data, and lines, have scales of their own"
+    assert f"<li>{said}</li>" in page
+    page = page_of(compared(one, three))
+    assert "on one scale" not in page
+    row = written(tmp_path / "row", {"model.c2": [2, 3]}, lower, data="mnist")
+    assert f"<li>{said}</li>" in page_of(compared(one, row))
+
+
+def test_sweeps_without_a_picture_are_named_once_for_each_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr("capsexp.analysis.panels.MOST", 2)
+    line = {"kind": "line", "name": "fig", "x": "model.c2", "metric": "test/acc"}
+    one = written(tmp_path / "one", FIELDS, plain, block={**BLOCK, "figures": [MAP, line]})
+    others = [written(tmp_path / f"s{place}", FIELDS, plain) for place in range(3)]
+    late = written(tmp_path / "late", FIELDS, plain, missing=lambda _: True)
+    made = drawn(monkeypatch)
+    page = page_of(compared(one, others[2], *others[:2], late))
+    assert [panel.figure.title for panel in made][:2] == ["map: one", "map: s2"]
+    assert "<li>map: 2 more pictures are not drawn; narrow it with where</li>" in page
+    assert "<li>map: shows nothing of s0, s1, late</li>" in page
+    assert "<li>fig: shows nothing of late</li>" in page
+
+
+def test_the_default_figure_counts_the_maps_that_have_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr("capsexp.analysis.defaults.MOST", 3)
+    axes = [{**FIELDS, "optimizer.lr": [0.1, 0.2]}, {**FIELDS, "model.c4": [5, 6]}]
+    base = {"model": {"c2": 4, "c3": 8, "c4": 5}}
+    roots = [written(tmp_path / n, each, plain, block={}, base=base) for n, each in zip("ab", axes, strict=True)]
+    made = drawn(monkeypatch)
+    page = page_of(compared(*roots))
+    assert "would make" not in page, "3 of the 4 combinations of both keys"
+    assert made
+    monkeypatch.setattr("capsexp.analysis.defaults.MOST", 2)
+    assert "4 axes would make 3 heat maps, more than 2" in page_of(compared(*roots))
 
 
 def test_the_pictures_are_written_and_on_the_page(tmp_path):
