@@ -422,7 +422,7 @@ def test_maps_of_two_sweeps_are_on_the_page(tmp_path):
     folder = compared(*roots)
     page = html.unescape(page_of(folder))
     assert 'id="test_acc_beside"' in page
-    assert "one is greater than two in 4 of 4 common cells; mean difference +0.1250" in page
+    assert "one is greater than two in 4 of 4 common points; mean difference +0.1250" in page
     assert comparison_figures.OWN_SEEDS in page
 
 
