@@ -416,6 +416,50 @@ def test_the_pictures_are_written_and_on_the_page(tmp_path):
     assert comparison_figures.OWN_SEEDS not in html.unescape(page_of(folder))
 
 
+def test_what_only_a_former_page_linked_to_is_removed_and_nothing_else(tmp_path):
+    figures = [{"kind": "line", "name": "fig", "x": "model.c2", "metric": "test/acc"}]
+    one = written(tmp_path / "one", GRID, plain, block={**BLOCK, "figures": figures})
+    two = written(tmp_path / "two", GRID, lower, environment={"torch": "2.14.0"})
+    folder = compared(one, two)
+    before = contents(folder)
+    for name in ("mine.csv", "notes.md", "other.png", "fig.svg"):
+        (folder / name).write_text("mine")
+    (folder / "environments.tex").unlink()
+    (folder / "environments.tex").symlink_to(folder / "mine.csv")
+    (folder / "fig.pdf").unlink()
+    (folder / "fig.pdf").mkdir()
+    planned = records.read_sweep(one)
+    assert planned is not None
+    records.write_sweep(one, replace(planned, report=BLOCK))
+    compared(one, written(tmp_path / "three", GRID, lower), words=("--out", str(folder)))
+    gone = before.keys() - {path.name for path in folder.iterdir()}
+    assert gone == {"fig.png", "environments.csv", "environments.md"}
+    kept = ("mine.csv", "notes.md", "other.png", "fig.svg", "environments.tex")
+    assert [(folder / name).read_text() for name in kept] == ["mine"] * 5
+
+
+def test_a_page_of_others_leads_to_no_removal(tmp_path):
+    roots = [written(tmp_path / name, GRID, value, block=BLOCK) for name, value in (("one", plain), ("two", lower))]
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "index.html").write_text('<a href="mine.csv">CSV</a>')
+    (out / "mine.csv").write_text("mine")
+    compared(*roots, words=("--out", str(out)))
+    assert (out / "mine.csv").read_text() == "mine"
+    assert main([str(roots[0]), "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    (out / "index.html").write_text(
+        page.replace("</body>", '<a href="../one/x.csv">x</a><a href="old.csv">x</a></body>')
+    )
+    for file in (roots[0] / "x.csv", out / "old.csv"):
+        file.write_text("old")
+    assert main([str(roots[0]), "--out", str(out)]) == 0
+    assert (roots[0] / "x.csv").exists()
+    assert not (out / "old.csv").exists()
+    assert (out / "timings.csv").exists()
+    assert (out / "comparison.csv").exists(), "written without a link to it"
+
+
 def test_maps_of_two_sweeps_are_on_the_page(tmp_path):
     axes = {"model.c2": [2, 3], "model.c3": [8, 9]}
     roots = [written(tmp_path / name, axes, value, block=BLOCK) for name, value in (("one", plain), ("two", lower))]

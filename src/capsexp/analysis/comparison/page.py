@@ -101,8 +101,6 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
     drawn, problems = draw_figures(joined, spec)
     maps, said, below = draw_differences(joined, spec, found)
     filled = [table for table in made if table.rows]
-    write_files(out, filled, [*drawn, *maps])
-    index = out / "index.html"
     flags = [*_flags(joined), *warnings(spec, joined.results)]
     values: dict[str, Any] = {
         "warnings": flags,
@@ -116,7 +114,7 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         "commands": [line for member in joined.members if (line := command(member.read.sweep))],
         "report": shlex.join(asked.words),
     }
-    records.write_text(index, _page(joined, values))
+    index = write_files(out, filled, [*drawn, *maps], _page(joined, values))
     counts = f"tables: {len(filled)}, figures: {len(drawn) + len(maps)}"
     return index, f"{_title(joined)}: {joined.results.partial or _complete(joined)}; {counts}"
 
