@@ -39,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyse": {"commands", "build", "analysis", "tracking"},
     "hardware": set(),
     "stop_request": set(),
-    "build": {"hardware", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
+    "build": {"hardware", "loading", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
+    "loading": {"recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "making": {"recipes"},
     "trainers": {"making", "recipes", "stacking"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
@@ -71,11 +72,11 @@ BOTTOM = {"", "records", "errors", "text"}
 
 ONLY_IN: dict[str, set[str]] = {
     "hydra": {"api", "cli", "making", "plan", "sweep"},
-    "omegaconf": {"api", "cli", "build", "making", "plan", "resolvers", "sweep"},
+    "omegaconf": {"api", "cli", "making", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
-    "lightning": {"build", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
+    "lightning": {"build", "loading", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
     "greenlet": {"stacking"},
-    "torch": {"build", "export", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
+    "torch": {"build", "export", "loading", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},

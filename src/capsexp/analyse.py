@@ -89,6 +89,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--wandb", metavar="MODE", help="auto, online, offline or disabled (default: as the cell had it)"
     )
+    parser.add_argument("--trust", action="store_true", help=commands.TRUST)
     return commands.run(parser, _analyse, words)
 
 
@@ -96,7 +97,7 @@ def _analyse(given: argparse.Namespace) -> None:
     from capsexp.build import load_run  # torch and matplotlib would make --help slow
 
     directory, out = given.directory, given.out or given.directory / "analysis"
-    run = load_run(directory)
+    run = load_run(directory, trust=given.trust)
     arrays, missing = _arrays(directory, run)
     pictures, problems = draw_all(arrays, directory.resolve().name, run.result)
     problems = [*missing, *problems]

@@ -11,11 +11,10 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from torch import nn
 
 import capsexp
-from capsexp import hardware, records, rng, tracking
+from capsexp import hardware, loading, records, rng, tracking
 from capsexp.callbacks.checkpoints import read_best
 from capsexp.data.base import ImageDataModule
 from capsexp.errors import ConfigError, require, require_int
@@ -161,11 +160,19 @@ def _diagnosing(options: Config, callbacks: list[L.Callback]) -> L.Trainer:
     return L.Trainer(callbacks=callbacks, plugins=[ALONE], **options)
 
 
-def load_run(directory: str | Path) -> LoadedRun:
+def load_run(directory: str | Path, *, trust: bool = False) -> LoadedRun:
     """Load a finished cell from its directory, in any process, without Hydra's command line.
 
+    A config that names only parts of a cell is safe to load, whoever wrote it; any other is refused.  Files that it
+    names are read when :meth:`LoadedRun.data` asks for them.
+
+    Args:
+        directory: the cell's directory.
+        trust: True if the config may name any class or function, so that loading the cell may run any code.
+
     Raises:
-        ConfigError: the directory holds no finished cell.
+        ConfigError: the directory holds no finished cell, its files are damaged, or its config names something else
+            than parts of a cell.
     """
     directory = Path(directory)
     result = records.read_result(directory)
@@ -173,15 +180,26 @@ def load_run(directory: str | Path) -> LoadedRun:
         result is not None, "run_dir", f"hold a finished cell ({records.RESULT} is missing or damaged)", str(directory)
     )
     assert result is not None
-    config = records.present_targets(cast("Config", OmegaConf.to_container(OmegaConf.load(directory / records.CONFIG))))
     rule = "hold the finished cell's weights"
     require((directory / records.BEST_CHECKPOINT).is_file(), "run_dir", rule, str(directory))
-    best = read_best(directory)
-    if isinstance(config["model"].get("routing"), dict) and "coupling" in config["model"]["routing"]:
-        config["model"]["routing"]["coupling"] = None  # the weights hold the matrix; its file may be missing
-    module = make_module(config, make_model(config, **best.sizes), best.sizes)
-    module.load_state_dict(best.weights)
-    set_inference(module.model, best.inference)
+    try:
+        config = loading.read_config(directory, trust=trust)
+        best = read_best(directory)
+        if not trust:
+            loading.check_sizes(best.sizes, directory / records.BEST_CHECKPOINT)
+    except records.DamagedError as error:
+        raise ConfigError("run_dir", f"hold whole files ({error})", str(directory)) from error
+    config = loading.without_files(config)
+    try:
+        module = make_module(config, make_model(config, **best.sizes), best.sizes)
+        module.load_state_dict(best.weights)
+        set_inference(module.model, best.inference)
+    except ConfigError:
+        raise
+    except Exception as error:  # of many types: a file of another cell, or of an older version, that is damaged
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        rule = f"hold a {records.CONFIG} and a {records.BEST_CHECKPOINT} of one network ({cause})"
+        raise ConfigError("run_dir", rule, str(directory)) from error
     return LoadedRun(config, result, module.eval())
 
 

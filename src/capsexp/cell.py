@@ -8,7 +8,6 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from capsexp import records
-from capsexp.errors import ConfigError, Diverged, StageBusy, ran_out_of_memory
+from capsexp.errors import ConfigError, Diverged, StageBusy, StartOver, ran_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -146,11 +145,12 @@ def _run_locked(cell: Cell) -> CellOutcome:
         return CellOutcome(before, f"failed before, not tried again: {before.cause}", ran=False)
     retried = before.retried if before and before.state == "pending" else ()
     status = records.Status("running", cell.id, retried=retried)
-    records.write_status(cell.directory, status)
-    _clear_unless_resumable(cell.directory)
-    records.write_text(cell.directory / records.CONFIG, yaml.safe_dump(cell.config, sort_keys=False))
-    with _log_file(cell.directory / records.LOG), _heartbeat(cell.directory / records.LOCK):
-        status = _work(cell, status)
+    try:
+        _begin(cell, status)
+        with _log_file(cell.directory / records.LOG), _heartbeat(cell.directory / records.LOCK):
+            status = _work(cell, status)
+    except Exception as error:  # its log cannot be opened, or a file of an earlier attempt stands in the way
+        status = _failure(status, error)
     records.write_status(cell.directory, status)
     result = records.read_result(cell.directory) if status.state == "done" else None
     return CellOutcome(
@@ -162,16 +162,26 @@ def _run_locked(cell: Cell) -> CellOutcome:
     )
 
 
+def _begin(cell: Cell, status: records.Status) -> None:
+    """Make the folder ready, with the status and the config of this attempt."""
+    for name in (records.STATUS, records.CONFIG):
+        if (cell.directory / name).is_dir():  # nothing of ours; a file could not replace it
+            records.remove(cell.directory / name)
+    records.write_status(cell.directory, status)
+    _clear_unless_resumable(cell.directory)
+    records.write_text(cell.directory / records.CONFIG, yaml.safe_dump(cell.config, sort_keys=False))
+
+
 def _clear_unless_resumable(directory: Path) -> None:
-    """Remove the files of an earlier attempt, unless there is a checkpoint to resume from."""
+    """Remove the files of an earlier attempt except a checkpoint to resume from."""
     for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
         leftover.unlink(missing_ok=True)
-    if (directory / records.RESUME_CHECKPOINT).exists():
+    for name in (records.METRICS, records.ARRAYS, records.RESULT, records.BEST_CHECKPOINT):
+        records.remove(directory / name)
+    if os.path.lexists(directory / records.RESUME_CHECKPOINT):
         log.info("%s  goes on from its checkpoint", directory.name)
-        return
-    for name in (records.METRICS, records.ARRAYS, records.RESULT):
-        (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    else:
+        records.remove(directory / "checkpoints")
 
 
 def _work(cell: Cell, status: records.Status) -> records.Status:
@@ -182,16 +192,20 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
         started = time.perf_counter()
         body = build.run(cell.config, cell.directory, in_sweep=cell.in_sweep, cell_id=cell.id, axes=cell.axes)
         body["clocks"]["total_s"] = time.perf_counter() - started
-        records.write_result(cell.directory, {"id": cell.id, "name": cell.name, "axes": cell.axes, **body})
+        body = {"id": cell.id, "name": cell.name, "axes": cell.axes, **body}
+        records.write_result(cell.directory, body, config=cell.config)
         (cell.directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         return status.now("done")
     except (KeyboardInterrupt, SystemExit):
         records.write_status(cell.directory, status.now("interrupted", "stopped by the user"))
         raise KeyboardInterrupt from None
+    except StartOver:
+        _clear_unless_resumable(cell.directory)
+        return _work(cell, status)
     except StageBusy as error:
         return status.now("pending", f"waits for a stage: {error}")
     except Exception as error:
-        if not isinstance(error, ConfigError | Diverged):  # their message needs no traceback
+        if not isinstance(error, ConfigError | records.DamagedError | Diverged):  # their message needs no traceback
             logging.getLogger("capsexp.trace").exception("the cell failed")
         return _failure(status, error)
 

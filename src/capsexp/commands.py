@@ -9,7 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from capsexp.errors import CommandError, ConfigError
+from capsexp.records import DamagedError
 from capsexp.text import plain, prepare_output
+
+TRUST = "make whatever the cell's config names, and so run any code: only for a folder whose author you trust"
+"""The help text of ``--trust``."""
 
 
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -47,7 +51,7 @@ def run(
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (CommandError, ConfigError, OSError) as error:
+    except (CommandError, ConfigError, DamagedError, OSError) as error:
         line = plain(" ".join(str(error).split()))
         sys.stderr.write(f"{name or arguments.prog.rpartition(' ')[2]}: error: {line}\n")
         return error.exit_code if isinstance(error, CommandError) else 2

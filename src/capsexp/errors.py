@@ -52,6 +52,10 @@ class CommandError(Exception):
     exit_code = 2
 
 
+class StartOver(Exception):  # noqa: N818 - no error, a reason to begin again
+    """The checkpoint to resume from could not be used and is removed; the cell's work begins again."""
+
+
 def config_error(error: BaseException) -> ConfigError | None:
     """The :class:`ConfigError` among an error's causes, such as those of a Hydra error; None if there is none."""
     seen: BaseException | None = error

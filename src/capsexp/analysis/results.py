@@ -1,5 +1,6 @@
 """A sweep's folder as values: what is planned, what is done, and what is left over."""
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -120,7 +121,7 @@ def plan(directory: Path) -> records.Sweep:
     """
     if not directory.is_dir():
         raise ReportError(f"{directory} is not a folder")
-    if not (directory / records.SWEEP).is_file():
+    if not os.path.lexists(directory / records.SWEEP):
         if any((directory / name).is_file() for name in (records.STATUS, records.RESULT)):
             raise ReportError(
                 f"{directory} is the folder of a single cell; give its sweep's, {directory.resolve().parent}"
@@ -147,14 +148,19 @@ def read_cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
     """A planned cell as its directory shows it; None = it has none."""
     if directory is None:
         return Cell(planned.id, planned.name, planned.axes, "missing", None, None, None)
-    status, result = _status(directory), records.read_result(directory)
+    try:
+        status, result = _status(directory), records.read_result(directory)
+        damage = records.status_damage(directory)
+    except OSError as error:  # one cell that may not be read hides no other
+        unread = f"cannot be read: {type(error).__name__}: {error}"
+        return Cell(planned.id, planned.name, planned.axes, "corrupt", unread, directory, None)
     if result is not None and result.get("id", planned.id) == planned.id:
         # The id says that it is the same work: whatever became of the process after, the numbers are whole.
         state = "stale" if records.is_stale(result) else "done"
         return Cell(planned.id, planned.name, planned.axes, state, None, directory, result)
-    cause = status.cause if status else None
-    state = status.state if status else "missing"
-    if state == "done" or (status is None and (directory / records.RESULT).exists()):
+    cause = damage or (status.cause if status else None)
+    state = status.state if status else "corrupt" if damage else "missing"
+    if state == "done" or (status is None and os.path.lexists(directory / records.RESULT)):
         state, cause = "corrupt", f"{records.RESULT} is missing or not whole"
     kind, retried = (status.kind, len(status.retried)) if status and state == status.state else (None, 0)
     return Cell(planned.id, planned.name, planned.axes, state, cause, directory, None, kind, retried)

@@ -1,8 +1,11 @@
 """A checkpoint from which a fit continues after its process has ended."""
 
+import contextlib
+import errno
 import logging
-import pickle
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from capsexp import records, rng, stop_request
 from capsexp.callbacks import checkpoints
-from capsexp.errors import require_number
+from capsexp.errors import ConfigError, Diverged, StageBusy, StartOver, ran_out_of_memory, require_number
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class ResumeCheckpoint(Checkpoint):
         self.min_interval_s = require_number("min_interval_s", min_interval_s, 0)
         self._last = 0.0
         self._random: rng.States | None = None
+        self.begun = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -41,6 +45,7 @@ class ResumeCheckpoint(Checkpoint):
         if self._random is not None:
             rng.put_back(self._random)
             self._random = None
+        self.begun = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save if the interval has passed or a stop is requested; then stop if it is requested.
@@ -53,6 +58,7 @@ class ResumeCheckpoint(Checkpoint):
             return
         with records.replacing(resume_path(trainer)) as temporary:
             trainer.save_checkpoint(temporary)
+            records.seal(temporary, records.id_of(Path(trainer.default_root_dir)))
         self._last = time.monotonic()
         if stop:
             raise KeyboardInterrupt
@@ -66,21 +72,70 @@ class ResumeCheckpoint(Checkpoint):
         self._random = state_dict
 
 
+PARTS = ("state_dict", "optimizer_states", "loops", "callbacks")
+"""Keys of a checkpoint without whose content a fit does not continue as it was; Lightning demands no more than some."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def resumable(trainer: L.Trainer) -> Path | None:
-    """The checkpoint from which the fit of ``trainer`` can continue; an unreadable one is removed.
+    """The checkpoint from which the fit of ``trainer`` can continue; one that cannot be used is removed.
 
     None without a :class:`ResumeCheckpoint`, since the random states would not be restored.
     """
     path = resume_path(trainer)
-    if not path.exists() or not any(isinstance(each, ResumeCheckpoint) for each in trainer.callbacks):  # type: ignore[attr-defined]
+    if not os.path.lexists(path) or _saver(trainer) is None:
         return None
     try:
-        checkpoints.read(path)
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        log.warning("the checkpoint to go on from cannot be read (%s); the cell starts over", type(error).__name__)
-        path.unlink()
+        saved = checkpoints.read(path)
+    except records.DamagedError as error:
+        _give_up(path, error.cause)
         return None
-    return path
+    missing = [part for part in PARTS if not saved.get(part)]
+    missing = missing or [f"callbacks.{key}" for key in _keys(trainer) if not saved["callbacks"].get(key)]
+    if missing:
+        _give_up(path, f"it has no {missing[0]}")
+    return None if missing else path
+
+
+@contextlib.contextmanager
+def resuming(trainer: L.Trainer) -> Iterator[Path | None]:
+    """The checkpoint from which a fit continues, or None; if it does not suit the fit, the work begins again.
+
+    Raises:
+        StartOver: the fit could not be restored; the checkpoint is removed.
+    """
+    path = resumable(trainer)
+    try:
+        yield path
+    except (ConfigError, Diverged, StageBusy):
+        raise
+    except Exception as error:
+        saver = _saver(trainer)
+        no_space = isinstance(error, OSError) and error.errno in NO_SPACE
+        if path is None or saver is None or saver.begun or no_space or ran_out_of_memory(error):
+            raise
+        _give_up(path, f"{type(error).__name__}: {error}")
+        raise StartOver from error
+
+
+def _saver(trainer: L.Trainer) -> ResumeCheckpoint | None:
+    return next((each for each in trainer.callbacks if isinstance(each, ResumeCheckpoint)), None)  # type: ignore[attr-defined]
+
+
+def _keys(trainer: L.Trainer) -> list[str]:
+    """The keys in a checkpoint of our callbacks that keep a state."""
+    return [
+        each.state_key
+        for each in trainer.callbacks  # type: ignore[attr-defined]
+        if type(each).__module__.startswith("capsexp.") and type(each).state_dict is not L.Callback.state_dict
+    ]
+
+
+def _give_up(path: Path, cause: str) -> None:
+    line = " ".join(cause.split())[:200]
+    log.warning("%s: the checkpoint to go on from cannot be used (%s); the cell starts over", path, line)
+    records.remove(path)
 
 
 def resume_path(trainer: L.Trainer) -> Path:

@@ -24,7 +24,8 @@ def _export(given: argparse.Namespace) -> None:
         raise CommandError(f"{INSTALL}; {', '.join(missing)} not found")
     from capsexp.export.cell import export_cell  # takes seconds, which --help need not
 
-    exported, way = export_cell(given.directory, given.inference, given.out, batch=given.batch, opset=given.opset)
+    options = {"batch": given.batch, "opset": given.opset, "trust": given.trust}
+    exported, way = export_cell(given.directory, given.inference, given.out, **options)
     facts = f"{exported.parameters:,} parameters, {exported.size / 1e6:.2f} MB, opset {exported.opset}"
     same = f"scores differ from torch's by at most {exported.difference:.1e}"
     sys.stdout.write(f"{f'{way} inference, ' if way else ''}{facts}; {same}\n{exported.path}\n")
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN_DIR/model-<inference>.onnx")
     parser.add_argument("--opset", metavar="N", type=int, help="of ONNX, 18 or later (default: torch's)")
     parser.add_argument("--batch", metavar="N", type=_batch, help="images in a batch, or dynamic for any (the default)")
+    parser.add_argument("--trust", action="store_true", help=commands.TRUST)
     return parser
 
 

@@ -15,7 +15,13 @@ from capsexp.nn.capsules import Inference, capsule_layers, set_inference
 
 
 def export_cell(
-    directory: Path, inference: str | None, path: Path | None, *, batch: int | None, opset: int | None
+    directory: Path,
+    inference: str | None,
+    path: Path | None,
+    *,
+    batch: int | None,
+    opset: int | None,
+    trust: bool = False,
 ) -> tuple[ExportedFile, str]:
     """Export a finished cell's network, verified on its test images.
 
@@ -25,6 +31,7 @@ def export_cell(
         path: path of the file; None for ``model-<inference>.onnx`` in the cell's directory.
         batch: see :func:`~capsexp.export.file.export`.
         opset: see :func:`~capsexp.export.file.export`.
+        trust: see :func:`~capsexp.build.load_run`.
 
     Returns:
         The file, and its inference mode; an empty string if there are no capsule layers.
@@ -33,7 +40,7 @@ def export_cell(
         ConfigError: the cell is not finished, its data file has changed, or it has no master coefficients.
         ExportError: see :func:`~capsexp.export.file.export`.
     """
-    run = load_run(directory)
+    run = load_run(directory, trust=trust)
     model = run.module.model
     way = _set_way(model, inference)
     data = run.data()

@@ -12,7 +12,7 @@ from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
-from capsexp.callbacks.resume import resumable
+from capsexp.callbacks.resume import resuming
 from capsexp.data.base import ImageDataModule
 from capsexp.models.base import Classifier
 
@@ -69,11 +69,13 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: ImageDataModule) ->
 
     Raises:
         KeyboardInterrupt: the user stopped the fit.
+        StartOver: its checkpoint does not suit it and is removed.
     """
     # Lightning converts the module only after it loads a checkpoint, so that the loading would round.
     trainer.precision_plugin.convert_module(module)
     trainer.callbacks.append(StartingStates())  # type: ignore[attr-defined]
-    trainer.fit(module, data, ckpt_path=resumable(trainer), weights_only=True)
+    with resuming(trainer) as checkpoint:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     history = _history(trainer)

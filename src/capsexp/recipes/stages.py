@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class StageMemo:
 
     A stage's folder is named after the digest of everything that may change its result.  So an equal stage is never
     computed twice, and a changed stage is never confused with it.  The result file is written last.  Without it the
-    work continues from the checkpoint of an interrupted fit, or starts over.  The folder may be removed whenever
+    work continues from the checkpoint of an interrupted fit, or starts over.  A stage with a damaged or missing file is
+    computed again.  The folder may be removed whenever
     nothing runs.
 
     Args:
@@ -87,11 +89,11 @@ class StageMemo:
         directory = self.directory(stage)
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / records.LOCK, blocking=False)
-        facts = records.read_result(directory, records.STAGE)
+        facts = _finished(directory)
         if facts is None:
             _take(lock, stage, directory)
             try:
-                facts = records.read_result(directory, records.STAGE)
+                facts = _finished(directory)
                 if facts is None:
                     return self._compute(stage, directory, work)
             finally:
@@ -102,7 +104,7 @@ class StageMemo:
     def check(self, stage: Stage) -> None:
         """Raise :class:`StageBusy` if another process is computing a stage; nothing is computed."""
         directory = self.directory(stage)
-        if directory.exists() and records.read_result(directory, records.STAGE) is None:
+        if directory.exists() and _finished(directory) is None:
             lock = FileLock(directory / records.LOCK, blocking=False)
             _take(lock, stage, directory)
             lock.release()
@@ -111,11 +113,34 @@ class StageMemo:
         log.info("stage %s: being computed in %s", stage.name, directory.name)
         for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
             leftover.unlink(missing_ok=True)
+        if os.path.lexists(directory / records.STAGE):  # it was finished, and its files are damaged
+            log.warning("stage %s: its files in %s are damaged; it is computed again", stage.name, directory)
+            records.remove(directory / records.STAGE)
+            records.remove(directory / records.RESUME_CHECKPOINT)
+        for name in (records.METRICS, records.BEST_CHECKPOINT):
+            records.remove(directory / name)
         records.write_result(directory, work(directory), records.STAGE)
         (directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         facts = records.read_result(directory, records.STAGE)
         assert facts is not None
         return StageResult(directory, facts)
+
+
+def _finished(directory: Path) -> dict[str, Any] | None:
+    """The facts of a finished stage; None if one of its files is missing or damaged."""
+    facts = records.read_result(directory, records.STAGE)
+    if facts is None:
+        return None
+    files, _ = records.result_digests(directory, records.STAGE)
+    if files is not None:
+        return facts if records.first_damaged(directory, files) is None else None
+    if "training" not in facts:  # it trained nothing, so that it has no further file
+        return facts
+    try:  # written by an older version, without digests
+        records.read_checked(directory / records.BEST_CHECKPOINT)
+    except records.DamagedError:
+        return None
+    return facts if (directory / records.METRICS).is_file() else None
 
 
 def keep_history(stage: StageResult, directory: Path, name: str = records.METRICS) -> None:

@@ -6,17 +6,20 @@ they were at launch, ``configs.json``.  Every file here is written to a temporar
 so a reader sees either the old or the new file, never a partial one.
 Only the standard library is used, so that ``status`` and ``report`` read a thousand cells without importing torch.
 
-The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``identity`` computes
-ids; ``status``, ``result`` and ``sweep`` define the contents of the files.
+The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``checksums`` tells
+whole ones from damaged ones, ``identity`` computes ids; ``status``, ``result`` and ``sweep`` define the contents of the
+files.
 """
 
-from capsexp.records.files import leaves, read_json, replacing, write_json, write_text
+from capsexp.records.checksums import DamagedError, first_damaged, id_of, read_checked, seal
+from capsexp.records.files import leaves, read_json, remove, replacing, write_json, write_text
 from capsexp.records.identity import (
     FILES,
     ID_LENGTH,
     VOLATILE,
     cached_sha256,
     cell_id,
+    config_digest,
     digested,
     drop,
     file_sha256,
@@ -44,7 +47,7 @@ from capsexp.records.layout import (
     STATUS,
     SWEEP,
 )
-from capsexp.records.result import is_stale, read_result, set_aside, write_result
+from capsexp.records.result import is_stale, read_result, result_digests, set_aside, write_result
 from capsexp.records.status import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -54,6 +57,7 @@ from capsexp.records.status import (
     is_gone,
     is_user_error,
     read_status,
+    status_damage,
     write_status,
 )
 from capsexp.records.sweep import (
@@ -92,6 +96,7 @@ __all__ = [
     "STATUS",
     "SWEEP",
     "VOLATILE",
+    "DamagedError",
     "FrozenCell",
     "Kind",
     "PlannedCell",
@@ -102,9 +107,12 @@ __all__ = [
     "cell_directories",
     "cell_id",
     "cell_name",
+    "config_digest",
     "digested",
     "drop",
     "file_sha256",
+    "first_damaged",
+    "id_of",
     "identity",
     "is_gone",
     "is_stale",
@@ -113,13 +121,18 @@ __all__ = [
     "leaves",
     "named_files",
     "present_targets",
+    "read_checked",
     "read_configs",
     "read_json",
     "read_result",
     "read_status",
     "read_sweep",
+    "remove",
     "replacing",
+    "result_digests",
+    "seal",
     "set_aside",
+    "status_damage",
     "sweeps_below",
     "write_configs",
     "write_json",

@@ -170,3 +170,8 @@ def drop(tree: dict[str, Any], dotted: str) -> None:
 def cell_id(config: Mapping[str, Any], data_sha256: str | None = None) -> str:
     """The cell's id, ten hexadecimal digits: equal identities have the same id on any machine."""
     return hashlib.sha256(_canonical(identity(config, data_sha256)).encode()).hexdigest()[:ID_LENGTH]
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The digest of what a resolved config says of a cell's work; the paths of files do not count."""
+    return cell_id(digested(config, lambda _key, _path: ""))

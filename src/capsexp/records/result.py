@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from capsexp.records.checksums import file_digests, id_of
 from capsexp.records.files import finite, read_json, write_json
+from capsexp.records.identity import config_digest
 from capsexp.records.layout import NUMERICS_VERSION, PREVIOUS_RESULT, RESULT, RESUME_CHECKPOINT, SCHEMA
 from capsexp.records.status import Status, write_status
 
@@ -16,18 +18,47 @@ def _checksum(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def write_result(directory: Path, body: Mapping[str, Any], name: str = RESULT) -> None:
-    """Write a cell's result (or a stage's, under another ``name``) with its schema version and a checksum."""
+def write_result(
+    directory: Path, body: Mapping[str, Any], name: str = RESULT, config: Mapping[str, Any] | None = None
+) -> None:
+    """Write a cell's result (or a stage's, under another ``name``) with its schema version and its checksums.
+
+    Beside the body stand the digests of the folder's files (``files``), the id in the folder's name (``of``), and the
+    digest of the config.
+
+    Args:
+        directory: the folder, with all its other files.
+        body: the content.
+        name: name of the file.
+        config: the resolved config of a cell; None for a stage.
+    """
     plain = cast("dict[str, Any]", json.loads(json.dumps(finite(body))))
-    write_json(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), "body": plain})
+    sums: dict[str, Any] = {"of": id_of(directory), "files": file_digests(directory)}
+    if config is not None:
+        sums["config"] = config_digest(config)
+    write_json(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), **sums, "body": plain})
 
 
 def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:
-    """A cell's result; None if it is missing or damaged (its checksum does not match)."""
+    """A cell's result; None if it is missing, damaged (its checksum does not match) or that of another folder."""
+    raw = _read(directory, name)
+    return None if raw is None else cast("dict[str, Any]", raw["body"])
+
+
+def result_digests(directory: Path, name: str = RESULT) -> tuple[dict[str, str] | None, str | None]:
+    """The digests of a finished folder's files, and that of its config; None where an older version wrote none."""
+    raw = _read(directory, name) or {}
+    files, config = raw.get("files"), raw.get("config")
+    known = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
+    return (cast("dict[str, str]", files) if known else None), (config if isinstance(config, str) else None)
+
+
+def _read(directory: Path, name: str) -> dict[str, Any] | None:
     raw = read_json(directory / name)
     if raw is None or not isinstance(raw.get("body"), dict) or raw.get("checksum") != _checksum(raw["body"]):
         return None
-    return cast("dict[str, Any]", raw["body"])
+    here, owners = id_of(directory), (raw.get("of"), raw["body"].get("id"))
+    return None if here and any(owner and owner != here for owner in owners) else raw
 
 
 def set_aside(directory: Path) -> None:

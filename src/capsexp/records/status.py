@@ -3,9 +3,10 @@
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from capsexp.records.files import read_json, write_json
 from capsexp.records.layout import LOCK, SCHEMA, STATUS
@@ -81,16 +82,15 @@ def write_status(directory: Path, status: Status) -> None:
 def read_status(directory: Path) -> Status | None:
     """A cell's status; a running cell whose process has died is reported as interrupted.
 
+    None if there is no whole status; :func:`status_damage` gives the cause.
     On this machine the process itself is checked.  For a process on another machine, the lock file must have been
     touched within :data:`LOST_AFTER_S`.
     """
     raw = read_json(directory / STATUS)
     if raw is None or raw.get("schema") != SCHEMA:
         return None
-    try:
-        status = Status(**{key: value for key, value in raw.items() if key != "schema"})
-        status = replace(status, retried=tuple(status.retried))
-    except TypeError:  # written by another version of this package
+    status = _parsed(raw)
+    if status is None:
         return None
     if status.state != "running":
         return status
@@ -99,6 +99,34 @@ def read_status(directory: Path) -> Status | None:
     else:
         lost = _silence(directory / LOCK, status)
     return replace(status, state="interrupted", cause=lost) if lost else status
+
+
+def status_damage(directory: Path) -> str | None:
+    """The cause if a cell's ``status.json`` is not what was written; None if it is whole or missing."""
+    path = directory / STATUS
+    if not os.path.lexists(path):
+        return None
+    raw = read_json(path)
+    if raw is None:
+        return f"{STATUS} is a folder" if path.is_dir() else f"{STATUS} is not whole"
+    if raw.get("schema") != SCHEMA:
+        return None
+    if raw.get("state") not in get_args(State):
+        return f"{STATUS} has the unknown state {raw.get('state')!r}"
+    return f"{STATUS} is not what was written" if _parsed(raw) is None else None
+
+
+def _parsed(raw: Mapping[str, Any]) -> Status | None:
+    """The status that a file holds; None if a key or a text is not what was written.  Times may be anything."""
+    try:
+        status = Status(**{key: value for key, value in raw.items() if key != "schema"})
+        status = replace(status, retried=tuple(status.retried))
+    except TypeError:
+        return None
+    known = status.state in get_args(State) and (status.kind is None or status.kind in get_args(Kind))
+    texts = (status.id, status.host, status.boot, *status.retried, *(() if status.cause is None else (status.cause,)))
+    whole = isinstance(status.pid, int) and isinstance(status.born, int) and all(isinstance(t, str) for t in texts)
+    return status if known and whole else None
 
 
 def is_gone(status: Status) -> bool:

@@ -55,9 +55,27 @@ def read_sweep(directory: Path) -> Sweep | None:
     raw.pop("schema", None)
     try:
         raw["cells"] = [PlannedCell(**cell) for cell in raw["cells"]]
-        return Sweep(**raw)
+        sweep = Sweep(**raw)
     except (KeyError, TypeError):  # damaged, or written by another version of this package
         return None
+    return sweep if _well_formed(sweep) else None
+
+
+def _well_formed(sweep: Sweep) -> bool:
+    """True if everything in a plan has the type that it is written with."""
+    return (
+        isinstance(sweep.name, str)
+        and isinstance(sweep.axes, dict)
+        and all(isinstance(values, list) for values in sweep.axes.values())
+        and all(
+            isinstance(cell.id, str) and isinstance(cell.name, str) and isinstance(cell.axes, dict)
+            for cell in sweep.cells
+        )
+        and isinstance(sweep.overrides, list)
+        and all(isinstance(word, str) for word in sweep.overrides)
+        and isinstance(sweep.report, dict)
+        and isinstance(sweep.launch, dict)
+    )
 
 
 @dataclass(frozen=True)
@@ -77,9 +95,11 @@ def read_configs(directory: Path) -> dict[str, FrozenCell]:
     """The configs of the sweep that was last launched in ``directory``, by cell id; empty if there are none."""
     raw = read_json(directory / CONFIGS) or {}
     try:
-        return {key: FrozenCell(**cell) for key, cell in raw.get("cells", {}).items()}
+        found = {key: FrozenCell(**cell) for key, cell in raw.get("cells", {}).items()}
     except (AttributeError, TypeError):  # damaged, or written by another version of this package
         return {}
+    whole = all(isinstance(cell.config, dict) and isinstance(cell.overrides, list) for cell in found.values())
+    return found if whole else {}
 
 
 def cell_directories(directory: Path) -> dict[str, Path]:
@@ -87,9 +107,14 @@ def cell_directories(directory: Path) -> dict[str, Path]:
     if not directory.is_dir():
         return {}
     with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and _is_readable(entry.name))
     ids = {name.rpartition("-")[2]: directory / name for name in names}
     return {key: path for key, path in ids.items() if len(key) == ID_LENGTH and set(key) <= set("0123456789abcdef")}
+
+
+def _is_readable(name: str) -> bool:
+    """True for the name of a folder that is not hidden and that can be printed; we make no other."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def sweeps_below(directory: Path) -> list[Path]:

@@ -57,16 +57,7 @@ def read(directory: Path) -> Snapshot:
 
 
 def _plan(directory: Path) -> records.Sweep:
-    sweep = results.plan(directory)
-    well_formed = (
-        isinstance(sweep.axes, dict)
-        and all(isinstance(values, list) for values in sweep.axes.values())
-        and all(isinstance(cell.axes, dict) and isinstance(cell.id, str) for cell in sweep.cells)
-        and isinstance(sweep.overrides, list)
-    )
-    if not well_formed:
-        raise results.ReportError(f"{directory / records.SWEEP} is not a whole plan; launch the sweep again")
-    return sweep
+    return results.plan(directory)
 
 
 def _cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
