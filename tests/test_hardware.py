@@ -95,12 +95,17 @@ def test_this_machine_has_something() -> None:
         ("0,-1,2", ["0"]),
         ("GPU-8932f937-d72c,GPU-15a1e1b5", ["GPU-8932f937-d72c", "GPU-15a1e1b5"]),
         ("MIG-GPU-1/2/0", ["MIG-GPU-1/2/0"]),
+        ("NoDevFiles", []),
+        ("1,NoDevFiles,0", ["1"]),
     ],
 )
 def test_gpus_that_the_environment_names(monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(hardware, "DRIVERS", (Path(__file__),))
     assert hardware.gpus() == names
+    monkeypatch.setattr(hardware, "DRIVERS", (Path(__file__) / "none",))
+    assert hardware.gpus() == [], "a machine without a driver"
 
 
 def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import records, resolvers
-from capsexp.errors import ConfigError, LaunchError, config_error
+from capsexp.errors import ConfigError, LaunchError, config_error, require
 from capsexp.sweep import closing
+from capsexp.text import prepare_output
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def entry() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    prepare_output()
     command = Command()
     try:
         execute(arguments, command)
@@ -113,7 +115,23 @@ def normalise(arguments: Sequence[str]) -> list[str]:
             if "," in value:
                 raise ConfigError("experiment", "be one experiment; start one sweep for each", value)
             rest[position] = f"+experiment={value}"
+        _check_group(name.lstrip("+"), value)
     return flags[:1] + rest
+
+
+def _check_group(key: str, value: str) -> None:
+    """Refuse what Hydra would report in a traceback: a group without options, and options that are no names.
+
+    Raises:
+        ConfigError: for the group.
+    """
+    if key in ("hydra.sweeper", "hydra.launcher"):
+        group = key.replace(".", "/")
+        require(value != "null", group, "be the name of an option", value)
+    if value.startswith("[") and (records.CONF / key).is_dir():
+        names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]
+        fit = all(re.fullmatch(r"[A-Za-z_./-][\w./-]*", name) for name in names)
+        require(fit, key, "be the name of an option, or a list of names", value)
 
 
 @contextlib.contextmanager

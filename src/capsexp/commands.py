@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from capsexp.errors import CommandError, ConfigError
 from capsexp.records import DamagedError
-from capsexp.text import plain
+from capsexp.text import plain, prepare_output
 
 TRUST = "make whatever the cell's config names, and so run any code: only for a folder whose author you trust"
 """The help text of ``--trust``."""
@@ -42,6 +42,7 @@ def run(
         words: the command line; None for that of this process.
         name: the prefix of error messages; None for the command's module.
     """
+    prepare_output()
     given = arguments.parse_intermixed_args(list(sys.argv[1:] if words is None else words))
     try:
         return work(given) or 0

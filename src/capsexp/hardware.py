@@ -1,6 +1,9 @@
 """The resources of this machine: cores, memory, GPUs.  Nothing is imported that would touch a GPU."""
 
+import itertools
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -35,18 +38,32 @@ def _cached_files() -> int:
     return sum(int(words[1]) for words in lines if words[:1] == ["inactive_file"])
 
 
+DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/dxg", "/proc/driver/nvidia", "/dev/kfd")))
+"""Files of which a machine with a driver for GPUs has one."""
+
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
+"""The number of a GPU, or its identifier."""
+
+
 def gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them; none on a machine without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip()]
-        return names[: names.index("-1")] if "-1" in names else names  # CUDA hides what follows -1
+        # CUDA hides what follows a name that names no GPU, such as -1 or SLURM's NoDevFiles.
+        known = list(itertools.takewhile(GPU_NAME.fullmatch, names))
+        return known if known and _has_driver() else []
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return []  # no driver, no GPU
     return [line.strip() for line in listing.stdout.splitlines() if line.strip().isdigit()]
+
+
+def _has_driver() -> bool:
+    """True if there may be a GPU: a login script may set CUDA_VISIBLE_DEVICES on machines without any."""
+    return shutil.which("nvidia-smi") is not None or any(path.exists() for path in DRIVERS)
 
 
 def _read(path: Path) -> str:

@@ -1,5 +1,26 @@
 """Text formatting that the commands share (standard library only)."""
 
+import io
+import os
+import sys
+from pathlib import Path
+
+
+def prepare_output() -> None:
+    """Let nothing that is printed or drawn fail for want of a terminal's letters or a notebook's backend.
+
+    Letters that a terminal or log cannot write become escapes.  A notebook sets a backend for its own process; the
+    processes that it starts have no such module, and matplotlib would refuse to be imported.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("MPLBACKEND", "").startswith("module://"):
+        os.environ["MPLBACKEND"] = "agg"
+
 
 def plain(text: str) -> str:
     """Text without control characters: a cause comes from another program and must not control the terminal."""

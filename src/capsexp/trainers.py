@@ -1,10 +1,13 @@
 """The trainers of a cell: checks of their settings and callbacks, and their construction."""
 
+import functools
 import inspect
+import math
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import lightning as L
 import torch
@@ -79,12 +82,48 @@ def _trainer_settings(
     require_int("trainer.max_epochs", options["max_epochs"], 1)
     rule = "be 1: a cell's data lies on one device; run more cells at once instead"
     require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
+    _check_types(options)
+    _check_validation(config["trainer"])
     progress = options.pop("progress")
     require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _check_pruning(config)
     names = [name for name, entry in config["callbacks"].items() if entry and name not in without]
     return options, {name: make_node(config["callbacks"][name], f"callbacks.{name}") for name in names}
+
+
+PLAIN_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+"""The types of values in YAML, with their names."""
+
+
+@functools.cache
+def _declared_types() -> dict[str, frozenset[type]]:
+    """The types of those arguments of ``lightning.Trainer`` that take values of YAML alone."""
+    hints = get_type_hints(L.Trainer.__init__).items()
+    declared = {name: frozenset(get_args(hint) or (hint,)) for name, hint in hints}
+    return {name: kinds for name, kinds in declared.items() if kinds <= PLAIN_TYPES.keys()}
+
+
+def _check_types(options: Config) -> None:
+    """Check values against the types that ``lightning.Trainer`` declares: it uses some of them only in a fit."""
+    for name, kinds in _declared_types().items():
+        value = options.get(name)
+        fits = name not in options or type(value) in kinds or (type(value) is int and float in kinds)
+        fits = fits and not (isinstance(value, float) and math.isnan(value))
+        rule = " or ".join(text for kind, text in PLAIN_TYPES.items() if kind in kinds)
+        require(fits, f"trainer.{name}", f"be {rule}", value)
+
+
+def _check_validation(options: Config) -> None:
+    """Check that some epoch is validated, since that chooses the weights."""
+    limit, every, epochs = (
+        options.get("limit_val_batches"),
+        options.get("check_val_every_n_epoch"),
+        options["max_epochs"],
+    )
+    require(limit != 0, "trainer.limit_val_batches", "leave a validation, which chooses the weights", limit)
+    rule = f"be at most trainer.max_epochs={epochs}"
+    require(every is None or every <= epochs, "trainer.check_val_every_n_epoch", rule, every)
 
 
 def _check_pruning(config: Config) -> None:

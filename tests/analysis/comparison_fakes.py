@@ -35,6 +35,7 @@ def written(
     name: str = "",
     base: dict[str, Any] | None = None,
     missing: Callable[[dict[str, Any]], bool] = lambda _: False,
+    ids: str = "",
     **block_and_changes: Any,
 ) -> Path:
     """A sweep in ``root``, called as its folder; ``value`` gives a cell's accuracy by its axes.
@@ -46,20 +47,27 @@ def written(
         name: its name.
         base: what is other than in :data:`BASE`.
         missing: true for the axes of cells that have not started.
+        ids: cells of equal axes are the same ones in sweeps that share it; by default each sweep has its own.
         **block_and_changes: ``block`` is the ``report:`` block; the others are changes of the results.
     """
     changes = dict(block_and_changes)
-    cells = sweep(root, axes, changes.pop("block", {"figures": []}))
+    sweep(root, axes, changes.pop("block", {"figures": []}))
     planned = records.read_sweep(root)
     assert planned is not None
     command = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
-    records.write_sweep(root, replace(planned, name=name or root.name, overrides=command))
+    cells = [_own(cell, ids or f"{root.parent.name}/{root.name}") for cell in planned.cells]
+    records.write_sweep(root, replace(planned, name=name or root.name, overrides=command, cells=cells))
     for cell in cells:
         if not missing(cell.axes):
             records.write_result(root / cell.name, body(cell, value(cell.axes), **changes))
             made = config(cell.axes, {**BASE, **(base or {})})
             (root / cell.name / records.CONFIG).write_text(yaml.safe_dump(made, sort_keys=False))
     return root
+
+
+def _own(cell: records.PlannedCell, ids: str) -> records.PlannedCell:
+    made = records.cell_id({"axes": cell.axes, "ids": ids})
+    return records.PlannedCell(made, records.cell_name(cell.axes, made), cell.axes)
 
 
 def plain(axes: dict[str, Any]) -> float:

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from comparison_fakes import plain, written
@@ -89,7 +90,7 @@ def test_a_class_that_was_renamed_is_no_difference(tmp_path):
     bases = [{"guard": {"_target_": name}} for name in names]
     roots = [written(tmp_path / name, GRID, plain, base=base) for name, base in zip("ab", bases, strict=True)]
     folder = compared(*roots)
-    assert rows(folder, "differences") == []
+    assert not (folder / "differences.csv").exists()
     assert "The configs of all sweeps have the same values." in page_of(folder)
 
 
@@ -121,7 +122,7 @@ def test_ranks_begin_again_for_each_protocol_and_nothing_is_paired_between_them(
     (row,) = rows(folder, "paired")
     assert (row["metric"], row["pairs"], row["mean"]) == ("", "0", "")
     assert row["remarks"] == "not the same data set; not the same choice of the model"
-    assert rows(folder, "paired_points") == []
+    assert not (folder / "paired_points.csv").exists(), "no table without rows"
     assert f"<li>{html.escape(said)}</li><li>{chosen}</li>" in page_of(folder)
 
 
@@ -149,7 +150,7 @@ def test_missing_failed_stale_and_nan_cells_are_in_no_number(tmp_path):
     folder = compared(one, other)
     (row,) = [row for row in rows(folder, "paired") if row["metric"] == "test/acc"]
     assert [row[key] for key in ("pairs", "points", "seeds", "mean")] == ["2", "2", "2", "0.125"]
-    assert row["remarks"] == "seeds do not all have the same points"
+    assert row["remarks"] == "one seed: over points; 1 of 2 pairs left out of the mean, so that it has one seed"
     page = page_of(folder)
     assert "<li>two PARTIAL: 3 of 4 cells done (1 missing).</li>" in page
     assert '<p class="state partial">PARTIAL: 7 of 8 cells done (1 missing)</p>' in page
@@ -164,6 +165,38 @@ def test_missing_failed_stale_and_nan_cells_are_in_no_number(tmp_path):
     assert {"fact": "NUMERICS_VERSION", "one": str(records.NUMERICS_VERSION), "old": "0", "swept": ""} in rows(
         folder, "environments"
     )
+
+
+def test_the_same_cells_in_both_are_said_in_place_of_numbers(tmp_path):
+    one = written(tmp_path / "one", GRID, plain, block=BLOCK, ids="x")
+    copied = written(tmp_path / "two", GRID, plain, block=BLOCK, ids="x")
+    folder = compared(one, copied)
+    (row,) = rows(folder, "paired")
+    assert (row["metric"], row["pairs"], row["mean"], row["remarks"]) == ("", "0", "", "the same cells")
+    assert not (folder / "paired_points.csv").exists(), "no table without rows"
+    assert "the same cells" in page_of(folder)
+
+
+def test_the_same_cells_among_others_are_left_out(tmp_path):
+    one = written(tmp_path / "one", GRID, plain, block=BLOCK, ids="x")
+    other = written(tmp_path / "two", GRID, plain, block=BLOCK, ids="x", missing=lambda axes: axes["model.c2"] == 3)
+    planned = records.read_sweep(other)
+    third = written(tmp_path / "three", {"model.c2": [3], "seed": [0, 1]}, lower)
+    added = records.read_sweep(third)
+    assert planned is not None
+    assert added is not None
+    records.write_sweep(other, replace(planned, cells=[*planned.cells[:2], *added.cells]))
+    for cell in added.cells:
+        (third / cell.name).rename(other / cell.name)
+    row, _ = rows(compared(one, other), "paired")
+    assert [row[key] for key in ("pairs", "mean", "same", "alone_first", "alone_second")] == [
+        "2",
+        "0.125",
+        "2",
+        "0",
+        "0",
+    ]
+    assert row["remarks"] == "the same cells in both: 2"
 
 
 def test_one_common_seed_is_said_in_the_row(tmp_path):
@@ -223,7 +256,7 @@ def test_a_folder_of_sweeps_is_compared_and_its_comparison_is_no_sweep(tmp_path,
         written(tmp_path / name, GRID, plain, block=BLOCK)
     folder = compared(tmp_path)
     assert capsys.readouterr().out.splitlines() == [
-        "Comparison of a, b: complete: 8 of 8 cells done; tables: 5, figures: 0",
+        "Comparison of a, b: complete: 8 of 8 cells done; tables: 3, figures: 0",
         str(tmp_path / "comparison" / "index.html"),
     ]
     assert records.sweeps_below(tmp_path) == [tmp_path / "a", tmp_path / "b"]
@@ -320,9 +353,57 @@ def test_missing_cells_stand_in_the_picture_of_their_own_sweeps_data(tmp_path, m
     made = drawn(monkeypatch)
     page = page_of(compared(one, other))
     found = [[(point.axes["sweep"], point.state) for point in panel.points] for panel in made]
-    assert found == [[("two", "done"), ("two", "2 missing")], [("one", "done"), ("one", "done")]]
-    assert [panel.figure.title for panel in made] == ["fig: two", "fig: one"]
+    assert found == [[("one", "done"), ("one", "done")], [("two", "done"), ("two", "2 missing")]]
+    assert [panel.figure.title for panel in made] == ["fig: one", "fig: two"]
     assert "shown apart and never averaged together" in page
+
+
+MAP = {"kind": "heatmap", "name": "map", "x": "model.c2", "y": "model.c3", "metric": "test/acc"}
+FIELDS = {"model.c2": [2, 3], "model.c3": [8, 9]}
+
+
+def test_pictures_follow_the_sweeps_and_share_a_scale_where_the_data_are_the_same(tmp_path, monkeypatch):
+    one = written(tmp_path / "one", FIELDS, plain, block={**BLOCK, "figures": [MAP]}, data="mnist")
+    two = written(tmp_path / "two", FIELDS, lower, data="dhcd")
+    three = written(tmp_path / "three", FIELDS, lambda axes: plain(axes) + 0.25, data="mnist")
+    made = drawn(monkeypatch)
+    page = page_of(compared(one, two, three))
+    assert [panel.figure.title for panel in made] == ["map: one", "map: two", "map: three"]
+    low, high = plain({"model.c2": 2, "model.c3": 8}), plain({"model.c2": 3, "model.c3": 9})
+    assert [panel.limits for panel in made] == [(low, high + 0.25), (low - 0.125, high - 0.125), (low, high + 0.25)]
+    said = "map: the pictures are not all on one scale; those of other data, and lines, have scales of their own"
+    assert f"<li>{said}</li>" in page
+    page = page_of(compared(one, three))
+    assert "on one scale" not in page
+    row = written(tmp_path / "row", {"model.c2": [2, 3]}, lower, data="mnist")
+    assert f"<li>{said}</li>" in page_of(compared(one, row))
+
+
+def test_sweeps_without_a_picture_are_named_once_for_each_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr("capsexp.analysis.panels.MOST", 2)
+    line = {"kind": "line", "name": "fig", "x": "model.c2", "metric": "test/acc"}
+    one = written(tmp_path / "one", FIELDS, plain, block={**BLOCK, "figures": [MAP, line]})
+    others = [written(tmp_path / f"s{place}", FIELDS, plain) for place in range(3)]
+    late = written(tmp_path / "late", FIELDS, plain, missing=lambda _: True)
+    made = drawn(monkeypatch)
+    page = page_of(compared(one, others[2], *others[:2], late))
+    assert [panel.figure.title for panel in made][:2] == ["map: one", "map: s2"]
+    assert "<li>map: 2 more pictures are not drawn; narrow it with where</li>" in page
+    assert "<li>map: shows nothing of s0, s1, late</li>" in page
+    assert "<li>fig: shows nothing of late</li>" in page
+
+
+def test_the_default_figure_counts_the_maps_that_have_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr("capsexp.analysis.defaults.MOST", 3)
+    axes = [{**FIELDS, "optimizer.lr": [0.1, 0.2]}, {**FIELDS, "model.c4": [5, 6]}]
+    base = {"model": {"c2": 4, "c3": 8, "c4": 5}}
+    roots = [written(tmp_path / n, each, plain, block={}, base=base) for n, each in zip("ab", axes, strict=True)]
+    made = drawn(monkeypatch)
+    page = page_of(compared(*roots))
+    assert "would make" not in page, "3 of the 4 combinations of both keys"
+    assert made
+    monkeypatch.setattr("capsexp.analysis.defaults.MOST", 2)
+    assert "4 axes would make 3 heat maps, more than 2" in page_of(compared(*roots))
 
 
 def test_the_pictures_are_written_and_on_the_page(tmp_path):
@@ -335,13 +416,57 @@ def test_the_pictures_are_written_and_on_the_page(tmp_path):
     assert comparison_figures.OWN_SEEDS not in html.unescape(page_of(folder))
 
 
+def test_what_only_a_former_page_linked_to_is_removed_and_nothing_else(tmp_path):
+    figures = [{"kind": "line", "name": "fig", "x": "model.c2", "metric": "test/acc"}]
+    one = written(tmp_path / "one", GRID, plain, block={**BLOCK, "figures": figures})
+    two = written(tmp_path / "two", GRID, lower, environment={"torch": "2.14.0"})
+    folder = compared(one, two)
+    before = contents(folder)
+    for name in ("mine.csv", "notes.md", "other.png", "fig.svg"):
+        (folder / name).write_text("mine")
+    (folder / "environments.tex").unlink()
+    (folder / "environments.tex").symlink_to(folder / "mine.csv")
+    (folder / "fig.pdf").unlink()
+    (folder / "fig.pdf").mkdir()
+    planned = records.read_sweep(one)
+    assert planned is not None
+    records.write_sweep(one, replace(planned, report=BLOCK))
+    compared(one, written(tmp_path / "three", GRID, lower), words=("--out", str(folder)))
+    gone = before.keys() - {path.name for path in folder.iterdir()}
+    assert gone == {"fig.png", "environments.csv", "environments.md"}
+    kept = ("mine.csv", "notes.md", "other.png", "fig.svg", "environments.tex")
+    assert [(folder / name).read_text() for name in kept] == ["mine"] * 5
+
+
+def test_a_page_of_others_leads_to_no_removal(tmp_path):
+    roots = [written(tmp_path / name, GRID, value, block=BLOCK) for name, value in (("one", plain), ("two", lower))]
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "index.html").write_text('<a href="mine.csv">CSV</a>')
+    (out / "mine.csv").write_text("mine")
+    compared(*roots, words=("--out", str(out)))
+    assert (out / "mine.csv").read_text() == "mine"
+    assert main([str(roots[0]), "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    (out / "index.html").write_text(
+        page.replace("</body>", '<a href="../one/x.csv">x</a><a href="old.csv">x</a></body>')
+    )
+    for file in (roots[0] / "x.csv", out / "old.csv"):
+        file.write_text("old")
+    assert main([str(roots[0]), "--out", str(out)]) == 0
+    assert (roots[0] / "x.csv").exists()
+    assert not (out / "old.csv").exists()
+    assert (out / "timings.csv").exists()
+    assert (out / "comparison.csv").exists(), "written without a link to it"
+
+
 def test_maps_of_two_sweeps_are_on_the_page(tmp_path):
     axes = {"model.c2": [2, 3], "model.c3": [8, 9]}
     roots = [written(tmp_path / name, axes, value, block=BLOCK) for name, value in (("one", plain), ("two", lower))]
     folder = compared(*roots)
     page = html.unescape(page_of(folder))
     assert 'id="test_acc_beside"' in page
-    assert "one is greater than two in 4 of 4 common cells; mean difference +0.1250" in page
+    assert "one is greater than two in 4 of 4 common points; mean difference +0.1250" in page
     assert comparison_figures.OWN_SEEDS in page
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -56,15 +57,28 @@ def by_hand(ours, theirs):
     ]
     differences = {place: ours[place] - theirs[place] for place in common}
     seeds = sorted({seed for _, seed in common})
+    chosen, points = balanced(common, seeds)
     values = []
-    for seed in seeds:
-        of_seed = [differences[place] for place in common if place[1] == seed]
+    for seed in chosen:
+        of_seed = [differences[point, seed] for point in points]
         values.append(sum(of_seed) / len(of_seed))
-    if len(seeds) == 1:
-        values = list(differences.values())
+    if len(chosen) == 1:
+        values = [differences[point, chosen[0]] for point in points]
     signs = [(each > 0) - (each < 0) for each in differences.values()]
     counts = signs.count(1), signs.count(0), signs.count(-1)
-    return interval(values), len(common), len({point for point, _ in common}), len(seeds), counts
+    left_out = len(common) - len(chosen) * len(points)
+    return interval(values), len(common), len({point for point, _ in common}), len(seeds), counts, left_out
+
+
+def balanced(common, seeds):
+    """The most seeds that have a point in common, of these those with the most points, then the smallest."""
+    best = None
+    for size in range(1, len(seeds) + 1):
+        for chosen in itertools.combinations(seeds, size):
+            points = [p for p in sorted({p for p, _ in common}) if all((p, seed) in common for seed in chosen)]
+            if points and (best is None or (size, len(points)) > (len(best[0]), len(best[1]))):
+                best = chosen, points
+    return best
 
 
 places = st.tuples(st.integers(0, 2), st.integers(0, 3))
@@ -86,8 +100,8 @@ def close(one, other):
 @settings(max_examples=30, deadline=None)
 @given(sides, sides)
 def test_the_statistics_are_those_of_loops(ours, theirs):
-    assumed = by_hand(ours, theirs) if _meet(ours, theirs) else ((), 0, 0, 0, ())
-    mean_std_interval, pairs, points, seeds, counts = assumed
+    assumed = by_hand(ours, theirs) if _meet(ours, theirs) else ((), 0, 0, 0, (), 0)
+    mean_std_interval, pairs, points, seeds, counts, left_out = assumed
     found = paired_differences(table(rows_of(ours, theirs)), "acc", "a", "b")
     if not pairs:
         assert found == []
@@ -95,11 +109,12 @@ def test_the_statistics_are_those_of_loops(ours, theirs):
     (each,) = found
     mean, std, ends = mean_std_interval
     assert (len(each.pairs), len(each.points), len(each.seeds), each.counts) == (pairs, points, seeds, counts)
-    assert each.over == ("points" if seeds == 1 else "seeds")
+    assert each.left_out == left_out
+    assert seeds > 1 or each.over == "points"
     assert close(each.summary.mean, mean)
     assert close(each.summary.std, std)
     assert close(each.summary.interval, ends)
-    assert each.uneven == (pairs < points * seeds)
+    assert (each.left_out > 0) == (pairs < points * seeds)
     assert each.alone == tuple(sum(map(math.isfinite, side.values())) - pairs for side in (ours, theirs))
     for axes, summary in each.points:
         of_point = [
@@ -138,6 +153,19 @@ def test_swapping_negates_shifting_shifts_and_the_order_does_not_matter(ours, th
             assert close(moved.summary.interval, (low + shift, high + shift))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.sets(places, min_size=1), st.sampled_from([-0.25, 0.0, 2.0]))
+def test_effects_of_points_are_in_no_interval_over_seeds_whatever_is_missing(have, shift):
+    """The difference is an effect of the point and one of the seed: the seeds' means have the same points' effect."""
+    ours = {(point, seed): 10.0 * point + seed for point, seed in have}
+    theirs = {(point, seed): 7.0 * point + shift for point, seed in have}
+    (each,) = paired_differences(table(rows_of(ours, theirs)), "acc", "a", "b")
+    if each.over == "seeds":
+        seeds, points = balanced(have, sorted({seed for _, seed in have}))
+        of_points = sum(3.0 * point for point in points) / len(points)
+        assert sorted(each.summary.values) == pytest.approx([of_points + seed - shift for seed in seeds])
+
+
 # -- seeds and points -------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +191,34 @@ def test_one_seed_is_over_points_and_one_pair_has_no_interval():
     alone = one([row("a", 1.0, 3), row("b", 0.5, 3)])
     assert (alone.summary.mean, alone.summary.std, alone.summary.interval) == (0.5, None, None)
     assert [summary.interval for _, summary in found.points] == [None] * 3
+
+
+def test_only_points_that_every_seed_has_are_in_the_mean():
+    def of(pairs):
+        return one([row(name, value, s, p=p) for p, s, v in pairs for name, value in (("a", v), ("b", 0.0))])
+
+    whole = [(p, s, 10.0 * p + s) for p in (1, 2) for s in (0, 1, 2)]
+    assert (of(whole).summary.mean, of(whole).left_out) == (16.0, 0)
+    found = of(whole[:-1])
+    assert (found.summary.values, found.left_out, len(found.pairs)) == ((10.0, 11.0, 12.0), 2, 5)
+    assert [len(summary.values) for _, summary in found.points] == [3, 2], "each point has all its seeds"
+    found = of([(1, 0, 1.0), (1, 1, 2.0), (2, 1, 8.0), (2, 2, 9.0), (3, 1, 8.0), (3, 2, 9.0)])
+    assert (found.summary.values, found.left_out) == ((8.0, 9.0), 2), "no point of all: the seeds with most pairs"
+    found = of([(1, 0, 1.0), (2, 1, 8.0)])
+    assert (found.over, found.summary.values, found.summary.interval, found.left_out) == ("points", (1.0,), None, 1)
+
+
+def test_a_cell_that_both_sweeps_have_is_no_pair():
+    rows = [{**row(name, 1.0, seed), "id": f"id{seed}"} for name in "ab" for seed in (0, 1)]
+    assert paired_differences(table(rows), "acc", "a", "b") == []
+    assert obstacle(table(rows), "acc", "a", "b") == "the same cells"
+    mixed = [*rows, {**row("a", 1.5, 2), "id": "x"}, {**row("b", 1.0, 2), "id": "y"}, {**row("b", 1.0, 3), "id": "z"}]
+    found = one(mixed)
+    assert [pair.difference for pair in found.pairs] == [0.5]
+    assert (found.same, found.alone) == (2, (0, 1))
+    unknown = [{**each, "id": missing} for each, missing in zip(rows[::2], (None, math.nan), strict=True)]
+    assert len(one(unknown).pairs) == 1
+    assert len(one([{**each, "id": None} for each in unknown]).pairs) == 1
 
 
 def test_without_a_column_of_seeds_the_result_says_which_it_was():
@@ -231,6 +287,21 @@ def test_protocols_are_never_mixed():
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
+def test_a_metric_has_numbers_of_any_kind_and_nothing_else():
+    for value in (True, "0.5", [1.0], np.bool_(True)):
+        frame = table([row("a", 1.0), row("b", 2.0)])
+        frame["acc"] = pd.Series([1.0, value], dtype=object)
+        for asked in (paired_differences, obstacle):
+            with pytest.raises(ConfigError, match="acc must be a column of numbers, got "):
+                asked(frame, "acc", "a", "b")
+    frame = table([row("a", 1.0, np.int64(0), p=np.float32(2)), row("b", 2.0, 0, p=2), row("b", 2.0, 1, p=3)])
+    for values in ([np.float32(0.5), np.int64(2), None], [np.float16(0.5), 2, pd.NA]):
+        frame["acc"] = pd.Series(values, dtype=object)
+        (found,) = paired_differences(frame, "acc", "a", "b")
+        assert [pair.difference for pair in found.pairs] == [-1.5]
+        assert found.alone == (0, 0)
+
+
 def test_what_cannot_be_compared_is_refused_or_named():
     rows = [row("a", 1.0), row("b", 2.0)]
     for asked, message in [
@@ -247,3 +318,5 @@ def test_what_cannot_be_compared_is_refused_or_named():
     later = table([row("a", 1.0), row("b", 1.0, seed=1)])
     assert obstacle(later, "acc", "a", "b") == "no common seed at an equal point"
     assert obstacle(table(rows), "acc", "a", "b") == ""
+    with pytest.raises(ConfigError, match="metric must be a column of the table, got 'loss'"):
+        obstacle(table(rows), "loss", "a", "b")

@@ -123,6 +123,21 @@ said.wide = document.documentElement.scrollWidth - document.documentElement.clie
 document.querySelector('.picture a[data-cells="6 7"]').click();
 said.chosen = rows().filter((row) => row.classList.contains("chosen")).map((row) => row.dataset.cell);
 said.led = [names().length, document.activeElement.dataset.cell, document.activeElement.getAttribute("aria-expanded")];
+const field_of_map = document.querySelector('.picture a[data-cells="6 7"]');
+const opened = () => [
+  document.querySelectorAll("#cells tr.detail").length,
+  document.querySelectorAll('#cells tr[aria-expanded="true"]').length,
+];
+said.opened = [opened()];
+document.querySelectorAll("#cells th button")[head].click();
+said.opened.push(opened());
+field_of_map.click();
+said.opened.push(opened());
+field.value = "c2-03";
+field.dispatchEvent(new Event("input"));
+said.opened.push(opened());
+field_of_map.click();
+said.opened.push(opened());
 const image = document.querySelector(".picture > img");
 image.click();
 said.zoomed = document.getElementById("zoom").open;
@@ -157,5 +172,6 @@ def test_in_a_browser_it_sorts_filters_opens_and_fits(tmp_path: Path, width: int
     assert said["filtered"] == 4
     assert sorted(said["chosen"]) == ["6", "7"]
     assert said["led"] == [8, "6", "true"], "the rows are all there again, and the first of the point is open"
+    assert said["opened"] == [[1, 1], [0, 0], [1, 1], [0, 0], [1, 1]], "sorting and filtering close what a click opens"
     assert said["wide"] <= 0, "nothing is wider than the window"
     assert said["zoomed"]

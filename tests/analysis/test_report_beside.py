@@ -90,7 +90,7 @@ def test_a_metric_that_the_other_lacks_and_grids_that_do_not_meet_are_said(tmp_p
     assert [(words.name, left.values.tolist()) for left, _, words, *_ in drawn] == [("far_beside", [[11], [21]])]
     written(tmp_path / "z", {"a": [8, 9], "b": [1, 2]}, plain, "two")
     written(tmp_path / "x", GRID, plain, "one")
-    assert found(tmp_path / "x", tmp_path / "z")[0].flags == ["fig: no cell that both sweeps have"]
+    assert found(tmp_path / "x", tmp_path / "z")[0].flags == ["fig: no point that both sweeps have"]
 
 
 def test_sweeps_of_one_name_are_told_apart(tmp_path, monkeypatch):
@@ -141,8 +141,9 @@ def test_the_sentence_against_loops():
     (least, where), (most, there) = min(pairs), max(pairs)
     greater = sum(value > 0 for value in values)
     assert sentence(Side("one", left), Side("two", right), X, Y, 3) == (
-        f"one is greater than two in {greater} of 4 common cells, equal in 1; mean difference "
-        f"{statistics.fmean(values):+.3f} ± {statistics.stdev(values):.3f} (sample standard deviation over the cells); "
+        f"one is greater than two in {greater} of 4 common points, equal in 1; mean difference "
+        f"{statistics.fmean(values):+.3f} ± {statistics.stdev(values):.3f} "
+        "(sample standard deviation over the points); "
         f"least difference {least:+.3f} at {where}; greatest {most:+.3f} at {there}."
     )
 
@@ -151,7 +152,7 @@ def test_one_common_cell_has_no_deviation():
     one, other = np.full((2, 3), math.nan), np.ones((2, 3))
     one[1, 0] = 3.0
     assert sentence(Side("one", one), Side("two", other), X, Y) == (
-        "one is greater than two in 1 of 1 common cells; mean difference +2.0000; "
+        "one is greater than two in 1 of 1 common points; mean difference +2.0000; "
         "least difference +2.0000 at c1 = 2, kind = q; greatest +2.0000 at c1 = 2, kind = q."
     )
 
@@ -188,7 +189,7 @@ def test_equal_tables_are_drawn_and_empty_ones_refused():
     same = Side("one", np.ones((2, 3)))
     first, second = (draw_beside(same, same, Caption("n", "T"), X, Y) for _ in range(2))
     assert first == second
-    assert "in 0 of 6 common cells, equal in 6; mean difference 0.0000 ± 0.0000" in first.note
+    assert "in 0 of 6 common points, equal in 6; mean difference 0.0000 ± 0.0000" in first.note
     for wrong in (np.full((2, 3), math.nan), np.ones((3, 2))):
         with pytest.raises(ValueError, match="no common value in 2 x 3 fields"):
             draw_beside(Side("one", wrong), Side("two", wrong), Caption("n", "T"), X, Y)
@@ -208,7 +209,7 @@ def test_the_page_shows_both_sweeps_and_what_limits_the_comparison(tmp_path, cap
     assert "PARTIAL: 5 of 6 cells done" in part
     assert "<li>Not the same data set: digits in one, &lt;dhcd&gt; in two.</li>" in part
     assert "<li>Not the same choice of the model: val in one, test in two.</li>" in part
-    assert "one is greater than two in 0 of 5 common cells, equal in 5;" in part
+    assert "one is greater than two in 0 of 5 common points, equal in 5;" in part
     assert 'href="fig_beside.png"' in part
     assert (mine / "report" / "fig_beside.pdf").read_bytes().startswith(b"%PDF")
     assert "python -m capsexp.report multirun/one --beside multirun/two</pre>" in text
@@ -234,7 +235,8 @@ def test_folders_with_nothing_in_common_are_one_line(tmp_path, capsys):
     finish(mine, sweep(mine, GRID, {**BLOCK, "figures": []})[0], 0.5)
     written(tmp_path / "w", GRID, plain, "two")
     assert main([str(mine), "--beside", str(tmp_path / "w")]) == 2
-    assert "no surface of fake can stand beside two, which swept a, b" in capsys.readouterr().err
+    said = "the report block of fake asks for no surface, and --beside shows surfaces"
+    assert capsys.readouterr().err == f"capsexp.report: error: {said}\n"
 
 
 def test_a_sweep_does_not_stand_beside_itself(tmp_path, capsys, monkeypatch):

@@ -131,7 +131,7 @@ def test_mistakes_are_told_as_by_the_command_itself(quick: list[str], capsys: py
     [
         ("logger.wandb.project=a/b", "logger.wandb.project must be a text of 1 to 128 characters"),
         ("logger.wandb.entity='x:y'", "logger.wandb.entity must be a text of 1 to 128 characters"),
-        ("sweep.name='  '", "sweep.name must be a text that is not empty"),
+        ("sweep.name='  '", "sweep.name must be a text whose parts"),
     ],
 )
 def test_names_that_wandb_would_refuse_stop_a_sweep_before_it_begins(

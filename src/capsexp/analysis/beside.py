@@ -45,9 +45,11 @@ def beside(spec: Spec, results: Results, other: Results) -> Beside:
     """Every surface of the block whose axes the other sweep has too.
 
     Raises:
-        ReportError: there is none.
+        ReportError: there is none, or the block has no surface.
     """
     surfaces = [figure for figure in spec.figures or [] if isinstance(figure, Surface)]
+    if not surfaces:
+        raise ReportError(f"the report block of {results.sweep.name} asks for no surface, and --beside shows surfaces")
     shared = [figure for figure in surfaces if {figure.x, figure.y} <= results.axes.keys() & other.axes.keys()]
     if not shared:
         axes = ", ".join(other.axes) or "nothing"
@@ -108,7 +110,7 @@ def _draw(mine: Panel, theirs: Panel, names: tuple[str, str]) -> tuple[Picture |
     x, y = (_along(axis, mine, theirs) for axis in (figure.x, figure.y))
     points = [_points(panel, x, y) for panel in (mine, theirs)]
     if not points[0].keys() & points[1].keys():
-        return None, [f"{_called(mine)}: no cell that both sweeps have"]
+        return None, [f"{_called(mine)}: no point that both sweeps have"]
     left, right = (Side(name, _grid(found, figure, x, y)) for name, found in zip(names, points, strict=True))
     partial = theirs.results.partial and f"{names[1]} {theirs.results.partial}"
     origins = [f"{name}: {_origin(found, figure)}" for name, found in zip(names, points, strict=True)]

@@ -1,10 +1,9 @@
 """Defaults for what a block leaves out: a title, labels, and a figure for any axes that were swept."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
-from capsexp.analysis.cells import SEED, is_number
+from capsexp.analysis.cells import SEED, grouped, is_number
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.figures.heatmap import Heatmap
 from capsexp.analysis.figures.line import Line
@@ -58,7 +57,7 @@ def figures(spec: Spec, results: Results) -> tuple[Sequence[Figure], str]:
     if len(axes) == 1:
         return [Line(name=name, title=title, metric=metric, x=axes[0])], ""
     x, y, *others = _arranged(axes, results)
-    maps = math.prod(len(results.axes[axis]) for axis in others)
+    maps = len(grouped(results.points, others))
     if maps > MOST:
         said = f"{len(axes)} axes would make {maps} heat maps, more than {MOST}"
         return [], f"No figure: {said}. The table has all numbers; figures in the report block choose among them."

@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from capsexp.analysis.tables import Table
+from capsexp.analysis.tables import Raw, Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -37,8 +37,24 @@ def to_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(table.raw_header)
-    writer.writerows([["" if value is None else value for value in row] for row in table.raw_rows])
+    writer.writerows([[_harmless(value) for value in row] for row in table.raw_rows])
     return stream.getvalue()
+
+
+def _harmless(value: Raw) -> Raw:
+    """A value that a spreadsheet shows and does not compute: an apostrophe stands before a text like a formula."""
+    if value is None:
+        return ""
+    formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(value)
+    return f"'{value}" if formula else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def to_markdown(table: Table) -> str:
@@ -103,7 +119,8 @@ def _apart(table: Table, place: int) -> list[str]:
 
 
 def _row(cells: list[str]) -> str:
-    return " & ".join(escape(cell) for cell in cells) + r" \\"
+    line = " & ".join(escape(cell) for cell in cells) + r" \\"
+    return f"{{}}{line}" if line[:1] in "[*" else line  # LaTeX would take these for an argument of the line above
 
 
 def _columns(table: Table) -> str:

@@ -18,7 +18,10 @@
     if (typeof one !== typeof other) return typeof one === "number" ? -1 : 1; // numbers before words
     return one < other ? -1 : one > other ? 1 : 0;
   };
-  const close = (table) => table.querySelectorAll("tr.detail").forEach((row) => row.remove());
+  const close = (table) => {
+    table.querySelectorAll("tr.detail").forEach((row) => row.remove());
+    table.querySelectorAll('tr[aria-expanded="true"]').forEach((row) => row.setAttribute("aria-expanded", "false"));
+  };
   const sort = (table, head, place) => {
     const down = head.getAttribute("aria-sort") === "ascending";
     close(table);

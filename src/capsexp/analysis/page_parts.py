@@ -56,10 +56,7 @@ def table_parts(shown: Table, *, sortable: bool = False, opens: bool = False) ->
 
 def _texts(row: Sequence[str], numeric: Sequence[bool], shown: Table) -> Iterator[tuple[str, str]]:
     for text, right, name in zip(row, numeric, shown.header, strict=True):
-        kind = {"caveats": "flag", "at": "whole", "A - B": "whole", "remarks": "remark"}.get(
-            name if text != MISSING else "", "num" if right else ""
-        )
-        yield text, kind
+        yield text, KINDS.get(name if text != MISSING else "", "num" if right else "")
 
 
 def figure_parts(drawn: Picture, places: Mapping[str, int] | None = None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Panel:
         points: the points that are drawn.
         suffix: what is added to the figure's file name.
         others: values of the axes that the figure does not name.
-        limits: smallest and largest mean of this picture and of those that differ in the axes it does not name.
+        limits: smallest and largest mean of this picture and of those that differ in the axes it does not name alone.
         remarks: those values, the paper's result, and the data of the numbers.
     """
 
@@ -129,6 +129,20 @@ def count(figure: Figure, point: Point) -> int:
 
 def panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel], str]:
     """The pictures of a figure, and what is to be said about those that are not drawn."""
+    every, problem = all_panels(figure, spec, results)
+    drawn, left = first_panels(figure, every)
+    return drawn, problem or left
+
+
+def first_panels(figure: Figure, every: Sequence[Panel]) -> tuple[list[Panel], str]:
+    """The pictures that a page can show, and how many more there are."""
+    left = len(every) - MOST
+    more = "tables are not shown" if figure.kind == "grid" else "pictures are not drawn"
+    return list(every[:MOST]), f"{figure.name}: {left} more {more}; narrow it with where" if left > 0 else ""
+
+
+def all_panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel], str]:
+    """The pictures of a figure, however many there are, or why there is none."""
     unknown = unswept(figure.conditions, results)
     if unknown:
         return [], f"{figure.name}: {unknown} was not swept"
@@ -148,10 +162,8 @@ def panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel],
         lacking = "too few swept values to draw" if made else _lacking(figure, spec, results, chosen)
         return [], f"{figure.name}: {lacking}"
     if figure.over_axes:
-        drawn = _on_one_scale(drawn, apart=bool(results.mixed()))
-    left = len(drawn) - MOST
-    more = "tables are not shown" if figure.kind == "grid" else "pictures are not drawn"
-    return drawn[:MOST], f"{figure.name}: {left} more {more}; narrow it with where" if left > 0 else ""
+        drawn = _on_one_scale(drawn, results.mixed())
+    return drawn, ""
 
 
 def _lacking(figure: Figure, spec: Labels, results: Results, chosen: Sequence[Point]) -> str:
@@ -162,10 +174,19 @@ def _lacking(figure: Figure, spec: Labels, results: Results, chosen: Sequence[Po
     return f"no cell has {metric} yet" if metric else "no cell has finished yet"
 
 
-def _on_one_scale(drawn: Sequence[Panel], *, apart: bool) -> list[Panel]:
-    """The pictures with equal limits, so that equal colours are equal values; of mixed data each with its own."""
-    alike = [[panel] for panel in drawn] if apart else [list(drawn)]
-    return [replace(panel, limits=_limits(group)) for group in alike for panel in group]
+def _on_one_scale(drawn: Sequence[Panel], mixed: Sequence[str]) -> list[Panel]:
+    """The pictures with equal limits, so that equal colours are equal values; of mixed data those of equal data."""
+    groups: dict[object, list[Panel]] = {}
+    for panel in drawn:
+        groups.setdefault(_mixed_parts(panel, mixed), []).append(panel)
+    limits = {key: _limits(group) for key, group in groups.items()}
+    return [replace(panel, limits=limits[_mixed_parts(panel, mixed)]) for panel in drawn]
+
+
+def _mixed_parts(panel: Panel, mixed: Sequence[str]) -> object:
+    """The values of the mixed parts of the protocol, which all finished points of a picture share."""
+    protocol = next((point.protocol for point in panel.points if point.protocol), None)
+    return tuple(getattr(protocol, part, None) for part in mixed)
 
 
 def _limits(pictures: Sequence[Panel]) -> tuple[float, float]:

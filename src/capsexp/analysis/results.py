@@ -139,7 +139,9 @@ def plan(directory: Path) -> records.Sweep:
 def command(sweep: records.Sweep) -> str:
     """The command that launched a sweep, as it was given; empty if its cells were launched one by one."""
     planned = sweep.overrides or sweep.launch
-    return shlex.join(["python", "-m", "capsexp", *map(str, sweep.overrides), "-m"]) if planned else ""
+    options = sweep.launch.get("options") if isinstance(sweep.launch, dict) else None
+    words = [*(options if isinstance(options, list) else []), *sweep.overrides]
+    return shlex.join(["python", "-m", "capsexp", *map(str, words), "-m"]) if planned else ""
 
 
 def read_cell(planned: records.PlannedCell, directory: Path | None) -> Cell:

@@ -1,5 +1,7 @@
 """Reads a sweep's folder and writes its report."""
 
+import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +10,12 @@ from capsexp.analysis import beside, defaults, drawing, formats, page, paper_tab
 from capsexp.analysis.compare import compare
 from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.spec import parse
+
+PAGE = '<script type="application/json" id="cell-data">'
+"""A part of every page of a report, and of no page that others write."""
+
+LINK = re.compile(r'<a href="([^"/\\]+\.(?:png|pdf|csv|md|tex))">')
+"""A link from a page to a table or picture in its own folder."""
 
 
 def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple[Path, str]:
@@ -30,24 +38,20 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
     crossed, lacking = paper_tables.grid_tables(spec, read)
     drawn, problems = drawing.draw_all(spec, read)
     pictures = [*drawn, *(shown_beside.pictures if shown_beside else [])]
-    write_files(out, [*made.values(), *crossed], pictures)
-    index = out / "index.html"
-    records.write_text(
-        index,
-        page.render(
-            page.Content(
-                spec,
-                read,
-                compared,
-                made,
-                crossed,
-                drawn,
-                [*lacking, *problems],
-                shown_beside,
-                linked=out.absolute().parent == directory.absolute(),
-            )
-        ),
+    rendered = page.render(
+        page.Content(
+            spec,
+            read,
+            compared,
+            made,
+            crossed,
+            drawn,
+            [*lacking, *problems],
+            shown_beside,
+            linked=out.absolute().parent == directory.absolute(),
+        )
     )
+    index = write_files(out, [*made.values(), *crossed], pictures, rendered)
     state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
     return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(pictures)}"
 
@@ -58,21 +62,58 @@ def _read_other(directory: Path, other: Path) -> results.Results:
     return results.read(other)
 
 
-def write_files(out: Path, written: Sequence[tables.Table], pictures: Sequence[Picture]) -> None:
-    """Write each table as CSV, Markdown and LaTeX, and each picture as PNG and PDF."""
-    for table in written:
-        _write_table(out, table)
-    for picture in pictures:
-        _write_picture(out, picture)
+def write_files(out: Path, made: Sequence[tables.Table], pictures: Sequence[Picture], rendered: str) -> Path:
+    """Write each table as CSV, Markdown and LaTeX, each picture as PNG and PDF, and the page.
+
+    A table or picture to which the former page of the folder had a link is removed if neither this page links to it nor
+    this run has written it; no other file is.
+
+    Args:
+        out: the folder.
+        made: the tables.
+        pictures: the pictures.
+        rendered: the page's HTML.
+
+    Returns:
+        The page's path.
+    """
+    index = out / "index.html"
+    former = _linked(_former(index))
+    written = {name for table in made for name in _write_table(out, table)}
+    written |= {name for picture in pictures for name in _write_picture(out, picture)}
+    records.write_text(index, rendered)
+    for name in sorted(former - _linked(rendered) - written):
+        if (out / name).is_file() and not (out / name).is_symlink():
+            (out / name).unlink()
+    return index
 
 
-def _write_table(out: Path, table: tables.Table) -> None:
-    records.write_text(out / f"{table.name}.csv", formats.to_csv(table))
-    records.write_text(out / f"{table.name}.md", formats.to_markdown(table))
-    records.write_text(out / f"{table.name}.tex", formats.to_latex(table))
+def _former(index: Path) -> str:
+    """The page that lies in the folder; empty if there is none, or one that no report has written."""
+    try:
+        text = index.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if PAGE in text else ""
 
 
-def _write_picture(out: Path, picture: Picture) -> None:
-    for ending, content in (("png", picture.png), ("pdf", picture.pdf)):
+def _linked(rendered: str) -> set[str]:
+    """The tables and pictures beside a page to which it has links."""
+    return {html.unescape(name) for name in LINK.findall(rendered)}
+
+
+def _write_table(out: Path, table: tables.Table) -> list[str]:
+    """The names of the files."""
+    texts = {"csv": formats.to_csv(table), "md": formats.to_markdown(table), "tex": formats.to_latex(table)}
+    for ending, text in texts.items():
+        records.write_text(out / f"{table.name}.{ending}", text)
+    return [f"{table.name}.{ending}" for ending in texts]
+
+
+def _write_picture(out: Path, picture: Picture) -> list[str]:
+    """The names of the files."""
+    contents = {"png": picture.png, "pdf": picture.pdf}
+    for ending, content in contents.items():
         with records.replacing(out / f"{picture.name}.{ending}") as temporary:
             temporary.write_bytes(content)
+    return [f"{picture.name}.{ending}" for ending in contents]

@@ -141,8 +141,13 @@ def cell_name(axes: Mapping[str, Any], identifier: str) -> str:
     Whole numbers are written with two digits at least, so that names sort as values do.
     """
     parts = [f"{key.rpartition('.')[2]}-{_plain(value)}" for key, value in axes.items()]
-    stem = "_".join(parts)[:100] or "cell"
+    stem = shortened("_".join(parts), 100) or "cell"
     return f"{stem}-{identifier}"
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text that takes at most so many bytes: file systems count bytes, not letters."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def _plain(value: object) -> str:

@@ -22,11 +22,11 @@ class Axis:
     """A swept key with its values; an axis without a key gives a map of a single row."""
 
     key: str = ""
-    values: list[Any] = field(default_factory=lambda: [None])
+    values: list[Any] = field(default_factory=lambda: [""])
 
     def of(self, cell: Cell) -> object:
         """A cell's value."""
-        return hashable(cell.axes.get(self.key)) if self.key else None
+        return hashable(cell.axes.get(self.key)) if self.key else ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _row(drawn: Map, row: object, columns: Sequence[object], measure: Scale | No
 
 
 def _label(value: object, longest: int) -> str:
-    text = "" if value is None else plain(str(value))
+    text = "null" if value is None else plain(str(value))
     return text if len(text) <= longest else text[: max(longest - 1, 0)] + "…"[:longest]
 
 

@@ -12,17 +12,58 @@ Plain = dict[str, Any]
 """A config as plain dicts, lists and scalars."""
 
 
-def resolved(config: DictConfig) -> Plain:
-    """A cell's config with every interpolation resolved, without Hydra's own part and the plan's ``sweep.cell``."""
+def resolved(config: DictConfig, folder: Path | None = None) -> Plain:
+    """A cell's config with every interpolation resolved, without Hydra's own part and the plan's ``sweep.cell``.
+
+    Args:
+        config: the composed config.
+        folder: the folder of the command; None for the present one.
+    """
     plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
+    _check_shape(plain)
     records.drop(plain, records.CELL_KEY)
     for dotted, node, key in records.named_files(plain):
         path = node[key]
         if dotted.startswith("data."):
             require(isinstance(path, str), dotted, "be the path of an .npz file", path)
         if isinstance(path, str):  # else the routing reports the error
-            node[key] = str(Path(path).expanduser().absolute())
+            node[key] = str(Path(folder or ".", Path(path).expanduser()).absolute())
+    plain["sweep"]["name"] = str(plain["sweep"]["name"])  # a date is read as a number
+    if folder is not None and folder != Path.cwd():  # Hydra changes the folder with hydra.job.chdir=true
+        for key in ("output", "sweep", "stages"):
+            plain["paths"][key] = str(folder / plain["paths"][key])
     return plain
+
+
+GROUPS = ("data", "model", "recipe", "callbacks", "trainer", "optimizer", "paths", "sweep")
+"""Parts of every config that are mappings."""
+
+
+def _check_shape(plain: Plain) -> None:
+    """Refuse a config in which a group was taken away, or replaced by a list, a number or a text.
+
+    Raises:
+        ConfigError: for the first such key.
+    """
+    for key in GROUPS:
+        rule = "be a group of keys (choose one with group=option)"
+        require(isinstance(plain.get(key), dict), key, rule, plain.get(key))
+    seed = plain.get("seed")
+    require(isinstance(seed, int) and not isinstance(seed, bool), "seed", "be a whole number", seed)
+    parts = {f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in _items(plain.get(group))}
+    if "module" in plain["model"]:
+        parts["model.module"] = plain["model"]["module"]
+    for key, part in parts.items():
+        require(part is None or isinstance(part, dict), key, "be a group of keys, or null", part)
+    for key, part in {**{key: plain[key] for key in ("data", "model", "recipe", "optimizer")}, **parts}.items():
+        target = (part or {}).get("_target_", "")
+        require(isinstance(target, str), f"{key}._target_", "be the dotted name of a class", target)
+    for name, path in plain["paths"].items():
+        require(isinstance(path, str) and bool(path), f"paths.{name}", "be the path of a folder", path)
+
+
+def _items(group: Any) -> Any:
+    return group.items() if isinstance(group, dict) else ()
 
 
 def _plain(node: Any) -> Any:

@@ -1,6 +1,7 @@
 """The closing lines and the exit code of a sweep, from the cells' own files."""
 
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def print_closing(directory: Path, statuses: dict[str, records.Status]) -> None:
     facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
     states = Counter(status.state for status in statuses.values())
     facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
-    lines = [f"{', '.join(facts)}; report: python -m capsexp.report {directory}"]
+    lines = [f"{', '.join(facts)}; report: python -m capsexp.report {shlex.quote(str(directory))}"]
     for name, status in statuses.items():
         if status.state in ("failed", "interrupted", "running"):
             lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")

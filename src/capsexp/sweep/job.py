@@ -15,7 +15,7 @@ from capsexp.errors import require
 from capsexp.sweep.cells import resolved
 from capsexp.sweep.names import axes_of
 from capsexp.sweep.plan import frozen_cell
-from capsexp.sweep.rerun import set_back, tries_failed
+from capsexp.sweep.rerun import given_rerun, set_back, tries_failed
 
 STAGE_POLL_S = 2.0
 """Seconds between two checks of a stage that another cell computes; there is no queue here to put the cell back."""
@@ -46,9 +46,9 @@ def _cell_of(config: DictConfig) -> Cell:
     require(directory.parent.resolve() == home, "hydra.run.dir", rule, str(directory))
     identifier = directory.name.rpartition("-")[2]
     planned = config.sweep.cell is not None
-    plain = frozen_cell(home, identifier).config if planned else resolved(config)
+    plain = frozen_cell(home, identifier).config if planned else resolved(config, Path(hydra.runtime.cwd))
     axes = axes_of(config, hydra, identifier)
-    rerun = plain["sweep"]["rerun"]
+    rerun = given_rerun(plain["sweep"]["rerun"], hydra)
     in_sweep = hydra.mode == RunMode.MULTIRUN
     if in_sweep and not planned:
         log.warning("%s  runs without a plan: neither hydra/sweeper nor hydra/launcher is capsexp", directory.name)

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from capsexp import records
-from capsexp.errors import ConfigError
+from capsexp.errors import ConfigError, require
 from capsexp.sweep.cells import Plain, cell_id, override_texts, swept_by_experiment
 
 SINGLE = "adhoc"
@@ -99,12 +99,30 @@ def _sweeps(earlier: records.Sweep, overrides: Mapping[str, Override]) -> bool:
 # -- cells ------------------------------------------------------------------------------------------------------------
 
 
+def check_places(config: DictConfig) -> None:
+    """Refuse names and folders that would put a sweep somewhere else than below the folder that was meant.
+
+    Raises:
+        ConfigError: for ``sweep.name`` or ``paths.output``.
+    """
+    name, output = config.sweep.name, config.paths.output
+    named = isinstance(name, str | int | float) and not isinstance(name, bool)
+    parts = str(name).split("/")
+    rule = "be a text whose parts between slashes begin with a letter, a digit or one of _ + -"
+    plain = all(part[:1].isalnum() or part[:1] in ("_", "+", "-") for part in parts) if named else False
+    require(named and plain and str(name).isprintable(), "sweep.name", rule, name)
+    require(isinstance(output, str) and bool(output.strip()), "paths.output", "be the path of a folder", output)
+    rule = "be written without ~, which only a shell replaces (${oc.env:HOME} is your home folder)"
+    require(not output.startswith("~"), "paths.output", rule, output)
+
+
 def cell_name(*, _root_: DictConfig) -> str:
     """Hydra resolver ``${cell_name:}``: the name of the cell's directory.
 
     An existing directory with the cell's id keeps its name, so that a cell stays in the same place even if it is now
     part of another sweep.
     """
+    check_places(_root_)  # here, before Hydra makes the folder
     directory = Path(_root_.paths.sweep)
     identifier = str(_root_.sweep.cell or cell_id(_root_)).rpartition("/")[2]
     existing = records.cell_directories(directory).get(identifier)

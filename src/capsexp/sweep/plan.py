@@ -17,9 +17,9 @@ from capsexp.engine.options import Layout, Options, check_gpus, checked, layout
 from capsexp.errors import require
 from capsexp.sweep.cells import Plain, id_of, override_texts, resolved
 from capsexp.sweep.grid import Grid, add_jobs, make_grid
-from capsexp.sweep.names import axes_of, cell_name
+from capsexp.sweep.names import axes_of, cell_name, check_places
 from capsexp.sweep.provenance import provenance
-from capsexp.sweep.rerun import checked_rerun
+from capsexp.sweep.rerun import checked_rerun, given_rerun
 from capsexp.tracking import names
 
 OURS = "hydra_plugins.capsexp_launcher."
@@ -129,7 +129,13 @@ def plan_cell(config: DictConfig) -> Plan:
     cell = records.PlannedCell(identifier, name, axes_of(config, config.hydra, identifier))
     sweep = records.Sweep(str(config.sweep.name), {}, [cell], [], {})
     frozen = {identifier: records.FrozenCell(plain, [])}
-    return Plan(Path(config.paths.sweep), sweep, frozen, None, checked_rerun(config.sweep.rerun, [cell]))
+    return Plan(
+        Path(config.paths.sweep),
+        sweep,
+        frozen,
+        None,
+        checked_rerun(given_rerun(config.sweep.rerun, config.hydra), [cell]),
+    )
 
 
 def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
@@ -146,10 +152,18 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
 
 def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    launch = provenance(Path(__file__))
+    launch = {**provenance(Path(__file__)), **_options(config)}
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)
-    rerun = checked_rerun(config.sweep.rerun, grid.cells)
+    rerun = checked_rerun(given_rerun(config.sweep.rerun, config.hydra), grid.cells)
     return Plan(Path(config.paths.sweep), sweep, grid.frozen, options, rerun)
+
+
+def _options(config: DictConfig) -> dict[str, list[str]]:
+    """The options of the command line that say where configs are, without which the command cannot be given again."""
+    runtime = config.hydra.runtime
+    folders = [source.path for source in runtime.config_sources if source.provider == "command-line"]
+    options = [word for folder in folders for word in ("--config-dir", folder)]
+    return {"options": options} if options else {}
 
 
 def _command_line(config: DictConfig) -> list[str]:
@@ -163,6 +177,7 @@ def _command_line(config: DictConfig) -> list[str]:
 
 def _check_folders(config: DictConfig) -> None:
     """Refuse Hydra's folder settings, which would not move the cells: the plan determines their folders."""
+    check_places(config)
     folders = cast("Plain", OmegaConf.to_container(config.hydra.sweep, resolve=False))
     for key, expected in FOLDERS.items():
         rule = "be left as it is (say where with paths.output)"

@@ -1,5 +1,6 @@
 """The selection of ended cells that are run again: ``sweep.rerun``."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from capsexp import records
 from capsexp.errors import require
+from capsexp.sweep.cells import override_texts
 
 RERUN = ("failed", "stale", "all")
 
@@ -53,9 +55,26 @@ def tries_failed(rerun: Any, identifier: str) -> bool:
     return any(word in ("failed", "all", identifier) for word in _words(rerun))
 
 
+def given_rerun(rerun: Any, hydra: Any) -> list[str]:
+    """The values of ``sweep.rerun`` as they were typed: an id such as 6e95606307 is read as a number.
+
+    Args:
+        rerun: the value in the config.
+        hydra: Hydra's part of the composed config, which has the command line.
+    """
+    typed = [text for text in override_texts(hydra) if text.partition("=")[0].lstrip("+") == "sweep.rerun"]
+    if typed and any(not isinstance(word, str) for word in _values(rerun)):
+        return re.findall(r"[\w.+-]+", typed[-1].partition("=")[2])
+    return _words(rerun)
+
+
 def _words(rerun: Any) -> list[str]:
+    return [str(word) for word in _values(rerun)]
+
+
+def _values(rerun: Any) -> list[Any]:
     several = isinstance(rerun, list | tuple) or OmegaConf.is_list(rerun)
-    return [str(word) for word in (rerun if several else [rerun]) if word is not None]
+    return [word for word in (rerun if several else [rerun]) if word is not None]
 
 
 def _is_finished(directory: Path) -> bool:

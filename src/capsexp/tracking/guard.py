@@ -77,6 +77,10 @@ class Process:
 process = Process()
 
 
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_RESUME", "WANDB_NAME", "WANDB_RUN_GROUP")
+"""Variables that W&B's agent or a script sets for a single run; all cells would become that run."""
+
+
 def importable() -> bool:
     """True if wandb can be imported; it is imported here, since an abandoned thread might hold the import lock.
 
@@ -85,6 +89,9 @@ def importable() -> bool:
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    for name in OF_ONE_RUN:
+        if os.environ.pop(name, None) is not None:
+            process.warn_once(f"{name} is not used: each cell has a run of its own")
     try:
         importlib.import_module("wandb")
     except Exception as error:

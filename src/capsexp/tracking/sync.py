@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,13 +46,26 @@ def find_runs(directories: Iterable[Path]) -> dict[Path, list[Path]]:
     """The directories of all runs that are to be uploaded or have been, oldest first, by their cell's directory."""
     found: dict[Path, list[Path]] = {}
     for directory in directories:
-        offline = directory.glob("**/wandb/offline-run-*")
-        begun_online = (path.parent for path in directory.glob(f"**/wandb/run-*/{UNSENT}"))
+        runs_here = [run for wandb in _wandb_folders(directory) for run in wandb.iterdir()]
+        offline = (run for run in runs_here if run.name.startswith("offline-run-"))
+        begun_online = (run for run in runs_here if run.name.startswith("run-") and (run / UNSENT).exists())
         for path in sorted([*offline, *begun_online], key=lambda run: run.name.removeprefix("offline-")):
             runs = found.setdefault(path.parent.parent, [])
             if path not in runs:
                 runs.append(path)
     return found
+
+
+def _wandb_folders(directory: Path) -> Iterator[Path]:
+    """The folders called ``wandb`` below a folder; links are followed, each folder once."""
+    seen: set[Path] = set()
+    for folder, below, _ in os.walk(directory, followlinks=True):
+        if Path(folder).name == "wandb":
+            below.clear()
+            yield Path(folder)
+        new = [name for name in sorted(below) if Path(folder, name).resolve() not in seen]
+        seen |= {Path(folder, name).resolve() for name in new}
+        below[:] = new
 
 
 def sync(

@@ -13,9 +13,12 @@ from capsexp.analysis.drawing import draw
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.figures.surface import Surface
-from capsexp.analysis.panels import Panel, panels
+from capsexp.analysis.panels import Panel, all_panels, count, first_panels, shape
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
+
+MAPS = ("heatmap", "surface")
+"""The kinds of pictures that share the limits of their colours."""
 
 OWN_SEEDS = (
     "The maps subtract means over each sweep's own seeds, the tables of paired differences take common seeds alone."
@@ -26,15 +29,18 @@ def draw_figures(joined: Joined, spec: Spec) -> tuple[list[Picture], list[str]]:
     """Every figure of the block over all sweeps, and one line for each that cannot be drawn.
 
     A line along one axis becomes one picture with a line for each sweep; of any other figure each sweep has its own
-    picture, all on one scale.  A block without figures has the default one, over the axes of all sweeps.
+    picture, in the order of the sweeps.  The maps of one figure share a scale where their data and choice of the model
+    are the same.  A block without figures has the default one, over the axes of all sweeps.
     """
     figures, problem = _default(joined, spec) if spec.figures is None else (spec.figures, "")
     drawn: list[Picture] = []
     problems = [problem] if problem else []
     for figure in figures:
         for asked in _over_sweeps(figure, joined):
-            chosen, problem = panels(asked, spec, joined.results)
-            problems += [problem] if problem else []
+            every, problem = all_panels(asked, spec, joined.results)
+            chosen, left = first_panels(asked, sorted(every, key=lambda panel: _place(panel, joined)))
+            said = [problem, left, _without(asked, chosen, joined), _scales(asked, chosen)]
+            problems += [each for each in said if each]
             for panel in chosen:
                 made, problem = draw(_titled(panel, joined))
                 drawn += [made] if made else []
@@ -59,6 +65,35 @@ def _over_sweeps(figure: Figure, joined: Joined) -> Iterator[Figure]:
             yield figure.model_copy(update={"where": where, "name": f"{figure.name}_{file_stem(name)}"})
     else:
         yield figure
+
+
+def _sweeps(panel: Panel) -> list[str]:
+    """The sweeps that a picture shows something of."""
+    return [str(point.axes[SWEEP]) for point in panel.points if count(panel.figure, point)]
+
+
+def _place(panel: Panel, joined: Joined) -> int:
+    """The place of the first sweep of a picture among the sweeps."""
+    return min(map(joined.names.index, _sweeps(panel)), default=len(joined.names))
+
+
+def _without(figure: Figure, chosen: Sequence[Panel], joined: Joined) -> str:
+    """The sweeps that no picture of a figure shows, unless there is no picture or the figure asks for some of them."""
+    shown = {name for panel in chosen for name in _sweeps(panel)}
+    lacking = [name for name in joined.names if name not in shown]
+    asked = SWEEP in figure.where
+    return f"{figure.name}: shows nothing of {', '.join(lacking)}" if chosen and lacking and not asked else ""
+
+
+def _scales(figure: Figure, chosen: Sequence[Panel]) -> str:
+    """Says so if pictures of one figure are not on one scale."""
+    if not figure.over_axes or len(chosen) < 2:
+        return ""
+    maps = [panel for panel in chosen if shape(panel) in MAPS]
+    if len(maps) == len(chosen) and len({panel.limits for panel in maps}) == 1:
+        return ""
+    why = "those of other data, and lines, have scales of their own" if maps else "each line has its own"
+    return f"{figure.name}: the pictures are not all on one scale; {why}"
 
 
 def file_stem(text: str) -> str:

@@ -100,13 +100,13 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
     ]
     drawn, problems = draw_figures(joined, spec)
     maps, said, below = draw_differences(joined, spec, found)
-    write_files(out, made, [*drawn, *maps])
-    index = out / "index.html"
+    filled = [table for table in made if table.rows]
     flags = [*_flags(joined), *warnings(spec, joined.results)]
     values: dict[str, Any] = {
         "warnings": flags,
         "sweeps": [_sweep(member, out) for member in joined.members],
-        **{table.name: _shown(table) if table.rows else None for table in made},
+        **dict.fromkeys((table.name for table in made), None),
+        **{table.name: _shown(table) for table in filled},
         "figures": [figure_parts(picture) for picture in (*drawn, *maps)],
         "remarks": [*problems, *(line for line in said if line not in flags)],
         "most_rows": MOST_ROWS,
@@ -114,8 +114,8 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         "commands": [line for member in joined.members if (line := command(member.read.sweep))],
         "report": shlex.join(asked.words),
     }
-    records.write_text(index, _page(joined, values))
-    counts = f"tables: {len(made)}, figures: {len(drawn) + len(maps)}"
+    index = write_files(out, filled, [*drawn, *maps], _page(joined, values))
+    counts = f"tables: {len(filled)}, figures: {len(drawn) + len(maps)}"
     return index, f"{_title(joined)}: {joined.results.partial or _complete(joined)}; {counts}"
 
 

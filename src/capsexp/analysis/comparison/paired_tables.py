@@ -58,7 +58,7 @@ def paired_table(found: Sequence[Compared]) -> Table:
     raw_rows: list[list[Raw]] = []
     for metric, first, second, pairs, why in found:
         shown = [_row(each, metric) for each in pairs] or [[*["0"] * 3, *[MISSING] * 5]]
-        raw = [_raw_row(each) for each in pairs] or [[0, 0, 0, "", None, None, None, None, 0, 0, 0, None, None, "", ""]]
+        raw = [_raw_row(each) for each in pairs] or [[*[0] * 3, "", *[None] * 4, *[0] * 4, *[None] * 3, "", ""]]
         remarks = [_remarks(each) for each in pairs] or [why]
         origins = [_origin(each) if several else [] for each in pairs] or [[MISSING] * len(origin)]
         for row, source, remark in zip(shown, origins, remarks, strict=True):
@@ -71,7 +71,7 @@ def paired_table(found: Sequence[Compared]) -> Table:
         rows=rows,
         raw_header=[
             *("metric", "first", "second", "pairs", "points", "seeds", "over", *RAW_SPREAD, "greater", "equal", "less"),
-            *("alone_first", "alone_second", "data", "select_on", "remarks"),
+            *("left_out", "same", "alone_first", "alone_second", "data", "select_on", "remarks"),
         ],
         raw_rows=raw_rows,
         missing=[not row[3] for row in raw_rows],
@@ -98,7 +98,8 @@ def _row(each: Paired, metric: Measure) -> list[str]:
 
 
 def _raw_row(each: Paired) -> list[Raw]:
-    return [*_sizes(each), each.over, *_raw_spread(each.summary), *each.counts, *each.alone, *_origin(each)]
+    numbers = [*_raw_spread(each.summary), *each.counts, each.left_out, each.same, *each.alone]
+    return [*_sizes(each), each.over, *numbers, *_origin(each)]
 
 
 def _sizes(each: Paired) -> tuple[int, int, int]:
@@ -107,7 +108,10 @@ def _sizes(each: Paired) -> tuple[int, int, int]:
 
 def _remarks(each: Paired) -> str:
     said = ["one seed: over points"] if each.over == "points" else []
-    said += ["seeds do not all have the same points"] if each.uneven else []
+    if each.left_out:
+        seeds = f"its {each.balanced_seeds} seeds have the same points" if each.over == "seeds" else "it has one seed"
+        said.append(f"{each.left_out} of {len(each.pairs)} pairs left out of the mean, so that {seeds}")
+    said += [f"the same cells in both: {each.same}"] if each.same else []
     return "; ".join(said)
 
 
@@ -134,8 +138,8 @@ def _caption(found: Sequence[Compared]) -> str:
     return (
         "Differences A - B of cells with equal values of all swept axes, equal seed and one protocol. Mean, sample "
         "standard deviation and Student's interval (95 %) are over seeds, after the mean over the points of each seed: "
-        "points of one seed share their data and their initialisation. With a single common seed they are over points."
-        + origin
+        "points of one seed share their data and their initialisation. Only points that all common seeds have are in "
+        "them; with a single common seed they are over points. A cell that both sweeps have is no pair." + origin
     )
 
 

@@ -145,9 +145,11 @@ def sentence(left: Side, right: Side, x: Along, y: Along, digits: int = 4) -> st
         for place in (int(np.nanargmin(difference)), int(np.nanargmax(difference)))
     )
     equal = int((common == 0).sum())
-    spread = f" ± {common.std(ddof=1):.{digits}f} (sample standard deviation over the cells)" if len(common) > 1 else ""
+    spread = (
+        f" ± {common.std(ddof=1):.{digits}f} (sample standard deviation over the points)" if len(common) > 1 else ""
+    )
     return (
-        f"{left.name} is greater than {right.name} in {int((common > 0).sum())} of {len(common)} common cells"
+        f"{left.name} is greater than {right.name} in {int((common > 0).sum())} of {len(common)} common points"
         f"{f', equal in {equal}' if equal else ''}; mean difference {signed(float(common.mean()), digits)}{spread}; "
         f"least difference {least}; greatest {greatest}."
     )

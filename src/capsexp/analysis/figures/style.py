@@ -21,6 +21,7 @@ SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 """Colours of heat maps: for values on one side of zero, and for values on both."""
 STYLE: dict[str, Any] = {
     "font.size": 9.5,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
