@@ -153,6 +153,14 @@ def test_merging_changes_what_reads_a_channel_and_nothing_before_it(quiet: Path)
     assert not torch.equal(merged["model.layers.linear.weight"], removed["model.layers.linear.weight"])
 
 
+def replace_weights(stage: Path, saved: dict[str, Any]) -> None:
+    """Give a finished stage other weights, as if it had learnt them."""
+    facts = records.read_result(stage, records.STAGE)
+    assert facts is not None
+    torch.save(saved, stage / records.BEST_CHECKPOINT)
+    records.write_result(stage, facts, records.STAGE)
+
+
 def test_a_walk_from_a_network_of_twins_loses_nothing_by_merging(quiet: Path, run: Run, in_tmp: Path) -> None:
     """Of four channels in each layer two are copies of the others, scaled: the same outputs at half the widths."""
     (stage,) = (quiet / "multirun" / ".stages").glob("base-*")
@@ -162,7 +170,7 @@ def test_a_walk_from_a_network_of_twins_loses_nothing_by_merging(quiet: Path, ru
         for part in ("weight", "bias"):
             value = saved["state_dict"][f"model.layers.{name}.{part}"]
             value[2:] = torch.tensor([0.5, 3.0]).view(-1, *[1] * (value.ndim - 1)) * value[:2]
-    torch.save(saved, stage / records.BEST_CHECKPOINT)
+    replace_weights(stage, saved)
     try:
         merge, remove = (
             run(*words(quiet / "tiny.npz"), f"paths.stages={stage.parent}", f"sweep.name={name}", f"recipe.mode={name}")
@@ -170,7 +178,7 @@ def test_a_walk_from_a_network_of_twins_loses_nothing_by_merging(quiet: Path, ru
         )
     finally:
         saved["state_dict"] = kept
-        torch.save(saved, stage / records.BEST_CHECKPOINT)
+        replace_weights(stage, saved)
     assert merge == remove == 0
     losses = walk_of(in_tmp, "merge")["test_loss"]
     np.testing.assert_allclose(losses[1:], losses[1], rtol=1e-5)

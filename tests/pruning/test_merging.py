@@ -458,7 +458,9 @@ def test_a_resumed_fit_merges_the_same(tmp_path: Path) -> None:
     first = ChannelPruning(Selection(0.5, merge=True), scores(0), NETS["cnn"])
     expected = pruned(first, tmp_path)
     (tmp_path / RESUME_CHECKPOINT).parent.mkdir()
-    torch.save({"callbacks": {first.state_key: first.state_dict()}}, tmp_path / RESUME_CHECKPOINT)
+    states = {first.state_key: first.state_dict(), ResumeCheckpoint(0).state_key: {"torch": 1}}
+    parts = {"state_dict": {"weight": torch.ones(1)}, "optimizer_states": [{}], "loops": {"fit_loop": 1}}
+    torch.save({"callbacks": states, **parts}, tmp_path / RESUME_CHECKPOINT)
     again = ChannelPruning(Selection(0.5, merge=True), scores(1), NETS["cnn"])
     assert_same_state(pruned(again, tmp_path, ResumeCheckpoint(0)), expected)
     with pytest.raises(AssertionError):

@@ -31,7 +31,7 @@ def resolved(config: DictConfig, folder: Path | None = None) -> Plain:
     plain["sweep"]["name"] = str(plain["sweep"]["name"])  # a date is read as a number
     if folder is not None and folder != Path.cwd():  # Hydra changes the folder with hydra.job.chdir=true
         for key in ("output", "sweep", "stages"):
-            plain["paths"][key] = str(folder / plain["paths"][key])
+            plain["paths"][key] = str(Path(folder, str(plain["paths"][key])))
     return plain
 
 
@@ -59,7 +59,8 @@ def _check_shape(plain: Plain) -> None:
         target = (part or {}).get("_target_", "")
         require(isinstance(target, str), f"{key}._target_", "be the dotted name of a class", target)
     for name, path in plain["paths"].items():
-        require(isinstance(path, str) and bool(path), f"paths.{name}", "be the path of a folder", path)
+        named = isinstance(path, str | int | float) and not isinstance(path, bool)
+        require(named and path != "", f"paths.{name}", "be the path of a folder", path)
 
 
 def _items(group: Any) -> Any:

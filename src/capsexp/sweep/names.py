@@ -111,9 +111,10 @@ def check_places(config: DictConfig) -> None:
     rule = "be a text whose parts between slashes begin with a letter, a digit or one of _ + -"
     plain = all(part[:1].isalnum() or part[:1] in ("_", "+", "-") for part in parts) if named else False
     require(named and plain and str(name).isprintable(), "sweep.name", rule, name)
-    require(isinstance(output, str) and bool(output.strip()), "paths.output", "be the path of a folder", output)
+    named = isinstance(output, str | int | float) and not isinstance(output, bool)
+    require(named and bool(str(output).strip()), "paths.output", "be the path of a folder", output)
     rule = "be written without ~, which only a shell replaces (${oc.env:HOME} is your home folder)"
-    require(not output.startswith("~"), "paths.output", rule, output)
+    require(not str(output).startswith("~"), "paths.output", rule, output)
 
 
 def cell_name(*, _root_: DictConfig) -> str:
