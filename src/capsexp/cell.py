@@ -5,7 +5,6 @@ do.  Only a KeyboardInterrupt is raised; any other failure is recorded and retur
 """
 
 import contextlib
-import errno
 import logging
 import os
 import threading
@@ -20,14 +19,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from capsexp import records
-from capsexp.errors import ConfigError, Diverged, StageBusy, StartOver, ran_out_of_memory
+from capsexp.errors import NO_SPACE, ConfigError, Diverged, StageBusy, StartOver, ran_out_of_memory
 
 log = logging.getLogger(__name__)
 
 SCORES = ("test/acc", "test/loss")
 """Metrics shown in a cell's closing line, where they exist."""
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,14 @@ knows only the name of its argument (``c2``).  ``making``, which instantiates th
 (``model.c2``).
 """
 
+import errno
 import math
 from collections.abc import Collection
 from numbers import Real
 from typing import Self
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a full disk."""
 
 
 class ConfigError(ValueError):

@@ -1,7 +1,6 @@
 """A checkpoint from which a fit continues after its process has ended."""
 
 import contextlib
-import errno
 import logging
 import os
 import time
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from capsexp import records, rng, stop_request
 from capsexp.callbacks import checkpoints
-from capsexp.errors import ConfigError, Diverged, StageBusy, StartOver, ran_out_of_memory, require_number
+from capsexp.errors import NO_SPACE, ConfigError, Diverged, StageBusy, StartOver, ran_out_of_memory, require_number
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +73,6 @@ class ResumeCheckpoint(Checkpoint):
 
 PARTS = ("state_dict", "optimizer_states", "loops", "callbacks")
 """Keys of a checkpoint without whose content a fit does not continue as it was; Lightning demands no more than some."""
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def resumable(trainer: L.Trainer) -> Path | None:

@@ -59,8 +59,12 @@ def _check_shape(plain: Plain) -> None:
         target = (part or {}).get("_target_", "")
         require(isinstance(target, str), f"{key}._target_", "be the dotted name of a class", target)
     for name, path in plain["paths"].items():
-        named = isinstance(path, str | int | float) and not isinstance(path, bool)
-        require(named and path != "", f"paths.{name}", "be the path of a folder", path)
+        require(is_word(path) and path != "", f"paths.{name}", "be the path of a folder", path)
+
+
+def is_word(value: Any) -> bool:
+    """True for a text, or for a number that was typed where a text belongs, such as a date."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _items(group: Any) -> Any:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from capsexp import records
 from capsexp.errors import ConfigError, require
-from capsexp.sweep.cells import Plain, cell_id, override_texts, swept_by_experiment
+from capsexp.sweep.cells import Plain, cell_id, is_word, override_texts, swept_by_experiment
 
 SINGLE = "adhoc"
 """The name of the sweep of single cells."""
@@ -106,13 +106,12 @@ def check_places(config: DictConfig) -> None:
         ConfigError: for ``sweep.name`` or ``paths.output``.
     """
     name, output = config.sweep.name, config.paths.output
-    named = isinstance(name, str | int | float) and not isinstance(name, bool)
+    named = is_word(name)
     parts = str(name).split("/")
     rule = "be a text whose parts between slashes begin with a letter, a digit or one of _ + -"
     plain = all(part[:1].isalnum() or part[:1] in ("_", "+", "-") for part in parts) if named else False
     require(named and plain and str(name).isprintable(), "sweep.name", rule, name)
-    named = isinstance(output, str | int | float) and not isinstance(output, bool)
-    require(named and bool(str(output).strip()), "paths.output", "be the path of a folder", output)
+    require(is_word(output) and bool(str(output).strip()), "paths.output", "be the path of a folder", output)
     rule = "be written without ~, which only a shell replaces (${oc.env:HOME} is your home folder)"
     require(not str(output).startswith("~"), "paths.output", rule, output)
 

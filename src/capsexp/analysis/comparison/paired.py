@@ -13,14 +13,12 @@ import pandas as pd
 from scipy import stats
 
 from capsexp.analysis.cells import SEED, Protocol, hashable, order
+from capsexp.analysis.points import PROTOCOL
 from capsexp.analysis.table import AXIS
 from capsexp.errors import ConfigError, require
 
 LEVEL = 0.95
 """The probability with which an interval covers the mean difference."""
-
-PROTOCOL_COLUMNS = ("data.name", "data.sha256", "data.test_split", "data.generated", "training.select_on")
-"""The columns of the parts of a :class:`Protocol`, in their order."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +271,7 @@ Placed = dict[_Place, list[_Valued]]
 def _placed(cells: pd.DataFrame, metric: str, axes: Sequence[str]) -> Placed:
     """The cells with a finite value by their places; those whose place is not known stand apart by a row's number."""
     found: Placed = {}
-    parts = [_column(cells, name) for name in PROTOCOL_COLUMNS]
+    parts = [_column(cells, name) for name in PROTOCOL.values()]
     points = {axis: _column(cells, AXIS + axis) for axis in axes}
     seeds = [_column(cells, name) for name in (AXIS + SEED, "training.seed")]
     ids = _column(cells, "id")
