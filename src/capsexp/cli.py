@@ -10,16 +10,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import records, resolvers
 from capsexp.errors import ConfigError, LaunchError, config_error, require
-from capsexp.sweep import closing
+from capsexp.sweep import closing, unread
 from capsexp.text import prepare_output
 
 log = logging.getLogger(__name__)
@@ -156,7 +158,16 @@ def one_line(error: Exception) -> str:
     text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
     if text.startswith("Could not override 'routing'"):  # Hydra's own advice, +routing=..., would change nothing
         return "routing must be given with a model of capsules, such as model=capsnet"
+    advised = re.search(r"use \+([\w.]+)=(\S*)", text)
+    if advised and unread.is_closed(advised[1]):  # likewise
+        return str(unread.unread(advised[1], advised[2], _defaults()))
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _defaults() -> dict[str, Any]:
+    """The config of a command without arguments."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
+        return cast("dict[str, Any]", OmegaConf.to_container(compose("config"), resolve=False))
 
 
 def _complain(line: str) -> int:

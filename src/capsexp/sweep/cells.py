@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from capsexp import records
 from capsexp.errors import require
+from capsexp.sweep.unread import check_read
 
 Plain = dict[str, Any]
 """A config as plain dicts, lists and scalars."""
@@ -21,6 +22,7 @@ def resolved(config: DictConfig, folder: Path | None = None) -> Plain:
     """
     plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
     _check_shape(plain)
+    check_read(config, plain)
     records.drop(plain, records.CELL_KEY)
     for dotted, node, key in records.named_files(plain):
         path = node[key]
