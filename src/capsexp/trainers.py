@@ -7,14 +7,15 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, StochasticWeightAveraging
 
+from capsexp.callbacks.peak import Peak
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.making import Config, make, make_node, parts_in_conf
 from capsexp.recipes.base import TrainerSettings
@@ -56,8 +57,9 @@ def make_trainer(
     options, own = _trainer_settings(config, without, **given)
     progress = config["trainer"]["progress"]
     shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
+    peak_first = sorted(own.values(), key=lambda each: not isinstance(each, Peak))
     fixed: dict[str, Any] = {
-        "callbacks": [*own.values(), *callbacks, *([RichProgressBar()] if shown else [])],
+        "callbacks": [*peak_first, *callbacks, *([RichProgressBar()] if shown else [])],
         "logger": (logger_of(logger, prefix) or False) if in_run else False,
         "default_root_dir": directory or home,
         "enable_checkpointing": True,
@@ -89,7 +91,15 @@ def _trainer_settings(
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _check_pruning(config)
     names = [name for name, entry in config["callbacks"].items() if entry and name not in without]
-    return options, {name: make_node(config["callbacks"][name], f"callbacks.{name}") for name in names}
+    return options, {name: _make_callback(config["callbacks"][name], f"callbacks.{name}") for name in names}
+
+
+def _make_callback(node: Config, key: str) -> L.Callback:
+    callback = make_node(node, key)
+    require(isinstance(callback, L.Callback), key, "be a callback: _target_ names its class", node)
+    rule = "average the weights before they are validated, as EMAWeightAveraging does: the best validated ones are kept"
+    require(not isinstance(callback, StochasticWeightAveraging), key, rule, node["_target_"])
+    return cast("L.Callback", callback)
 
 
 PLAIN_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}

@@ -24,6 +24,7 @@ def fit(peak: Peak, epochs: list[tuple[float, float]], first: int = 0) -> tuple[
         metrics = {"val/acc": accuracy, "val/loss": loss, "train/loss": 7.0}
         fake.callback_metrics = {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
         fake.current_epoch = number
+        peak.on_validation_epoch_end(fake, module)
         peak.on_validation_end(fake, module)
         if fake.should_stop:
             break

@@ -17,7 +17,9 @@ class Peak(ResultCallback):
 
     Accuracies are often equal on small splits, so the lower loss breaks ties; without a classification the loss alone
     decides.  The weights of the peak stay in memory and in the resume checkpoint, and are restored when the fit ends.
-    An epoch whose selection loss is NaN is not a peak: its weights are broken.
+    An epoch whose selection loss is NaN is not a peak: its weights are broken.  Another callback may put other weights
+    into the network for the validation, such as an average: then these are kept.  (So a trainer has its Peak first:
+    it looks before another one takes them out again.)
 
     Source: Wang (2019), section 4.1: "training is stopped when the testing accuracy reaches its peak".
 
@@ -31,21 +33,28 @@ class Peak(ResultCallback):
         self.best: tuple[float, float] | None = None
         self.metrics: dict[str, float] = {}
         self.weights: dict[str, Tensor] = {}
+        self._validated: dict[str, Tensor] = {}
 
     @property
     def state_key(self) -> str:
         """The key in checkpoints: one per fit."""
         return "Peak"
 
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights that were validated until it is known whether they are the best."""
+        if trainer.state.fn == "fit":
+            self._validated = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare this epoch with the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        validated, self._validated = self._validated, {}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         standing = (metrics.get("val/acc", 0.0), -metrics["val/loss"])
         if not math.isnan(standing[1]) and (self.best is None or standing > self.best):
             self.best, self.epoch, self.metrics = standing, trainer.current_epoch + 1, metrics
-            self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+            self.weights = validated
         elif trainer.current_epoch + 1 - self.epoch >= self.patience:
             trainer.should_stop = True
 
