@@ -215,6 +215,9 @@ def _work_key(config: Config, without: Collection[str]) -> str:
     kept = records.digested(config, lambda _, path: records.cached_sha256(path))
     for dotted in without:
         records.drop(kept, dotted)
+    code = records.own_code(config)
+    if code:
+        kept["code"] = code
     return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"
 
 
@@ -245,6 +248,8 @@ def _result_body(config: Config, outcome: Outcome, threads: int) -> dict[str, An
     if stacked is not None:  # its numbers depend on the stack's rounding
         environment["stack"] = stacked
     body = {key: value for key, value in asdict(outcome).items() if key != "arrays"}
+    code = records.own_code(config)
+    body |= {"code": code} if code else {}
     share_s = context.share_s()
     body["clocks"] |= {} if share_s is None else {"share_s": share_s}
     body["training"] |= seed

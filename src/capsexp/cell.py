@@ -102,8 +102,8 @@ def finished(cell: Cell) -> CellOutcome | None:
     if status is None or status.state not in ("done", "running"):  # killed between the result and the status
         status = records.Status("done", cell.id)
         records.write_status(cell.directory, status)
-    stale = records.is_stale(result)
-    words = "stale (its numbers come from older code)" if stale else "already done"
+    stale = records.stale_cause(result)
+    words = f"stale ({stale})" if stale else "already done"
     return CellOutcome(status, f"{words}, not run again", score(result), ran=False)
 
 
@@ -165,7 +165,15 @@ def _begin(cell: Cell, status: records.Status) -> None:
         if (cell.directory / name).is_dir():  # nothing of ours; a file could not replace it
             records.remove(cell.directory / name)
     records.write_status(cell.directory, status)
+    code = records.own_code(cell.config)
+    if records.read_json(cell.directory / records.CODE) not in (
+        None,
+        code,
+    ):  # the half-done fit would go on with other code
+        records.remove(cell.directory / "checkpoints")
     _clear_unless_resumable(cell.directory)
+    if code:
+        records.write_json(cell.directory / records.CODE, code)
     records.write_text(cell.directory / records.CONFIG, yaml.safe_dump(cell.config, sort_keys=False))
 
 

@@ -7,8 +7,8 @@ so a reader sees either the old or the new file, never a partial one.
 Only the standard library is used, so that ``status`` and ``report`` read a thousand cells without importing torch.
 
 The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``checksums`` tells
-whole ones from damaged ones, ``identity`` computes ids; ``status``, ``result`` and ``sweep`` define the contents of the
-files.
+whole ones from damaged ones, ``identity`` computes ids, ``sources`` finds one's own code; ``status``, ``result`` and
+``sweep`` define the contents of the files.
 """
 
 from capsexp.records.checksums import DamagedError, first_damaged, id_of, read_checked, seal
@@ -32,6 +32,7 @@ from capsexp.records.layout import (
     ARRAYS,
     BEST_CHECKPOINT,
     CELL_KEY,
+    CODE,
     CONF,
     CONFIG,
     CONFIGS,
@@ -47,7 +48,16 @@ from capsexp.records.layout import (
     STATUS,
     SWEEP,
 )
-from capsexp.records.result import is_damaged, is_stale, read_result, result_digests, set_aside, write_result
+from capsexp.records.result import (
+    is_damaged,
+    is_stale,
+    read_result,
+    result_digests,
+    set_aside,
+    stale_cause,
+    write_result,
+)
+from capsexp.records.sources import own_code, own_files
 from capsexp.records.status import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -77,6 +87,7 @@ __all__ = [
     "ARRAYS",
     "BEST_CHECKPOINT",
     "CELL_KEY",
+    "CODE",
     "CONF",
     "CONFIG",
     "CONFIGS",
@@ -121,6 +132,8 @@ __all__ = [
     "is_volatile",
     "leaves",
     "named_files",
+    "own_code",
+    "own_files",
     "present_targets",
     "read_checked",
     "read_configs",
@@ -133,6 +146,7 @@ __all__ = [
     "result_digests",
     "seal",
     "set_aside",
+    "stale_cause",
     "status_damage",
     "sweeps_below",
     "write_configs",

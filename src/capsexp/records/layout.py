@@ -19,4 +19,5 @@ STAGE = "stage.json"
 METRICS, ARRAYS, LOG, LOCK = "metrics.csv", "arrays.npz", "log.txt", ".lock"
 PREVIOUS_RESULT = "result.previous.json"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
+CODE = "checkpoints/code.json"  # digests of one's own code, with which the checkpoints were made
 RESUME_CHECKPOINT = f"checkpoints/resume-v{NUMERICS_VERSION}.ckpt"  # interrupted cells of older code start over

@@ -11,6 +11,7 @@ from capsexp.records.checksums import file_digests, first_damaged, id_of
 from capsexp.records.files import finite, read_json, write_record
 from capsexp.records.identity import config_digest
 from capsexp.records.layout import NUMERICS_VERSION, PREVIOUS_RESULT, RESULT, RESUME_CHECKPOINT, SCHEMA
+from capsexp.records.sources import changed_code
 from capsexp.records.status import Status, write_status
 
 
@@ -77,5 +78,14 @@ def set_aside(directory: Path) -> None:
 
 
 def is_stale(result: Mapping[str, Any]) -> bool:
-    """True if a finished cell's numbers come from an older numerics version of the code."""
-    return bool(result.get("numerics") != NUMERICS_VERSION)
+    """True if a finished cell's numbers come from other code than today's; see :func:`stale_cause`."""
+    return stale_cause(result) is not None
+
+
+def stale_cause(result: Mapping[str, Any]) -> str | None:
+    """Why a finished cell is stale: another ``NUMERICS_VERSION``, or one's own code has changed; None if it is not."""
+    if result.get("numerics") != NUMERICS_VERSION:
+        return "its numbers come from older code"
+    code = result.get("code")
+    changed = changed_code(code) if isinstance(code, dict) else None
+    return f"the code of {changed} has changed since" if changed else None

@@ -152,7 +152,8 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
 
 def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    launch = {**provenance(Path(__file__)), **_options(config)}
+    configs = [frozen.config for frozen in grid.frozen.values()]
+    launch = {**provenance(Path(__file__), configs), **_options(config)}
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)
     rerun = checked_rerun(given_rerun(config.sweep.rerun, config.hydra), grid.cells)
     return Plan(Path(config.paths.sweep), sweep, grid.frozen, options, rerun)

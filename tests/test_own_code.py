@@ -1,0 +1,126 @@
+"""Modules of one's own that a config names: their sources count, and a cell whose sources have changed is stale."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import capsexp
+from capsexp import records
+from capsexp.callbacks.history import History
+from capsexp.records import sources
+from capsexp.status.__main__ import main as status
+from tests.conftest import results
+
+Run = Callable[..., int]
+
+CALLBACK = """
+from lightning.pytorch import Callback
+from project.tools import steps
+
+class Mine(Callback):
+    pass
+"""
+
+
+@pytest.fixture
+def project(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package of one's own in the folder of the command; each command below stands for a process of its own."""
+    folder = in_tmp / "project"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "mine.py").write_text(CALLBACK)
+    (folder / "tools.py").write_text("steps = 3\n")
+    (folder / "unused.py").write_text("other = 3\n")
+    monkeypatch.syspath_prepend("")
+    yield folder
+    forget()
+
+
+def forget() -> None:
+    sources._digest_once.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "project"]:
+        del sys.modules[name]
+
+
+def words(quick: list[str]) -> list[str]:
+    return [*quick, "+callbacks.mine._target_=project.mine.Mine"]
+
+
+def test_a_finished_cell_is_stale_once_its_code_has_changed(
+    run: Run, quick: list[str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words(quick)) == 0
+    (body,) = results(project.parent).values()
+    assert list(body["code"]) == ["project.mine"]
+    (project / "unused.py").write_text("other = 4\n")
+    forget()
+    capsys.readouterr()
+    assert run(*words(quick)) == 0
+    assert "already done" in capsys.readouterr().out
+    (project / "tools.py").write_text("steps = 4\n")  # what the named module imports counts as well
+    forget()
+    capsys.readouterr()
+    assert run(*words(quick)) == 0
+    assert "stale (the code of project.mine has changed since), not run again" in capsys.readouterr().out
+    assert run(*words(quick), "sweep.rerun=stale") == 0
+    capsys.readouterr()
+    assert run(*words(quick)) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_commands_see_it_and_a_plan_lists_the_code(
+    run: Run, quick: list[str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [word for word in words(quick) if not word.startswith(("sweep.name", "hydra/launcher"))]
+    assert run(*named, "sweep.name=mine", "hydra/launcher=basic", "seed=0", "-m") == 0
+    sweep = records.read_sweep(Path("multirun/mine"))
+    assert sweep is not None
+    assert list(sweep.launch["code"]) == ["project.mine"]
+    (project / "mine.py").write_text(CALLBACK.replace("pass", "state = 1"))
+    assert capsexp.load_sweep("multirun/mine").state.tolist() == ["stale"]
+    capsys.readouterr()
+    assert status(["multirun/mine"]) == 0
+    assert "1 stale" in capsys.readouterr().out
+    (project / "mine.py").unlink()  # elsewhere, without the code, it cannot be judged
+    assert capsexp.load_sweep("multirun/mine").state.tolist() == ["done"]
+
+
+def test_a_half_done_cell_does_not_go_on_with_other_code(
+    run: Run, quick: list[str], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def stop(self: History, trainer: object, pl_module: object) -> None:
+        begun.append(trainer.current_epoch)  # type: ignore[attr-defined]
+        if len(begun) in (2, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(History, "on_train_epoch_start", stop)
+    often = [*words(quick), "callbacks.resume.min_interval_s=0"]
+    assert run(*often) == 130
+    assert run(*often) == 130
+    (project / "mine.py").write_text(CALLBACK.replace("pass", "state = 1"))
+    forget()
+    assert run(*often) == 0
+    assert begun == [0, 1, 1, 0, 1]
+
+
+def test_a_stage_of_other_code_is_another_stage(project: Path) -> None:
+    from capsexp.build import _work_key
+
+    config = {"data": {"path": None, "source": {"_target_": "project.mine.Mine"}}, "seed": 0}
+    first = _work_key(config, ["seed"])
+    assert _work_key({**config, "seed": 1}, ["seed"]) == first
+    (project / "tools.py").write_text("steps = 5\n")
+    forget()
+    assert _work_key(config, ["seed"]) != first
+
+
+def test_installed_modules_and_ours_are_not_ones_own(project: Path) -> None:
+    names = ["torch.optim.Adam", "capsexp.models.cnn.CNN", "json.loads", "nowhere.Thing", "project.Thing"]
+    found = sources.own_code(
+        [{"_target_": name} for name in [*names, "project.mine.Mine.method", "project.tools.steps"]]
+    )
+    assert list(found) == ["project", "project.mine", "project.tools"]
