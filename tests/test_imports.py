@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"cli"},
     "archive": {"commands"},
     "clean": {"commands"},
-    "plan": {"cli", "commands", "resolvers", "sweep"},
+    "plan": {"cli", "commands", "forecast", "resolvers", "sweep"},
+    "forecast": {"build", "lightning_modules", "making", "recipes", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
     "sweep": {"cell", "engine", "stop_request", "tracking", "stacking.grouping"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | TRAINING_TOOLS,
     "loading": {"recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "making": {"recipes"},
-    "trainers": {"making", "recipes", "stacking"},
+    "trainers": {"callbacks", "making", "recipes", "stacking"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
     "rng": set(),
@@ -74,9 +75,9 @@ ONLY_IN: dict[str, set[str]] = {
     "hydra": {"api", "cli", "making", "plan", "sweep"},
     "omegaconf": {"api", "cli", "making", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
-    "lightning": {"build", "loading", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
+    "lightning": {"build", "forecast", "loading", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
     "greenlet": {"stacking"},
-    "torch": {"build", "export", "loading", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
+    "torch": {"build", "export", "forecast", "loading", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},

@@ -50,7 +50,7 @@ def run(
         ConfigError: a value breaks a rule; the error names the key in the form of an override.
     """
     config = records.present_targets(config)  # an older version may have saved it
-    threads = _set_threads(config["threads"])
+    threads = set_threads(config["threads"])
     _check_study(config)
     about = tracking.About(config, directory, cell_id, axes or {})
     recipe = make_recipe(config)
@@ -221,7 +221,8 @@ def _work_key(config: Config, without: Collection[str]) -> str:
     return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"
 
 
-def _set_threads(threads: Any) -> int:
+def set_threads(threads: Any) -> int:
+    """Set torch's CPU threads to a number or to ``auto``, all cores; returns their number."""
     torch.set_num_threads(hardware.cores() if threads == "auto" else require_int("threads", threads, 1))
     return torch.get_num_threads()
 

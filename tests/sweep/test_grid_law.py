@@ -33,7 +33,7 @@ VALUES: Words = {
     "callbacks.peak": ["{patience:3}", "{patience:4}"],
     "augment": ["crop28", "none", "shift2"],
     "data": ["digits", "rmnist"],
-    "+study": ["{a:1}", "{b:{c:2}}", "null", "word"],
+    "+recipe.more": ["{a:1}", "{b:{c:2}}", "null", "word"],
     "seed": ["0", "1", "7"],
 }
 """Overrides of every kind: numbers, words, lists, mappings that are merged, null, groups, new keys, interpolations."""
@@ -106,7 +106,7 @@ def test_a_mapping_and_a_key_within_it_apply_in_their_order(loader: ConfigLoader
         (["optimizer={lr:0.1}", "optimizer={weight_decay:0.5}", "seed=0,1"], [["seed=0"], ["seed=1"]]),
         (["model.c2=4", "model.c2=5", "seed=0,1"], [["seed=0"], ["seed=1"]]),
         (["optimizer={lr:0.1},{weight_decay:2}", "optimizer={lr:2}"], None),
-        (["+new=1", "new=2", "seed=0,1"], [["seed=0"], ["seed=1"]]),
+        (["+recipe.new=1", "recipe.new=2", "seed=0,1"], [["seed=0"], ["seed=1"]]),
     ],
 )
 def test_several_overrides_of_one_key(loader: ConfigLoader, overrides: list[str], choices: Any) -> None:

@@ -65,12 +65,12 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
     "floats": (["optimizer.lr=1e-3,0.5,2"], 3),
     "booleans and null": (["trainer.deterministic=true,false", "trainer.gradient_clip_val=null,0.5"], 4),
     "quoted strings": (["""sweep.name='a b'""", """trainer.precision='32-true',"16-mixed",bf16-mixed"""], 3),
-    "quoted strings in a new key": (["+note='1',1,'a, b','c=d'"], 4),
+    "quoted strings in a new key": (["+recipe.note='1',1,'a, b','c=d'"], 4),
     "lists": (["model.kernels=[7,5,3],[5,5,3]"], 2),
     "two groups": (["augment=crop28,none", "model=cnn,baseline_cnn"], 4),
     "a group and a value": (["model=cnn,baseline_cnn", "model.c2=4,3"], 4),
     "a new key and a group": (["+new.key=1,2", "augment=none,crop28"], 4),
-    "a new or old key": (["++model.c2=1,2", "++fresh=a"], 2),
+    "a new or old key": (["++model.c2=1,2", "++recipe.fresh=a"], 2),
     "a removed key": (["~trainer.deterministic", "model.c2=3"], 1),
     "an interpolated key": (["seed=1,2", "pruning=random"], 2),
     "an experiment": (["+experiment=cnn_prune", "model.c2=4", "model.c3=2,3"], 2),
@@ -115,8 +115,8 @@ def test_order_axes_and_names(loader: ConfigLoader, in_tmp: Path) -> None:
 
 
 def test_axes_keep_their_types(loader: ConfigLoader, in_tmp: Path) -> None:
-    sweep = planned(loader, "+a='1',1,1.5,true,null,x", "model.kernels=[7,5,3],[3,3,3]")
-    assert [(type(value), value) for value in sweep.axes["a"]] == [
+    sweep = planned(loader, "+recipe.a='1',1,1.5,true,null,x", "model.kernels=[7,5,3],[3,3,3]")
+    assert [(type(value), value) for value in sweep.axes["recipe.a"]] == [
         (str, "1"),
         (int, 1),
         (float, 1.5),
@@ -212,7 +212,7 @@ def test_a_single_cell_is_named_by_its_experiments_axes(run: Run, in_tmp: Path, 
     [
         (["model=cnn,nothing"], "'model/nothing'"),
         (["model.c9=1,2"], "'model.c9'"),
-        (["model.c2=1,2", "+a=${nowhere}"], "'nowhere' not found"),
+        (["model.c2=1,2", "+recipe.a=${nowhere}"], "'nowhere' not found"),
         (["model.c2=interval(1,3)"], "model.c2 must be swept over listed values (a,b,c or range(...))"),
         (["data=dhcd", "data.path=nowhere.npz", "model.c2=1,2"], "data.path must name an existing .npz file"),
         (["data=dhcd", "data.path=.", "model.c2=1,2"], "data.path must name a file, not a folder"),

@@ -76,12 +76,27 @@ def test_what_is_done_and_what_the_rest_will_cost(
     (third.parent / "c2-09-0123456789").mkdir()
     told = tell(*quick, "model.c2=2,3,4,5", "-m", "hydra/launcher=capsexp", "hydra.launcher.max_cells=2")
     assert "now: 1 done, 1 failed, 1 pending, 1 stale; 1 orphaned; to run: 2" in told
-    assert "time: about 2 min, 2 cells at a time (mean of 2 finished cells: 120.0 s)" in told
+    assert "time: about 2 min, 2 cells at a time (mean of 1 finished cell: 100.0 s)" in told
     assert re.search(r"disk: about \d+ kB more \(\d+(\.\d)? kB per cell\); .* are free", told)
-    # A sweep of the same sort that has measured nothing yet takes the other's word.
-    told = tell(*quick, "model.c2=8,9", "sweep.name=other", "-m")
-    assert "(mean of 2 finished cells of other sweeps: 120.0 s)" in told
-    assert "not known" in tell(*quick, "model.c2=8,9", "sweep.name=other", "trainer.max_epochs=77", "-m")
+    # A sweep that has measured nothing yet counts cells of the same work, with other seeds or orphaned, and no others.
+    known = int(first.name[3:5])
+    for name in ("other", "adhoc"):
+        told = tell(*quick, f"model.c2={known},7", "seed=5", f"sweep.name={name}", "-m")
+        assert "(mean of 1 finished cell of the same work elsewhere: 100.0 s)" in told
+        assert "not known" in tell(*quick, "model.c2=8,9", f"sweep.name={name}", "-m")
+        more = f"trainer.max_epochs={77}"
+        assert "not known" in tell(*quick, f"model.c2={known}", more, f"sweep.name={name}", "-m")
+
+
+def test_a_few_steps_tell_how_long_it_takes(tell: Tell, quick: list[str], in_tmp: Path) -> None:
+    words = [*quick, "trainer.max_epochs=1000", "hydra/launcher=capsexp", "hydra.launcher.max_cells=2", "--measure"]
+    told = tell(*words, "model.c2=2,3", "-m")
+    counts = r"measured: 2 cells, each alone; a training step of [\d.]+ to [\d.]+ ms, 5 per epoch; .* for 1000 epochs"
+    assert re.search(counts, told), told
+    assert re.search(r"time: up to .*, 2 cells at a time \(if none stops early\)", told), told
+    walk = tell(*words, "recipe=merge_walk", "+pruning.merge=true", "pruning=cosine")
+    assert "(if none stops early, for the first fit alone: this recipe has others)" in walk
+    assert list(in_tmp.iterdir()) == []
 
 
 def test_nothing_left(tell: Tell, run: Run, quick: list[str]) -> None:
@@ -165,7 +180,7 @@ NAMES = {
     "what does not matter": (["model.c2=4,8", "threads=1", "logger.wandb.mode=offline", "hydra.verbose=false"], "c2"),
     "a data file": (["model.c2=4,8", "data.path=/some/where/my.own.npz"], "c2_path-my.own"),
     "a new key": (["+recipe.number=1,2"], "number"),
-    "the same last part": (["data.split_seed=1,2", "augment.size=20,24", "+other.size=1,2"], None),
+    "the same last part": (["data.split_seed=1,2", "augment.size=20,24", "+recipe.size=1,2"], None),
     "a list": (["model.kernels=[7,5,3],[5,5,3]", "seed=1"], "kernels_seed-1"),
     "an experiment": (["+experiment=cnn_baseline", "seed=0,1"], "cnn_baseline"),
     "nothing is swept": (["model.c2=4"], "c2-4"),
@@ -180,12 +195,13 @@ def test_the_folder_says_what_is_swept(name: str, tell: Tell, in_tmp: Path, tiny
     words = [word.replace("/some/where/my.own.npz", str(own)) for word in words]
     first = tell(*words, "-m").splitlines()[0]
     folder = first.partition(" in multirun/")[2]
-    assert folder == (expected or "augment.size_x_other.size_x_split_seed")
+    assert folder == (expected or "augment.size_x_recipe.size_x_split_seed")
 
 
 def test_a_long_name_is_cut_and_still_its_own(tell: Tell) -> None:
-    words = [f"+study.some_rather_long_key_{number}={number}" for number in range(9)]
-    folders = {tell(*words, f"+last={value}", "model.c2=4,8", "-m").split("multirun/")[1].split()[0] for value in "ab"}
+    words = [f"+recipe.some_rather_long_key_{number}={number}" for number in range(9)]
+    told = [tell(*words, f"+recipe.last={value}", "model.c2=4,8", "-m") for value in "ab"]
+    folders = {each.split("multirun/")[1].split()[0] for each in told}
     assert len(folders) == 2
     assert all(len(folder) <= MOST for folder in folders)
 

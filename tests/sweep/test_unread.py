@@ -61,6 +61,7 @@ hydra: {sweeper: {params: {study.size: "small,large"}}}
         (["+shared.decay=0"], "shared.decay"),  # beside a key that is read
         (["+height=4"], "height"),
         (["+height=4", "model.c3=${height}"], None),
+        (["+height=4", "model.c3=${oc.select:height,3}"], None),
     ],
 )
 def test_keys_of_ones_own_experiment(

@@ -83,7 +83,7 @@ def is_stale(result: Mapping[str, Any]) -> bool:
 
 
 def stale_cause(result: Mapping[str, Any]) -> str | None:
-    """Why a finished cell is stale: another ``NUMERICS_VERSION``, or one's own code has changed; None if it is not."""
+    """The reason for which a finished cell is stale (another ``NUMERICS_VERSION``, one's code changed), or None."""
     if result.get("numerics") != NUMERICS_VERSION:
         return "its numbers come from older code"
     code = result.get("code")

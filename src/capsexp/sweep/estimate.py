@@ -4,7 +4,7 @@ import math
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,41 @@ SAMPLE = 50
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The first fit of a cell, forecast from a few measured steps.
+
+    Attributes:
+        name: of the cell.
+        step_s: seconds of a training step.
+        steps: training steps of an epoch.
+        validation_s: seconds of the validation after an epoch.
+        epochs: largest number of epochs.
+        alone: whether the cell has no other fit.
+    """
+
+    name: str
+    step_s: float
+    steps: int
+    validation_s: float
+    epochs: int
+    alone: bool
+
+    @property
+    def fit_s(self) -> float:
+        """Seconds of the whole fit, if it is not stopped early."""
+        return self.epochs * (self.steps * self.step_s + self.validation_s)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The remaining work of a sweep.
 
     Attributes:
         states: number of planned cells in each state; ``stale`` cells were finished by older code.
         orphans: number of cell directories that are not in the plan.
-        left: number of cells that the command would run.
-        measured: number of finished cells from which the means below are computed; 0 = nothing is known.
-        elsewhere: whether these cells belong to other sweeps.
+        left: the planned cells that the command would run.
+        known: number of finished cells from which the means below are computed; 0 = nothing is known.
+        elsewhere: whether these cells are not in the plan, but do the same work as planned ones.
         cell_s: mean seconds per cell.
         cell_bytes: mean bytes on disk per cell.
         free_bytes: free space on the sweep's disk.
@@ -33,8 +59,8 @@ class Estimate:
 
     states: Mapping[str, int]
     orphans: int
-    left: int
-    measured: int
+    left: Sequence[records.PlannedCell]
+    known: int
     elsewhere: bool
     cell_s: float
     cell_bytes: float
@@ -48,17 +74,17 @@ def estimate_of(
     rerun: Collection[str],
 ) -> Estimate:
     """The estimate for the cells planned in ``directory``; ``rerun`` selects the ended cells that run again."""
-    states = [state_of(directory / cell.name) for cell in cells]
-    here = [path for path in records.cell_directories(directory).values() if records.read_result(path)]
-    found = here or list(_alike(directory, next(iter(frozen.values())).config))
+    states = {cell.id: state_of(directory / cell.name) for cell in cells}
+    here = [directory / cell.name for cell in cells if states[cell.id] == "done"]
+    found = here or list(_of_the_same_work(directory, frozen))
     sample = found[:: max(1, math.ceil(len(found) / SAMPLE))]
     clocks = [result["clocks"] for path in sample if (result := records.read_result(path))]
     seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # a member of a stack cost a share of its time
     return Estimate(
-        states=Counter(states),
-        orphans=len(records.cell_directories(directory).keys() - {cell.id for cell in cells}),
-        left=sum(runs_again(directory / cell.name, cell.id, rerun) for cell in cells),
-        measured=len(seconds),
+        states=Counter(states.values()),
+        orphans=len(records.cell_directories(directory).keys() - states.keys()),
+        left=[cell for cell in cells if runs_again(directory / cell.name, cell.id, rerun)],
+        known=len(seconds),
         elsewhere=not here,
         cell_s=statistics.fmean(seconds) if seconds else 0.0,
         cell_bytes=statistics.fmean([_size(path) for path in sample]) if sample else 0.0,
@@ -75,30 +101,28 @@ def state_of(directory: Path) -> str:
     return status.state if status and status.state != "done" else "pending"
 
 
-def _alike(directory: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Finished cells of the same kind in other sweeps of the parent folder."""
-    sort = _sort(config)
+def _of_the_same_work(directory: Path, frozen: Mapping[str, records.FrozenCell]) -> Iterator[Path]:
+    """Finished cells that are not planned, here or in other sweeps, but differ from planned ones in the seed alone."""
+    wanted = {_work(cell.config) for cell in frozen.values()}
+    alike = {_epochs(cell.config) for cell in frozen.values()}
     for other in sorted(directory.parent.glob(f"*/{records.CONFIGS}")):
-        if other.parent == directory:
-            continue
         cells = records.cell_directories(other.parent)
-        for identifier, frozen in records.read_configs(other.parent).items():
+        for identifier, there in records.read_configs(other.parent).items():
             path = cells.get(identifier)
-            if path and _sort(frozen.config) == sort and records.read_result(path):
+            if path is None or identifier in frozen or _epochs(there.config) not in alike:
+                continue
+            result = records.read_result(path) if _work(there.config) in wanted else None
+            if result is not None and not records.is_stale(result):
                 yield path
 
 
-def _sort(config: Mapping[str, Any]) -> list[Any]:
-    """The settings that mainly determine the duration of a cell, without its swept values."""
-    model, data, recipe = config.get("model") or {}, config.get("data") or {}, config.get("recipe") or {}
-    trainer = config.get("trainer") or {}
-    return [
-        model.get("_target_"),
-        data.get("source"),
-        data.get("path"),
-        recipe.get("_target_"),
-        trainer.get("max_epochs"),
-    ]
+def _work(config: Mapping[str, Any]) -> str:
+    return records.config_digest({key: value for key, value in config.items() if key != "seed"})
+
+
+def _epochs(config: Mapping[str, Any]) -> str:
+    """What two cells of the same work must have in common; cheaper to compare than all of it."""
+    return str((config.get("trainer") or {}).get("max_epochs"))
 
 
 def _size(directory: Path) -> int:

@@ -1,5 +1,6 @@
 """The output of ``python -m capsexp.plan``: the cells, their states, and the estimated cost of the remaining ones."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hydra.types import RunMode
 from capsexp import records
 from capsexp.errors import require
 from capsexp.stacking.grouping import grouped
-from capsexp.sweep.estimate import Estimate, estimate_of
+from capsexp.sweep.estimate import Estimate, Measured
 from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
 from capsexp.text import count, roughly
 
@@ -50,19 +51,31 @@ def plan_command(words: Sequence[str], *, multirun: bool, folder: str | None = N
         return plan_sweep(config, loader)
 
 
-def text_of(plan: Plan) -> str:
-    """A plan as text, with the remaining cells and their estimated cost."""
-    estimate = estimate_of(plan.directory, plan.sweep.cells, plan.frozen, plan.rerun)
+def text_of(plan: Plan, estimate: Estimate, measured: Sequence[Measured] = ()) -> str:
+    """A plan as text, with the remaining cells and their estimated cost.
+
+    Args:
+        plan: the plan.
+        estimate: the estimate of its remaining work.
+        measured: cells of which a few steps were measured.
+    """
     if plan.options is None:
-        return _text(plan, estimate, None)
+        return _text(plan, estimate, None, measured=measured)
     layout = plan.layout
     at_once = layout.most if plan.options.engine == "local" else None
     configs = list(plan.frozen.values())
     parts = grouped(configs, at_once or 1, plan.options.members) if layout.stacked else []
-    return _text(plan, estimate, at_once, [len(part) for part in parts], layout.why)
+    return _text(plan, estimate, at_once, [len(part) for part in parts], layout.why, measured)
 
 
-def _text(plan: Plan, estimate: Estimate, at_once: int | None, groups: Sequence[int] = (), why: str = "") -> str:
+def _text(
+    plan: Plan,
+    estimate: Estimate,
+    at_once: int | None,
+    groups: Sequence[int] = (),
+    why: str = "",
+    measured: Sequence[Measured] = (),
+) -> str:
     """The plan as text.
 
     Args:
@@ -71,6 +84,7 @@ def _text(plan: Plan, estimate: Estimate, at_once: int | None, groups: Sequence[
         at_once: number of concurrent cells; None if the launcher does not define it.
         groups: the sizes of the stacks if no cell were done yet; empty if cells are not stacked.
         why: the choice of ``hydra/launcher=auto``, in one line.
+        measured: cells of which a few steps were measured.
     """
     sweep = plan.sweep
     first, last = sweep.cells[0], sweep.cells[-1]
@@ -82,7 +96,8 @@ def _text(plan: Plan, estimate: Estimate, at_once: int | None, groups: Sequence[
         _states(estimate),
         *([why] if why else []),
         *([_stacks(groups, at_once)] if groups else []),
-        _time(estimate, at_once, stacked=max(groups, default=1) > 1),
+        *([_measured(measured)] if measured else []),
+        _time(estimate, at_once, measured, stacked=max(groups, default=1) > 1),
         _disk(estimate),
     ]
     return "\n".join(lines) + "\n"
@@ -98,7 +113,7 @@ def _values(values: list[object]) -> str:
 def _states(estimate: Estimate) -> str:
     there = [f"{number} {state}" for state, number in sorted(estimate.states.items())]
     orphans = f"; {estimate.orphans} orphaned" if estimate.orphans else ""
-    return f"now: {', '.join(there)}{orphans}; to run: {estimate.left}"
+    return f"now: {', '.join(there)}{orphans}; to run: {len(estimate.left)}"
 
 
 def _stacks(groups: Sequence[int], at_once: int | None) -> str:
@@ -109,28 +124,46 @@ def _stacks(groups: Sequence[int], at_once: int | None) -> str:
     return f"stacks: {len(stacks)}{each}{alone}{together}"
 
 
-def _time(estimate: Estimate, at_once: int | None, *, stacked: bool) -> str:
+def _measured(measured: Sequence[Measured]) -> str:
+    steps = [1000 * each.step_s for each in measured]
+    step = f"{min(steps):.3g} ms" if len(steps) == 1 else f"{min(steps):.3g} to {max(steps):.3g} ms"
+    fits = sorted(each.fit_s for each in measured)
+    fit = roughly(fits[0]) if len(fits) == 1 else f"{roughly(fits[0])} to {roughly(fits[-1])}"
+    counts = sorted({each.steps for each in measured})
+    epochs = max(each.epochs for each in measured)
+    return (
+        f"measured: {count(len(measured), 'cell')}, each alone; a training step of {step}, {counts[0]} "
+        f"{f'to {counts[-1]} ' if len(counts) > 1 else ''}per epoch; {fit} for {count(epochs, 'epoch')}"
+    )
+
+
+def _time(estimate: Estimate, at_once: int | None, measured: Sequence[Measured], *, stacked: bool) -> str:
     if not estimate.left:
         return "time: none, nothing is left to run"
     if stacked:
         return "time: not known beforehand for stacks"
-    if not estimate.measured:
-        return "time: not known, no such cell has been measured yet"
-    together = min(at_once or 1, estimate.left)
-    total = roughly(estimate.left * estimate.cell_s / together)
-    where = " of other sweeps" if estimate.elsewhere else ""
-    return (
-        f"time: about {total}, {count(together, 'cell')} at a time "
-        f"(mean of {count(estimate.measured, 'finished cell')}{where}: {estimate.cell_s:.1f} s)"
-    )
+    left = len(estimate.left)
+    together = min(at_once or 1, left)
+    if estimate.known:
+        total = roughly(left * estimate.cell_s / together)
+        where = " of the same work elsewhere" if estimate.elsewhere else ""
+        return (
+            f"time: about {total}, {count(together, 'cell')} at a time "
+            f"(mean of {count(estimate.known, 'finished cell')}{where}: {estimate.cell_s:.1f} s)"
+        )
+    if not measured:
+        return "time: not known, no such cell has been measured yet (--measure runs a few steps)"
+    total = roughly(left * statistics.fmean([each.fit_s for each in measured]) / together)
+    further = "" if all(each.alone for each in measured) else ", for the first fit alone: this recipe has others"
+    return f"time: up to {total}, {count(together, 'cell')} at a time (if none stops early{further})"
 
 
 def _disk(estimate: Estimate) -> str:
     free = f"{_bytes(estimate.free_bytes)} are free"
-    if not estimate.measured:
+    if not estimate.known:
         return f"disk: not known; {free}"
     return (
-        f"disk: about {_bytes(estimate.left * estimate.cell_bytes)} more "
+        f"disk: about {_bytes(len(estimate.left) * estimate.cell_bytes)} more "
         f"({_bytes(estimate.cell_bytes)} per cell); {free}"
     )
 

@@ -40,8 +40,11 @@ CLOSED: Mapping[str, frozenset[str]] = {
 LIKE = 0.82
 """The least similarity of two names, from 0 to 1, of which one may be the other misspelt."""
 
-REFERENCE, RELATIVE = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)(?![\w.]*\s*:)"), re.compile(r"\$\{(\.+)([\w.]*)")
-"""Interpolations of a key from the root, and of one relative to where they stand."""
+REFERENCE = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)(?![\w.]*\s*:)")
+RELATIVE = re.compile(r"\$\{(\.+)([\w.]*)")
+SELECTED = re.compile(r"\$\{\s*(?!oc\.env)[\w.]+:\s*([A-Za-z_][\w.]*)")
+"""Interpolations of a key from the root, of one relative to where they stand, and what a function gets first, which may
+be a key (``oc.select``)."""
 
 
 def check_read(config: DictConfig, plain: dict[str, Any]) -> None:
@@ -129,7 +132,7 @@ def _references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
             yield from _references(value, (*place, str(key)))
     elif isinstance(node, str):
         text = re.sub(r"\[(\w+)\]", r".\1", node)
-        yield from (found.rstrip(".") for found in REFERENCE.findall(text))
+        yield from (found.rstrip(".") for form in (REFERENCE, SELECTED) for found in form.findall(text))
         for dots, rest in RELATIVE.findall(text):
             yield ".".join([*place[: -len(dots)], rest])
 
