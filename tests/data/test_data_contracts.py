@@ -112,9 +112,12 @@ def test_settings_that_every_data_set_has(file):
     assert file.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("file", DATA, ids=lambda file: file.stem)
-def test_every_data_set_has_its_preparation_after_zhao(file):
-    assert CONF / "augment" / f"zhao_{file.stem}.yaml" in AUGMENT
+def test_every_data_set_of_an_experiment_after_zhao_has_its_preparation():
+    files = [file for file in (CONF / "experiment").glob("*.yaml") if "zhao_${data}" in file.read_text()]
+    grids = [OmegaConf.load(file).hydra.sweeper.params.get("data", "digits") for file in files]
+    named = {name for grid in grids for name in grid.split(",")}
+    assert len(named) > 4
+    assert {CONF / "augment" / f"zhao_{name}.yaml" for name in named} <= set(AUGMENT)
 
 
 # -- generated data sets ----------------------------------------------------------------------------------------------
