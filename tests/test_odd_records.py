@@ -96,6 +96,45 @@ def test_an_odd_plan_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert error.count("\n") == 1
 
 
+def other_value(path: Path) -> None:
+    """Let the plan put its first cell at another place, as a single flipped bit can."""
+    plan = json.loads(path.read_text())
+    plan["cells"][0]["axes"] = {key: value + 2 for key, value in plan["cells"][0]["axes"].items()}
+    records.write_json(path, plan)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_no_number_is_shown_at_a_place_that_a_damaged_plan_gives_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    cells = filled(tmp_path, ["done", "done"])
+    if older:  # without a checksum: the results know where they belong
+        plan = json.loads((tmp_path / records.SWEEP).read_text())
+        records.write_json(tmp_path / records.SWEEP, {key: plan[key] for key in plan if key != "checksum"})
+    other_value(tmp_path / records.SWEEP)
+    for command in (report.main, status):
+        assert command([str(tmp_path)]) == (0 if older else 2)
+    said = capsys.readouterr()
+    if older:
+        assert "1 of 2 cells done (1 corrupt)" in said.out
+        assert status([str(tmp_path), "--json"]) == 0
+        (shown,) = json.loads(capsys.readouterr().out)["failures"]
+        assert shown["name"] == cells[0].name
+        assert shown["cause"].endswith("sweep.json is damaged")
+    else:
+        assert said.err.count("\n") == 2
+        assert "sweep.json is not a whole plan; launch the sweep again" in said.err
+
+
+def test_configs_with_another_value_are_none(tmp_path: Path) -> None:
+    frozen = {"0123456789": records.FrozenCell({"model": {"c2": 4}}, ["model.c2=4"])}
+    records.write_configs(tmp_path, frozen)
+    assert records.read_configs(tmp_path) == frozen
+    text = (tmp_path / records.CONFIGS).read_text()
+    (tmp_path / records.CONFIGS).write_text(text.replace('"c2": 4', '"c2": 5'))
+    assert records.read_configs(tmp_path) == {}
+
+
 def test_configs_of_another_shape_are_none(tmp_path: Path) -> None:
     for cells in ([1], {"a": 1}, {"a": {"config": [], "overrides": []}}, {"a": {"config": {}, "overrides": 3}}):
         records.write_json(tmp_path / records.CONFIGS, {"schema": records.SCHEMA, "cells": cells})

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,14 +156,26 @@ def read_cell(planned: records.PlannedCell, directory: Path | None) -> Cell:
         return Cell(planned.id, planned.name, planned.axes, "corrupt", unread, directory, None)
     if result is not None and result.get("id", planned.id) == planned.id:
         # The id says that it is the same work: whatever became of the process after, the numbers are whole.
-        state = "stale" if records.is_stale(result) else "done"
-        return Cell(planned.id, planned.name, planned.axes, state, None, directory, result)
+        other, stale = _other_place(planned, result), records.stale_cause(result)
+        state = "corrupt" if other else "stale" if stale else "done"
+        return Cell(planned.id, planned.name, planned.axes, state, other or stale, directory, None if other else result)
     cause = damage or (status.cause if status else None)
     state = status.state if status else "corrupt" if damage else "missing"
     if state == "done" or (status is None and os.path.lexists(directory / records.RESULT)):
         state, cause = "corrupt", f"{records.RESULT} is missing or not whole"
     kind, retried = (status.kind, len(status.retried)) if status and state == status.state else (None, 0)
     return Cell(planned.id, planned.name, planned.axes, state, cause, directory, None, kind, retried)
+
+
+def _other_place(planned: records.PlannedCell, result: Mapping[str, Any]) -> str | None:
+    """What is wrong if the plan puts a result at other numbers than those it was computed for; else None."""
+    computed = result.get("axes")
+    if not isinstance(computed, dict):
+        return None
+    for key, value in planned.axes.items():
+        if key in computed and is_number(value) and is_number(computed[key]) and value != computed[key]:
+            return f"the plan says {key}={value}, its result {key}={computed[key]}: {records.SWEEP} is damaged"
+    return None
 
 
 def _status(directory: Path) -> records.Status | None:

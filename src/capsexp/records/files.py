@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -62,6 +63,24 @@ def write_record(path: Path, value: object) -> None:
     if path.is_dir() and not path.is_symlink():
         remove(path)
     write_json(path, value)
+
+
+def write_summed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one of our own JSON files with a checksum of its content."""
+    plain = json.loads(json.dumps(finite(content)))
+    write_record(path, {**plain, "checksum": checksum(plain)})
+
+
+def read_summed(path: Path) -> dict[str, Any] | None:
+    """The content of such a file; None if it is missing or damaged.  Older versions wrote no checksum."""
+    raw = read_json(path)
+    written = raw.pop("checksum", None) if raw else None
+    return None if raw is None or written not in (None, checksum(raw)) else raw
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, in hexadecimal, in whatever order its keys stand."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def finite(value: object) -> object:

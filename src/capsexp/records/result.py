@@ -1,22 +1,17 @@
 """A finished cell's result, with a checksum."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from capsexp.records.checksums import file_digests, first_damaged, id_of
-from capsexp.records.files import finite, read_json, write_record
+from capsexp.records.files import checksum, finite, read_json, write_record
 from capsexp.records.identity import config_digest
 from capsexp.records.layout import NUMERICS_VERSION, PREVIOUS_RESULT, RESULT, RESUME_CHECKPOINT, SCHEMA
 from capsexp.records.sources import changed_code
 from capsexp.records.status import Status, write_status
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def write_result(
@@ -37,7 +32,7 @@ def write_result(
     sums: dict[str, Any] = {"of": id_of(directory), "files": file_digests(directory)}
     if config is not None:
         sums["config"] = config_digest(config)
-    write_record(directory / name, {"schema": SCHEMA, "checksum": _checksum(plain), **sums, "body": plain})
+    write_record(directory / name, {"schema": SCHEMA, "checksum": checksum(plain), **sums, "body": plain})
 
 
 def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:
@@ -62,7 +57,7 @@ def is_damaged(directory: Path, name: str) -> bool:
 
 def _read(directory: Path, name: str) -> dict[str, Any] | None:
     raw = read_json(directory / name)
-    if raw is None or not isinstance(raw.get("body"), dict) or raw.get("checksum") != _checksum(raw["body"]):
+    if raw is None or not isinstance(raw.get("body"), dict) or raw.get("checksum") != checksum(raw["body"]):
         return None
     here, owners = id_of(directory), (raw.get("of"), raw["body"].get("id"))
     return None if here and any(owner and owner != here for owner in owners) else raw

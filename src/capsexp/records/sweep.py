@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capsexp.records.files import read_json, write_record
+from capsexp.records.files import read_summed, write_summed
 from capsexp.records.identity import ID_LENGTH
 from capsexp.records.layout import CONFIGS, SCHEMA, SWEEP
 
@@ -45,12 +45,12 @@ class Sweep:
 
 def write_sweep(directory: Path, sweep: Sweep) -> None:
     """Write the plan of a sweep into its directory."""
-    write_record(directory / SWEEP, {"schema": SCHEMA, **asdict(sweep)})
+    write_summed(directory / SWEEP, {"schema": SCHEMA, **asdict(sweep)})
 
 
 def read_sweep(directory: Path) -> Sweep | None:
     """The plan of the sweep that was last launched in ``directory``; None if there is none."""
-    raw = read_json(directory / SWEEP)
+    raw = read_summed(directory / SWEEP)
     if raw is None:
         return None
     raw.pop("schema", None)
@@ -89,12 +89,12 @@ class FrozenCell:
 
 def write_configs(directory: Path, frozen: Mapping[str, FrozenCell]) -> None:
     """Write the configs of a sweep's cells, by cell id, into its directory."""
-    write_record(directory / CONFIGS, {"schema": SCHEMA, "cells": {key: asdict(cell) for key, cell in frozen.items()}})
+    write_summed(directory / CONFIGS, {"schema": SCHEMA, "cells": {key: asdict(cell) for key, cell in frozen.items()}})
 
 
 def read_configs(directory: Path) -> dict[str, FrozenCell]:
     """The configs of the sweep that was last launched in ``directory``, by cell id; empty if there are none."""
-    raw = read_json(directory / CONFIGS) or {}
+    raw = read_summed(directory / CONFIGS) or {}
     try:
         found = {key: FrozenCell(**cell) for key, cell in raw.get("cells", {}).items()}
     except (AttributeError, TypeError):  # damaged, or written by another version of this package
