@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ def own_code(configs: Any) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if digest is not None}
 
 
-def own_files(configs: Any) -> list[Path]:
-    """The source files of the modules of one's own that a config, or a list of them, names, sorted."""
-    return sorted({path for name in _modules(configs) for path in _files(name).values()})
+def own_files(modules: Iterable[str]) -> list[Path]:
+    """The source files of modules of one's own, and of what they import from one's own code, sorted."""
+    return sorted({path for name in modules for path in _files(name).values()})
 
 
 def changed_code(code: Mapping[str, str]) -> str | None:
@@ -69,12 +69,17 @@ def _prefixes(target: str) -> list[str]:
     return [".".join(names[:end]) for end in range(len(names), 0, -1)]
 
 
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        yield from [target] if isinstance(target, str) else []
-    for value in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
-        yield from _targets(value)
+def _targets(tree: Any) -> Iterator[str]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            target = node.get("_target_")
+            if isinstance(target, str):
+                yield target
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
 
 
 def _files(module: str) -> dict[str, Path]:

@@ -20,7 +20,22 @@ def resolved(config: DictConfig, folder: Path | None = None) -> Plain:
         config: the composed config.
         folder: the folder of the command; None for the present one.
     """
-    plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
+    return checked(plain_of(config), config, folder)
+
+
+def plain_of(config: DictConfig) -> Plain:
+    """A config with every interpolation resolved, without Hydra's own part."""
+    return {str(key): _plain(config[key]) for key in config if key != "hydra"}
+
+
+def checked(plain: Plain, config: DictConfig, folder: Path | None = None) -> Plain:
+    """A cell's config as :func:`plain_of` gives it, checked, with whole paths and without ``sweep.cell``.
+
+    Args:
+        plain: the config as plain Python; it is changed.
+        config: the composed config, or one that differs from it in values alone.
+        folder: the folder of the command; None for the present one.
+    """
     _check_shape(plain)
     check_read(config, plain)
     records.drop(plain, records.CELL_KEY)

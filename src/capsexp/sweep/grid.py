@@ -17,11 +17,21 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from capsexp import records
 from capsexp.errors import require
-from capsexp.sweep.cells import Plain, id_of, override_texts, resolved, swept_by_experiment
+from capsexp.sweep.cells import (
+    Plain,
+    checked,
+    id_of,
+    override_texts,
+    plain_of,
+    resolved,
+    swept_by_experiment,
+)
+from capsexp.sweep.unread import overlap
+from capsexp.sweep.variants import may_vary, varied
 
 
 @dataclass
@@ -207,17 +217,36 @@ def _combinations(
         (place for place, each in enumerate(given) if each.is_axis), key=lambda p: axes.index(given[p].key)
     )
     fixed = [next(iter(each.values), "") for each in given]
+    bases: dict[int, Plain | None] = {}
     for choice in itertools.product(*(given[place].values for place in in_order)):
         texts = list(fixed)
         for place, text in zip(in_order, choice, strict=True):
             texts[place] = text
         composed = compose([text if not direct[place] else fixed[place] for place, text in enumerate(texts)])
-        with open_dict(composed):
-            for place, text in enumerate(texts):
-                if direct[place]:
-                    OmegaConf.update(composed, given[place].key, given[place].values[text])
         values = {given[place].key: given[place].values[texts[place]] for place in in_order}
-        yield values, texts, resolved(composed)
+        set_here = {given[place].key: values[given[place].key] for place in in_order if direct[place]}
+        yield values, texts, _with_values(composed, set_here, bases)
+
+
+def _with_values(composed: DictConfig, values: Mapping[str, Any], bases: dict[int, Plain | None]) -> Plain:
+    """The resolved config of a cell that sets plain values on a composed config.
+
+    Args:
+        composed: the composed config, which gets the values.
+        values: the values by key.
+        bases: the first cell's config of each composed one, as :func:`plain_of` gives it; None if others must be
+            resolved anew.
+    """
+    base = bases.get(id(composed))
+    plain = varied(base, values) if base else None
+    if plain is None:
+        with open_dict(composed):
+            for key, value in values.items():
+                OmegaConf.update(composed, key, value)
+        plain = plain_of(composed)
+        if id(composed) not in bases:
+            bases[id(composed)] = records.copied(plain) if may_vary(composed, values) else None
+    return checked(plain, composed)
 
 
 def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[str]], DictConfig]:
@@ -248,13 +277,8 @@ def _is_set_directly(one: CommandOverride, given: Sequence[CommandOverride], loa
         return False
     if not all(_is_plain(value) for value in one.values.values()):
         return False
-    others = [each for each in given if each is not one and _overlap(key, each.key.lstrip("~"))]
+    others = [each for each in given if each is not one and overlap(key, each.key.lstrip("~"))]
     return all(_is_choice(each, loader) for each in others) and not _is_choice(one, loader)
-
-
-def _overlap(key: str, other: str) -> bool:
-    """True if one of two keys is the other one or lies within it."""
-    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _is_choice(one: CommandOverride, loader: ConfigLoader) -> bool:
@@ -264,7 +288,8 @@ def _is_choice(one: CommandOverride, loader: ConfigLoader) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "$" not in value)
+    word = isinstance(value, str) and "$" not in value and value != MISSING
+    return value is None or isinstance(value, bool | int | float) or word
 
 
 # -- values -----------------------------------------------------------------------------------------------------------

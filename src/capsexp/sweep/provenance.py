@@ -31,14 +31,13 @@ def provenance(code: Path, configs: Iterable[Mapping[str, Any]] = ()) -> dict[st
         code: a file of ours; ``git`` is set if it belongs to a repository.
         configs: the cells' configs, whose modules of one's own ``code`` lists, with their digests.
     """
-    cells = list(configs)
-    own = records.own_code(cells)
+    own = records.own_code(list(configs))
     return {
         "time": time.time(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "git": _git(code, records.own_files(cells)),
+        "git": _git(code, records.own_files(own)),
         **({"code": own} if own else {}),
     }
 

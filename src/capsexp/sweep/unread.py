@@ -42,9 +42,10 @@ LIKE = 0.82
 
 REFERENCE = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)(?![\w.]*\s*:)")
 RELATIVE = re.compile(r"\$\{(\.+)([\w.]*)")
+FUNCTION = re.compile(r"\$\{\s*([\w.]+)\s*:")
 SELECTED = re.compile(r"\$\{\s*(?!oc\.env)[\w.]+:\s*([A-Za-z_][\w.]*)")
-"""Interpolations of a key from the root, of one relative to where they stand, and what a function gets first, which may
-be a key (``oc.select``)."""
+"""Interpolations of a key from the root, of one relative to where they stand, the name of a function, and what it gets
+first, which may be a key (``oc.select``)."""
 
 
 def check_read(config: DictConfig, plain: dict[str, Any]) -> None:
@@ -61,7 +62,7 @@ def check_read(config: DictConfig, plain: dict[str, Any]) -> None:
     if not unknown:
         return
     raw = _unresolved(config)
-    read = {*_references(raw), *_shown(raw.get("report")), *_groups_of_parts(plain.get("recipe"))}
+    read = {*references(raw), *_shown(raw.get("report")), *_groups_of_parts(plain.get("recipe"))}
     for dotted, value in unknown.items():
         for key, given in [(dotted, value), *_leaves(dotted, value)]:
             if not _is_among(key, read) and not _is_among(key, _read_before_overrides(raw, key)):
@@ -85,7 +86,7 @@ def nearest(dotted: str, config: Mapping[str, Any]) -> str | None:
     """The key of a config whose last part, or whose whole name, is the most like a key's; None if none is."""
     closed = (f"{group}.{key}" for group in CLOSED if group for key in CLOSED[group])
     there = dict.fromkeys(key for key in [*_keys(config), *closed] if not key.endswith("_"))
-    known = [key for key in there if not is_closed(key) and not key.startswith("hydra") and not _overlap(key, dotted)]
+    known = [key for key in there if not is_closed(key) and not key.startswith("hydra") and not overlap(key, dotted)]
     last = dotted.rpartition(".")[2]
     same = [key for key in known if key.rpartition(".")[2] == last]
     alike = difflib.get_close_matches(dotted, known, 1, LIKE)
@@ -125,11 +126,11 @@ def _unresolved(config: DictConfig) -> dict[str, Any]:
     return raw
 
 
-def _references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
+def references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
     """The dotted keys that interpolations in a tree name; a name with another interpolation in it ends before that."""
     if isinstance(node, Mapping | list):
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from _references(value, (*place, str(key)))
+            yield from references(value, (*place, str(key)))
     elif isinstance(node, str):
         text = re.sub(r"\[(\w+)\]", r".\1", node)
         yield from (found.rstrip(".") for form in (REFERENCE, SELECTED) for found in form.findall(text))
@@ -164,20 +165,20 @@ def _read_before_overrides(raw: dict[str, Any], dotted: str) -> Iterator[str]:
     """What the chosen files read before the command sets other values: such a key is another's default, no mistake."""
     words = list((raw.get("hydra") or {}).get("overrides", {}).get("task", []))
     given = OverridesParser.create().parse_overrides(words)
-    if any(_overlap(each.get_key_element().lstrip("+~"), dotted) for each in given):
+    if any(overlap(each.get_key_element().lstrip("+~"), dotted) for each in given):
         return
     loader: ConfigLoader = GlobalHydra.instance().config_loader()
     fixed = [each for each in given if not each.is_sweep_override()]
     choices = [str(each.input_line) for each in fixed if loader.get_group_options(each.key_or_group)]
     chosen = loader.load_configuration("config", choices, run_mode=RunMode.RUN)
-    yield from _references(OmegaConf.to_container(chosen, resolve=False))
+    yield from references(OmegaConf.to_container(chosen, resolve=False))
 
 
 def _is_among(dotted: str, read: Iterable[str]) -> bool:
-    return any(_overlap(dotted, each) for each in read)
+    return any(overlap(dotted, each) for each in read)
 
 
-def _overlap(key: str, other: str) -> bool:
+def overlap(key: str, other: str) -> bool:
     """True if one of two keys is the other one or lies within it."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
