@@ -37,6 +37,7 @@ WRONG = {
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
     "no model": (["model=null"], "Config group override must be a string"),
     "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
+    "no value": (["model.c2=3,???", "-m"], "model.c2 must have a value, got '???'"),
     "unknown class": (["optimizer._target_=torch.optim.Adamant"], "optimizer._target_ must name something"),
     "unknown recipe": (["recipe._target_=capsexp.recipes.train.Trane"], "recipe._target_ must name something"),
     "a recipe that is none": (["recipe._target_=os.getcwd"], "recipe._target_ must name a subclass of"),

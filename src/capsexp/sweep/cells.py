@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from capsexp import records
 from capsexp.errors import require
@@ -57,11 +57,13 @@ GROUPS = ("data", "model", "recipe", "callbacks", "trainer", "optimizer", "paths
 
 
 def _check_shape(plain: Plain) -> None:
-    """Refuse a config in which a group was taken away, or replaced by a list, a number or a text.
+    """Refuse a config in which a value is missing, or a group was taken away or replaced by a list, a number or a text.
 
     Raises:
         ConfigError: for the first such key.
     """
+    for key, value in records.leaves(plain):
+        require(value != MISSING, key, "have a value", value)
     for key in GROUPS:
         rule = "be a group of keys (choose one with group=option)"
         require(isinstance(plain.get(key), dict), key, rule, plain.get(key))
