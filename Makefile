@@ -13,7 +13,7 @@ CODE  := src tests benchmarks examples
 COMMAND = +experiment=$(EXPERIMENT) $(ARGS) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status report sync dashboard test lint type bench clean
+.PHONY: help sweep plan status report sync dashboard test versions lint type bench clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,14 @@ dashboard: $(STAMP)  ## make a Weights & Biases workspace for a sweep
 # Compiled modules are kept, whatever the environment says: the tests start many processes.
 test: $(STAMP)  ## run the tests
 	@PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -n 3 --dist loadscope $(ARGS)
+
+# An environment of its own for each; a Python that is not there is left out, and said.
+versions:  ## run the tests with each Python from 3.11 to 3.13 that is there
+	@code=0; for minor in 11 12 13; do \
+		if "python3.$$minor" -c "" 2>/dev/null; then \
+			$(MAKE) test PYTHON="python3.$$minor" VENV=".venv-3.$$minor" || code=1; \
+		else echo "python3.$$minor is not there"; fi; \
+	done; exit $$code
 
 lint: $(STAMP)  ## check style and formatting
 	@$(RUN) -m ruff check $(CODE)
