@@ -36,6 +36,7 @@ WRONG = {
     "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
     "no model": (["model=null"], "Config group override must be a string"),
+    "a word for a part": (["callbacks.criterion_scores.criterion=word"], "callbacks.criterion_scores must be argument"),
     "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
     "no value": (["model.c2=3,???", "-m"], "model.c2 must have a value, got '???'"),
     "unknown class": (["optimizer._target_=torch.optim.Adamant"], "optimizer._target_ must name something"),

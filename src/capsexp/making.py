@@ -17,6 +17,10 @@ from capsexp.recipes.base import Part, Recipe
 Config = dict[str, Any]
 
 
+REFUSALS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Errors of our constructors that say that an argument is of another kind, such as a word in place of a criterion."""
+
+
 def make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any) -> Any:
     """The object that a group of the config describes.
 
@@ -43,7 +47,8 @@ def make_node(node: Config, group: str, **extra: Any) -> Any:
         if "Error locating target" in str(error):
             rule = f"name something that can be imported ({cause})"
             raise ConfigError(f"{group}._target_", rule, node["_target_"]) from error
-        if isinstance(cause, TypeError):
+        ours = str(node["_target_"]).startswith("capsexp.")
+        if isinstance(cause, REFUSALS if ours else TypeError):
             line = " ".join(str(cause).split())
             rule = f"be arguments that {node['_target_']} takes ({line})"
             raise ConfigError(group, rule, without_target(node)) from error
