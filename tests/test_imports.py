@@ -28,9 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": set(),
     "resolvers": {"sweep"},
     "sweep": {"cell", "engine", "stop_request", "tracking", "stacking.grouping"},
-    "engine": {"build", "cell", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
+    "engine": {"build", "cell", "fit_progress", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
-    "status": {"commands", "analysis"},
+    "status": {"commands", "analysis", "fit_progress"},
     "claims": {"commands", "analysis"},
     "report": {"commands", "analysis"},
     "sync": {"commands", "tracking"},
@@ -38,13 +38,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"commands", "build", "recipes", "data", "routing", "nn", "types"},
     "analyse": {"commands", "build", "analysis", "tracking"},
     "hardware": set(),
+    "fit_progress": set(),
     "stop_request": set(),
     "build": {"hardware", "loading", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
     "loading": {"recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "making": {"recipes"},
-    "trainers": {"making", "recipes", "stacking"},
+    "trainers": {"callbacks", "making", "progress_bar", "recipes", "stacking"},
+    "progress_bar": {"callbacks"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
     "rng": set(),
@@ -52,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": set(),
     "recipes": {"stop_request", "rng"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
-    "callbacks": TRAINING_TOOLS | {"memory_estimate", "stop_request", "hardware", "rng"},
+    "callbacks": TRAINING_TOOLS | {"fit_progress", "memory_estimate", "stop_request", "hardware", "rng"},
     "memory_estimate": {"nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "filters": {"metrics", "types"},  # filter and metric share what a correlation is
@@ -74,7 +76,7 @@ ONLY_IN: dict[str, set[str]] = {
     "hydra": {"api", "cli", "making", "plan", "sweep"},
     "omegaconf": {"api", "cli", "making", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
-    "lightning": {"build", "loading", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
+    "lightning": {"build", "loading", "progress_bar", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
     "greenlet": {"stacking"},
     "torch": {"build", "export", "loading", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
     | BELOW_RECIPES
@@ -94,7 +96,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 """Libraries that belong into few rooms."""
 
-STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "renamed", "stop_request", "hardware"}
+STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "renamed", "stop_request", "hardware", "fit_progress"}
 
 
 def room_of(module: str) -> str:

@@ -13,10 +13,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar
 
+from capsexp.callbacks.history import History
+from capsexp.callbacks.progress import ProgressFile
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.making import Config, make, make_node, parts_in_conf
+from capsexp.progress_bar import EpochBar
 from capsexp.recipes.base import TrainerSettings
 from capsexp.stacking import context
 
@@ -56,8 +58,10 @@ def make_trainer(
     options, own = _trainer_settings(config, without, **given)
     progress = config["trainer"]["progress"]
     shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
+    history, fit = own.get("history"), prefix or _name_of(directory)
+    noted = ProgressFile(home, fit, history) if in_run and isinstance(history, History) else None
     fixed: dict[str, Any] = {
-        "callbacks": [*own.values(), *callbacks, *([RichProgressBar()] if shown else [])],
+        "callbacks": [*own.values(), *callbacks, *([noted] if noted else []), *([EpochBar(noted)] if shown else [])],
         "logger": (logger_of(logger, prefix) or False) if in_run else False,
         "default_root_dir": directory or home,
         "enable_checkpointing": True,
@@ -72,6 +76,11 @@ def make_trainer(
         return context.joined(L.Trainer(**options, **fixed), config)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise _refused_by_lightning(error, options) from error
+
+
+def _name_of(stage: Path | None) -> str:
+    """The name of a stage from that of its folder; empty for the cell's own folder."""
+    return "" if stage is None else stage.name.rpartition("-")[0]
 
 
 def _trainer_settings(
