@@ -131,10 +131,23 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(
     assert "multirun" in told
 
 
-def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path) -> None:
+VOLATILE = (
+    *("threads=none", "threads=0", "trainer.devices=2", "trainer.accelerator=abacus", "trainer.progress=maybe"),
+    *("trainer.log_every_n_steps=-1", "logger.wandb.mode=always", "logger.wandb=disabled", "paths.cache=null"),
+    *("logger.wandb.mode=offline logger.wandb.timeout_s=0", "logger.wandb.mode=offline logger.wandb.project=a/b"),
+    *("callbacks.resume.min_interval_s=-1", "+callbacks.resume.every=3", "+callbacks.divergence.last=3"),
+    *("callbacks.memory_check=1", "data.source.cache=3", "sweep.rerun=some", "sweep.name=.."),
+)
+"""Wrong values of keys that are no part of a cell's id; the last word is the wrong one."""
+
+
+def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*quick) == 0
     before = results(in_tmp)
-    assert run(*quick, "trainer.devices=2") == 0  # the same work, finished: nothing to build
+    assert run(*quick, "trainer.progress=true") == 0  # the same work, finished: nothing to build
+    for wrong in VOLATILE:
+        assert run(*quick, *wrong.split()) == 2, wrong
+        assert f"error: {wrong.split()[-1].partition('=')[0].lstrip('+')} must " in capsys.readouterr().err
     assert run(*quick, "model.c2=0") == 2
     assert run(*quick, "model.c9=0") == 2
     assert results(in_tmp) == before

@@ -21,13 +21,13 @@ PLANNED_STACKS = {"stacking.grouping"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"resolvers", "sweep"},
-    "api": {"cli"},
+    "api": {"cli", "sweep"},
     "archive": {"commands"},
     "clean": {"commands"},
     "plan": {"cli", "commands", "resolvers", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
-    "sweep": {"cell", "engine", "stop_request", "tracking", "stacking.grouping"},
+    "sweep": {"cell", "engine", "stop_request", "run_settings", "tracking", "stacking.grouping"},
     "engine": {"build", "cell", "fit_progress", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
     "status": {"commands", "analysis", "fit_progress"},
@@ -39,13 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyse": {"commands", "build", "analysis", "tracking"},
     "hardware": set(),
     "fit_progress": set(),
+    "run_settings": {"tracking"},
     "stop_request": set(),
-    "build": {"hardware", "loading", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
+    "build": {"hardware", "loading", "making", "rng", "run_settings", "recipes", "stacking", "tracking", "trainers"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
     "loading": {"recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "making": {"recipes"},
-    "trainers": {"callbacks", "making", "progress_bar", "recipes", "stacking"},
+    "trainers": {"callbacks", "run_settings", "making", "progress_bar", "recipes", "stacking"},
     "progress_bar": {"callbacks"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
@@ -320,6 +321,7 @@ def loaded_by(code: str, *libraries: str) -> list[str]:
         "import capsexp.cell",
         "from capsexp.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code",
         "from capsexp.cli import main; assert main(['model.c9=1']) == 2",
+        "from capsexp.cli import main; assert main(['trainer.devices=2']) == 2",
         "from capsexp.cli import main; assert main(['+experiment=a,b', '-m']) == 2",
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from capsexp import run_settings
 from capsexp.callbacks.history import History
 from capsexp.callbacks.progress import ProgressFile
 from capsexp.errors import ConfigError, require, require_int
@@ -89,12 +90,10 @@ def _trainer_settings(
     """The config's arguments of ``lightning.Trainer`` and its callbacks by their names there, both checked."""
     options = {**config["trainer"], **given}
     require_int("trainer.max_epochs", options["max_epochs"], 1)
-    rule = "be 1: a cell's data lies on one device; run more cells at once instead"
-    require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
+    run_settings.check_trainer(options)
     _check_types(options)
     _check_validation(config["trainer"])
-    progress = options.pop("progress")
-    require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
+    options.pop("progress")
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _check_pruning(config)
     names = [name for name, entry in config["callbacks"].items() if entry and name not in without]

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from capsexp import records
+from capsexp import records, run_settings
 from capsexp.errors import require
 
 Plain = dict[str, Any]
@@ -29,6 +29,7 @@ def resolved(config: DictConfig, folder: Path | None = None) -> Plain:
         if isinstance(path, str):  # else the routing reports the error
             node[key] = str(Path(folder or ".", Path(path).expanduser()).absolute())
     plain["sweep"]["name"] = str(plain["sweep"]["name"])  # a date is read as a number
+    run_settings.check(plain)
     if folder is not None and folder != Path.cwd():  # Hydra changes the folder with hydra.job.chdir=true
         for key in ("output", "sweep", "stages"):
             plain["paths"][key] = str(Path(folder, str(plain["paths"][key])))
