@@ -35,8 +35,22 @@ WRONG = {
     "no such accelerator": (["trainer.accelerator=abacus"], "abacus"),
     "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
-    "no model": (["model=null"], "Config group override must be a string"),
+    "no model": (["model=null"], "model must be the name of an option (autoencoder, "),
     "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
+    "name of an optimizer": (["optimizer=sgd"], "(set its keys: optimizer._target_=torch.optim.SGD), got 'sgd'"),
+    "swept optimizers": (
+        ["optimizer=adamw,sgd", "-m"],
+        "(set its keys: optimizer._target_=torch.optim.AdamW)",
+    ),
+    "unknown optimizer": (["optimizer=lion"], "(set its keys: optimizer._target_=torch.optim.SGD, optimizer.lr=0.1)"),
+    "a folder as paths": (
+        ["paths=here"],
+        "paths must be a group of keys (set its keys: paths.output=FOLDER), got 'here'",
+    ),
+    "a name as sweep": (["sweep=mine"], "sweep must be a group of keys (set its keys: sweep.name=NAME), got 'mine'"),
+    "no paths": (["~paths"], "paths must be a group of keys (set its keys: paths.output=FOLDER), got None"),
+    "a name as source": (["data.source=mnist"], "data.source must be a group of keys, or null (set its keys: "),
+    "a name as launcher": (["hydra.launcher=basic"], "hydra.launcher must be a group of keys (choose one with hydra/"),
     "unknown class": (["optimizer._target_=torch.optim.Adamant"], "optimizer._target_ must name something"),
     "unknown recipe": (["recipe._target_=capsexp.recipes.train.Trane"], "recipe._target_ must name something"),
     "a recipe that is none": (["recipe._target_=os.getcwd"], "recipe._target_ must name a subclass of"),
@@ -136,7 +150,7 @@ VOLATILE = (
     *("trainer.log_every_n_steps=-1", "logger.wandb.mode=always", "logger.wandb=disabled", "paths.cache=null"),
     *("logger.wandb.mode=offline logger.wandb.timeout_s=0", "logger.wandb.mode=offline logger.wandb.project=a/b"),
     *("callbacks.resume.min_interval_s=-1", "+callbacks.resume.every=3", "+callbacks.divergence.last=3"),
-    *("callbacks.memory_check=1", "data.source.cache=3", "sweep.rerun=some", "sweep.name=.."),
+    *("callbacks.memory_check=1", "data.source.cache=3", "sweep.rerun=some", "sweep.name=..", "report=mine"),
 )
 """Wrong values of keys that are no part of a cell's id; the last word is the wrong one."""
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from capsexp import records, resolvers
 from capsexp.errors import ConfigError, LaunchError, config_error, require
 from capsexp.sweep import closing
+from capsexp.sweep.cells import options_of, require_mapping
 from capsexp.text import prepare_output
 
 log = logging.getLogger(__name__)
@@ -120,15 +121,20 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_group(key: str, value: str) -> None:
-    """Refuse what Hydra would report in a traceback: a group without options, and options that are no names.
+    """Refuse what Hydra would report in a traceback or without its key: options that are no names, values as groups.
 
     Raises:
         ConfigError: for the group.
     """
-    if key in ("hydra.sweeper", "hydra.launcher"):
+    if key in ("hydra.sweeper", "hydra.launcher") and not value.startswith("{"):
         group = key.replace(".", "/")
         require(value != "null", group, "be the name of an option", value)
-    if value.startswith("[") and (records.CONF / key).is_dir():
+        raise ConfigError(key, f"be a group of keys (choose one with {group}={value})", value)
+    if key.lstrip("~") in ("paths", "sweep") and not value.startswith("{"):  # Hydra would miss what lies in them
+        require_mapping(key.lstrip("~"), None if key.startswith("~") else value)
+    is_option = (records.CONF / key).is_dir()
+    require(not (is_option and value == "null"), key, f"be the name of an option ({options_of(key)})", value)
+    if value.startswith("[") and is_option:
         names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]
         fit = all(re.fullmatch(r"[A-Za-z_./-][\w./-]*", name) for name in names)
         require(fit, key, "be the name of an option, or a list of names", value)
