@@ -21,6 +21,7 @@ from capsexp import records, resolvers
 from capsexp.errors import ConfigError, LaunchError, config_error, require
 from capsexp.sweep import closing
 from capsexp.sweep.cells import options_of, require_mapping
+from capsexp.sweep.messages import of_command, one_line
 from capsexp.text import prepare_output
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         # OSError: a folder that cannot be written, a full disk.  ValueError: an argument that Hydra or capsexp refuses.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return _complain(str(config_error(error) or one_line(error)))
+        return _complain(str(config_error(error) or of_command(error, arguments)))
     except LaunchError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -154,15 +155,6 @@ def _hydra_environment(arguments: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's message without its line breaks, search paths and hints for developers."""
-    text = str(error) or str(error.__cause__ or type(error).__name__)
-    text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
-    if text.startswith("Could not override 'routing'"):  # Hydra's own advice, +routing=..., would change nothing
-        return "routing must be given with a model of capsules, such as model=capsnet"
-    return re.sub(r"\s+", " ", text).strip()
 
 
 def _complain(line: str) -> int:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from capsexp import cli, commands
 from capsexp.errors import CommandError, config_error
 from capsexp.sweep import preview
+from capsexp.sweep.messages import of_command
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def _show(given: argparse.Namespace) -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise CommandError(str(config_error(error) or cli.one_line(error))) from error
+        raise CommandError(str(config_error(error) or of_command(error, given.overrides))) from error
     sys.stdout.write(text)
 
 

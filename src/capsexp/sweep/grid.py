@@ -8,6 +8,7 @@ config files (``data=digits,mnist``) or that are merged (mappings).  Numbers, st
 config, which gives the same result.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from capsexp import records
 from capsexp.errors import require
 from capsexp.sweep.cells import Plain, id_of, override_texts, resolved, swept_by_experiment
+from capsexp.sweep.messages import REFUSED, misfit
 
 
 @dataclass
@@ -207,17 +209,39 @@ def _combinations(
         (place for place, each in enumerate(given) if each.is_axis), key=lambda p: axes.index(given[p].key)
     )
     fixed = [next(iter(each.values), "") for each in given]
-    for choice in itertools.product(*(given[place].values for place in in_order)):
-        texts = list(fixed)
-        for place, text in zip(in_order, choice, strict=True):
-            texts[place] = text
+
+    def resolve(texts: Sequence[str]) -> Plain:
         composed = compose([text if not direct[place] else fixed[place] for place, text in enumerate(texts)])
         with open_dict(composed):
             for place, text in enumerate(texts):
                 if direct[place]:
                     OmegaConf.update(composed, given[place].key, given[place].values[text])
-        values = {given[place].key: given[place].values[texts[place]] for place in in_order}
-        yield values, texts, resolved(composed)
+        return resolved(composed)
+
+    for choice in itertools.product(*(given[place].values for place in in_order)):
+        texts = _placed(fixed, in_order, choice)
+        try:
+            plain = resolve(texts)
+        except REFUSED as error:
+            deciding = [place for place in in_order if not direct[place]]
+            lists = [list(given[place].values) for place in deciding]
+            again = functools.partial(_resolve_placed, resolve, texts, deciding)
+            found = misfit(error, [texts[place] for place in deciding], lists, again)
+            if found is error:
+                raise
+            raise found from error
+        yield {given[place].key: given[place].values[texts[place]] for place in in_order}, texts, plain
+
+
+def _resolve_placed(
+    resolve: Callable[[Sequence[str]], Plain], texts: Sequence[str], places: Sequence[int], choice: Sequence[str]
+) -> Plain:
+    return resolve(_placed(texts, places, choice))
+
+
+def _placed(texts: Sequence[str], places: Sequence[int], choice: Sequence[str]) -> list[str]:
+    """The texts with others at some places."""
+    return [dict(zip(places, choice, strict=True)).get(place, text) for place, text in enumerate(texts)]
 
 
 def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[str]], DictConfig]:
