@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 
+from capsexp import cli
 from capsexp.plan import main
 from capsexp.run_settings import ACCELERATORS, CALLBACKS
 from capsexp.sweep.messages import EXTRAS
@@ -60,6 +61,14 @@ def test_a_wrong_value_of_one_option(refused: Refused, tiny_npz: Path) -> None:
     assert said == "data.source.cache must name a folder, got 3"
     said = refused(f"data.path={tiny_npz},nowhere.npz data=digits,mnist")
     assert said.startswith("data.path must name an existing .npz file, got ")
+
+
+def test_a_search_names_the_option_too(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optuna")
+    words = ["hydra/sweeper=optuna", "model=deep_capsnet,baseline_cnn", "model.c3=4,5", "logger.wandb.mode=disabled"]
+    assert cli.main([*words, "-m"]) == 2
+    assert "error: Could not override 'model.c3' (with model=" in capsys.readouterr().err
+    assert list(in_tmp.iterdir()) == []
 
 
 @pytest.mark.parametrize(

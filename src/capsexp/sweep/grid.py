@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from capsexp import records
 from capsexp.errors import require
 from capsexp.sweep.cells import Plain, id_of, override_texts, resolved, swept_by_experiment
-from capsexp.sweep.messages import REFUSED, misfit
+from capsexp.sweep.messages import REFUSED, in_combination, misfit
 
 
 @dataclass
@@ -129,7 +129,15 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
         swept = [each for each in given if each.input_line not in fixed or _key(each) in axes]
         values = {_key(override): override.value() for override in swept}
         _check_axes({key: [value] for key, value in values.items()})
-        ids.append(grid.add(names, values, list(job), resolved(_composed(config, loader, job))))
+        try:
+            plain = resolved(_composed(config, loader, job))
+        except REFUSED as error:
+            options = [str(each.input_line) for each in swept if loader.get_group_options(each.key_or_group)]
+            found = in_combination(error, options)
+            if found is error:
+                raise
+            raise found from error
+        ids.append(grid.add(names, values, list(job), plain))
     for key in dict.fromkeys(key for cell in grid.cells for key in cell.axes):
         grid.axes[key] = _distinct(cell.axes[key] for cell in grid.cells if key in cell.axes)
     return ids

@@ -96,7 +96,17 @@ def misfit(
         if fitting:
             refused = [value for value in values if value not in fitting]
             return _narrowed(error, f"{WITH}{' and '.join(refused)}, but not with {' and '.join(fitting)})")
-    return error if isinstance(error, ConfigError) or not axes else _narrowed(error, f"{WITH}{' '.join(choice)})")
+    return in_combination(error, choice)
+
+
+def in_combination(error: Exception, choice: Sequence[str]) -> Exception:
+    """The error of one combination with its swept options, unless it names key and value itself.
+
+    Args:
+        error: one of :data:`REFUSED`.
+        choice: overrides of the swept options.
+    """
+    return error if isinstance(error, ConfigError) or not choice else _narrowed(error, f"{WITH}{' '.join(choice)})")
 
 
 def _is_refused(choice: Sequence[str], compose: Callable[[Sequence[str]], object]) -> bool:
