@@ -87,12 +87,16 @@ def whole(rows: list[Row]) -> str:
 
 def test_a_growing_file_equals_one_that_is_written_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("an epoch waits for the disk"))
-    growing, rows = GrowingFile(tmp_path / "growing.csv"), list[Row]()
+    path, rows, replaced, before = tmp_path / "growing.csv", list[Row](), list[int](), 0
+    growing = GrowingFile(path)
     for epoch in range(1, 200):
         rows.append({"epoch": epoch, "loss": 1 / epoch} | ({"acc": epoch / 7} if epoch > 50 and epoch % 3 else {}))
         growing.update(rows)
-        assert (tmp_path / "growing.csv").read_text() == whole(rows)
-    assert (tmp_path / "growing.csv").stat().st_size > BLOCK
+        assert path.read_text() == whole(rows)
+        replaced += [epoch] if path.stat().st_ino != before else []
+        before = path.stat().st_ino
+    across = next(n for n in range(1, 200) if len(whole(rows[:n])) > BLOCK)
+    assert replaced == [1, 52, across], "at first, for a new column, and for a row that lies in two blocks"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"something else\n", b"epoch,loss\n1,1.0\n2,0."])

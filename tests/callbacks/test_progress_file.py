@@ -9,6 +9,8 @@ from capsexp import fit_progress, records
 from capsexp.callbacks import progress
 from capsexp.callbacks.history import History
 from capsexp.callbacks.progress import ProgressFile
+from capsexp.trainers import make_trainer
+from tests.contracts.test_meta_contract import composed
 
 MODULE: Any = nn.Linear(1, 1)
 
@@ -40,6 +42,16 @@ def test_what_is_written_of_a_fit_in_a_stages_folder(tmp_path: Path, monkeypatch
     ended = fit_progress.read(cell)
     assert ended is not None
     assert (ended.line(), ended.left_s()) == ("base: trained for 2 epochs  val/acc 0.5000", 0.0)
+
+
+@pytest.mark.parametrize(("stage", "prefix", "fit"), [(None, "", ""), ("base", "", "base"), ("deep", "deep4", "deep4")])
+def test_the_name_of_a_fit(tmp_path: Path, stage: str | None, prefix: str, fit: str) -> None:
+    directory = None if stage is None else tmp_path / f"{stage}-0123456789"
+    made = make_trainer(composed(), tmp_path, False, True, directory=directory, prefix=prefix)
+    (file,) = (each for each in made.callbacks if isinstance(each, ProgressFile))  # type: ignore[attr-defined]
+    assert file.fit == fit
+    evaluation = make_trainer(composed(), tmp_path, False, True, in_run=False)
+    assert not any(isinstance(each, ProgressFile) for each in evaluation.callbacks)  # type: ignore[attr-defined]
 
 
 def test_the_loss_is_shown_where_nothing_is_classified(tmp_path: Path) -> None:

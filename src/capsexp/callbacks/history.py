@@ -1,5 +1,6 @@
 """The history of a fit, one row per epoch: ``metrics.csv``."""
 
+import contextlib
 import csv
 import io
 import time
@@ -88,10 +89,8 @@ class GrowingFile:
         Args:
             rows: the rows of the last call and one more.
         """
-        try:
+        with contextlib.suppress(OSError):  # the end of the fit writes the file again, and reports an error
             self._update(rows)
-        except OSError:  # the end of the fit writes the file again, and reports an error
-            self._content.clear()
 
     def _update(self, rows: Sequence[Row]) -> None:
         if not self._content or not set(_names(rows[-1:])) <= set(self._names):
