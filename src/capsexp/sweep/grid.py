@@ -249,7 +249,10 @@ def _resolve_placed(
 
 def _placed(texts: Sequence[str], places: Sequence[int], choice: Sequence[str]) -> list[str]:
     """The texts with others at some places."""
-    return [dict(zip(places, choice, strict=True)).get(place, text) for place, text in enumerate(texts)]
+    placed = list(texts)
+    for place, text in zip(places, choice, strict=True):
+        placed[place] = text
+    return placed
 
 
 def _composer(config: DictConfig, loader: ConfigLoader) -> Callable[[Sequence[str]], DictConfig]:
