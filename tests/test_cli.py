@@ -35,10 +35,24 @@ WRONG = {
     "no such accelerator": (["trainer.accelerator=abacus"], "abacus"),
     "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
-    "no model": (["model=null"], "Config group override must be a string"),
     "a word for a part": (["callbacks.criterion_scores.criterion=word"], "callbacks.criterion_scores must be argument"),
-    "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
     "no value": (["model.c2=3,???", "-m"], "model.c2 must have a value, got '???'"),
+    "no model": (["model=null"], "model must be the name of an option (autoencoder, "),
+    "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
+    "name of an optimizer": (["optimizer=sgd"], "(set its keys: optimizer._target_=torch.optim.SGD), got 'sgd'"),
+    "swept optimizers": (
+        ["optimizer=adamw,sgd", "-m"],
+        "(set its keys: optimizer._target_=torch.optim.AdamW)",
+    ),
+    "unknown optimizer": (["optimizer=lion"], "(set its keys: optimizer._target_=torch.optim.SGD, optimizer.lr=0.1)"),
+    "a folder as paths": (
+        ["paths=here"],
+        "paths must be a group of keys (set its keys: paths.output=FOLDER), got 'here'",
+    ),
+    "a name as sweep": (["sweep=mine"], "sweep must be a group of keys (set its keys: sweep.name=NAME), got 'mine'"),
+    "no paths": (["~paths"], "paths must be a group of keys (set its keys: paths.output=FOLDER), got None"),
+    "a name as source": (["data.source=mnist"], "data.source must be a group of keys, or null (set its keys: "),
+    "a name as launcher": (["hydra.launcher=basic"], "hydra.launcher must be a group of keys (choose one with hydra/"),
     "unknown class": (["optimizer._target_=torch.optim.Adamant"], "optimizer._target_ must name something"),
     "unknown recipe": (["recipe._target_=capsexp.recipes.train.Trane"], "recipe._target_ must name something"),
     "a recipe that is none": (["recipe._target_=os.getcwd"], "recipe._target_ must name a subclass of"),
@@ -133,10 +147,23 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(
     assert "multirun" in told
 
 
-def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path) -> None:
+VOLATILE = (
+    *("threads=none", "threads=0", "trainer.devices=2", "trainer.accelerator=abacus", "trainer.progress=maybe"),
+    *("trainer.log_every_n_steps=-1", "logger.wandb.mode=always", "logger.wandb=disabled", "paths.cache=null"),
+    *("logger.wandb.mode=offline logger.wandb.timeout_s=0", "logger.wandb.mode=offline logger.wandb.project=a/b"),
+    *("callbacks.resume.min_interval_s=-1", "+callbacks.resume.every=3", "+callbacks.divergence.last=3"),
+    *("callbacks.memory_check=1", "data.source.cache=3", "sweep.rerun=some", "sweep.name=..", "report=mine"),
+)
+"""Wrong values of keys that are no part of a cell's id; the last word is the wrong one."""
+
+
+def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*quick) == 0
     before = results(in_tmp)
-    assert run(*quick, "trainer.devices=2") == 0  # the same work, finished: nothing to build
+    assert run(*quick, "trainer.progress=true") == 0  # the same work, finished: nothing to build
+    for wrong in VOLATILE:
+        assert run(*quick, *wrong.split()) == 2, wrong
+        assert f"error: {wrong.split()[-1].partition('=')[0].lstrip('+')} must " in capsys.readouterr().err
     assert run(*quick, "model.c2=0") == 2
     assert run(*quick, "model.c9=0") == 2
     assert results(in_tmp) == before

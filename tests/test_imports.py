@@ -21,17 +21,17 @@ PLANNED_STACKS = {"stacking.grouping"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"resolvers", "sweep"},
-    "api": {"cli"},
+    "api": {"cli", "sweep"},
     "archive": {"commands"},
     "clean": {"commands"},
     "plan": {"cli", "commands", "forecast", "resolvers", "sweep"},
     "forecast": {"build", "lightning_modules", "making", "recipes", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
-    "sweep": {"cell", "engine", "stop_request", "tracking", "stacking.grouping"},
-    "engine": {"build", "cell", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
+    "sweep": {"cell", "engine", "stop_request", "run_settings", "tracking", "stacking.grouping"},
+    "engine": {"build", "cell", "fit_progress", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
-    "status": {"commands", "analysis"},
+    "status": {"commands", "analysis", "fit_progress"},
     "claims": {"commands", "analysis"},
     "report": {"commands", "analysis"},
     "sync": {"commands", "tracking"},
@@ -39,13 +39,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"commands", "build", "recipes", "data", "routing", "nn", "types"},
     "analyse": {"commands", "build", "analysis", "tracking"},
     "hardware": set(),
+    "fit_progress": set(),
+    "run_settings": {"tracking"},
     "stop_request": set(),
-    "build": {"hardware", "loading", "making", "rng", "recipes", "stacking", "tracking", "trainers"}
+    "build": {"hardware", "loading", "making", "rng", "run_settings", "recipes", "stacking", "tracking", "trainers"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
     "loading": {"recipes"} | BELOW_RECIPES | TRAINING_TOOLS,
     "making": {"recipes"},
-    "trainers": {"callbacks", "making", "recipes", "stacking"},
+    "trainers": {"callbacks", "run_settings", "making", "progress_bar", "recipes", "stacking"},
+    "progress_bar": {"callbacks"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
     "rng": set(),
@@ -53,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": set(),
     "recipes": {"stop_request", "rng"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
-    "callbacks": TRAINING_TOOLS | {"memory_estimate", "stop_request", "hardware", "rng"},
+    "callbacks": TRAINING_TOOLS | {"fit_progress", "memory_estimate", "stop_request", "hardware", "rng"},
     "memory_estimate": {"nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "filters": {"metrics", "types"},  # filter and metric share what a correlation is
@@ -75,7 +78,8 @@ ONLY_IN: dict[str, set[str]] = {
     "hydra": {"api", "cli", "making", "plan", "sweep"},
     "omegaconf": {"api", "cli", "making", "plan", "resolvers", "sweep"},
     "pebble": {"engine"},
-    "lightning": {"build", "forecast", "loading", "recipes", "stacking", "tracking", "trainers"} | BELOW_RECIPES,
+    "lightning": {"build", "forecast", "loading", "progress_bar", "recipes", "stacking", "tracking", "trainers"}
+    | BELOW_RECIPES,
     "greenlet": {"stacking"},
     "torch": {"build", "export", "forecast", "loading", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
     | BELOW_RECIPES
@@ -95,7 +99,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 """Libraries that belong into few rooms."""
 
-STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "renamed", "stop_request", "hardware"}
+STANDARD_LIBRARY_ALONE = BOTTOM | PLANNED_STACKS | {"__main__", "renamed", "stop_request", "hardware", "fit_progress"}
 
 
 def room_of(module: str) -> str:
@@ -319,6 +323,7 @@ def loaded_by(code: str, *libraries: str) -> list[str]:
         "import capsexp.cell",
         "from capsexp.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code",
         "from capsexp.cli import main; assert main(['model.c9=1']) == 2",
+        "from capsexp.cli import main; assert main(['trainer.devices=2']) == 2",
         "from capsexp.cli import main; assert main(['+experiment=a,b', '-m']) == 2",
     ],
 )

@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import cli
 from capsexp.errors import CommandError, config_error
+from capsexp.sweep.messages import of_command
 
 
 class CellError(CommandError):
@@ -68,5 +69,5 @@ def _execute(arguments: Sequence[str]) -> cli.Command:
     try:
         cli.execute([str(word) for word in arguments], command)
     except (HydraException, OmegaConfBaseException) as error:
-        raise config_error(error) or CommandError(cli.one_line(error)) from error
+        raise config_error(error) or CommandError(of_command(error, arguments)) from error
     return command

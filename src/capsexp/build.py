@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import capsexp
-from capsexp import hardware, loading, records, rng, tracking
+from capsexp import hardware, loading, records, rng, run_settings, tracking
 from capsexp.callbacks.checkpoints import read_best
 from capsexp.data.base import ImageDataModule
 from capsexp.errors import ConfigError, require, require_int
@@ -223,7 +223,7 @@ def _work_key(config: Config, without: Collection[str]) -> str:
 
 def set_threads(threads: Any) -> int:
     """Set torch's CPU threads to a number or to ``auto``, all cores; returns their number."""
-    torch.set_num_threads(hardware.cores() if threads == "auto" else require_int("threads", threads, 1))
+    torch.set_num_threads(run_settings.check_threads(threads) or hardware.cores())
     return torch.get_num_threads()
 
 

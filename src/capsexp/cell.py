@@ -122,6 +122,7 @@ def settle(cell: Cell, state: records.State, cause: str, kind: records.Kind | No
             if state == "pending":
                 status = replace(status, retried=(*status.retried, cause))
             records.write_status(cell.directory, status)
+            _forget_progress(cell.directory)
             with (cell.directory / records.LOG).open("a", encoding="utf-8") as stream:
                 stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {state}: {cause}\n")
     except (Timeout, OSError) as error:  # another process has the cell now, or there is no space
@@ -145,7 +146,10 @@ def _run_locked(cell: Cell) -> CellOutcome:
     try:
         _begin(cell, status)
         with _log_file(cell.directory / records.LOG), _heartbeat(cell.directory / records.LOCK):
-            status = _work(cell, status)
+            try:
+                status = _work(cell, status)
+            finally:
+                _forget_progress(cell.directory)
     except Exception as error:  # its log cannot be opened, or a file of an earlier attempt stands in the way
         status = _failure(status, error)
     records.write_status(cell.directory, status)
@@ -177,11 +181,17 @@ def _begin(cell: Cell, status: records.Status) -> None:
     records.write_text(cell.directory / records.CONFIG, yaml.safe_dump(cell.config, sort_keys=False))
 
 
+def _forget_progress(directory: Path) -> None:
+    """Remove what showed how far the running cell is."""
+    with contextlib.suppress(OSError):
+        records.remove(directory / records.PROGRESS)
+
+
 def _clear_unless_resumable(directory: Path) -> None:
     """Remove the files of an earlier attempt except a checkpoint to resume from."""
     for leftover in directory.rglob(".*.????????"):  # a temporary file of a process that was killed while writing
         leftover.unlink(missing_ok=True)
-    for name in (records.METRICS, records.ARRAYS, records.RESULT, records.BEST_CHECKPOINT):
+    for name in (records.METRICS, records.ARRAYS, records.RESULT, records.BEST_CHECKPOINT, records.PROGRESS):
         records.remove(directory / name)
     if os.path.lexists(directory / records.RESUME_CHECKPOINT):
         log.info("%s  goes on from its checkpoint", directory.name)

@@ -10,18 +10,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from capsexp import records, resolvers
 from capsexp.errors import ConfigError, LaunchError, config_error, require
-from capsexp.sweep import closing, unread
+from capsexp.sweep import closing
+from capsexp.sweep.cells import options_of, require_mapping
+from capsexp.sweep.messages import of_command, one_line
 from capsexp.text import prepare_output
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         # OSError: a folder that cannot be written, a full disk.  ValueError: an argument that Hydra or capsexp refuses.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return _complain(str(config_error(error) or one_line(error)))
+        return _complain(str(config_error(error) or of_command(error, arguments)))
     except LaunchError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -122,15 +122,20 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_group(key: str, value: str) -> None:
-    """Refuse what Hydra would report in a traceback: a group without options, and options that are no names.
+    """Refuse what Hydra would report in a traceback or without its key: options that are no names, values as groups.
 
     Raises:
         ConfigError: for the group.
     """
-    if key in ("hydra.sweeper", "hydra.launcher"):
+    if key in ("hydra.sweeper", "hydra.launcher") and not value.startswith("{"):
         group = key.replace(".", "/")
         require(value != "null", group, "be the name of an option", value)
-    if value.startswith("[") and (records.CONF / key).is_dir():
+        raise ConfigError(key, f"be a group of keys (choose one with {group}={value})", value)
+    if key.lstrip("~") in ("paths", "sweep") and not value.startswith("{"):  # Hydra would miss what lies in them
+        require_mapping(key.lstrip("~"), None if key.startswith("~") else value)
+    is_option = (records.CONF / key).is_dir()
+    require(not (is_option and value == "null"), key, f"be the name of an option ({options_of(key)})", value)
+    if value.startswith("[") and is_option:
         names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]
         fit = all(re.fullmatch(r"[A-Za-z_./-][\w./-]*", name) for name in names)
         require(fit, key, "be the name of an option, or a list of names", value)
@@ -150,24 +155,6 @@ def _hydra_environment(arguments: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's message without its line breaks, search paths and hints for developers."""
-    text = str(error) or str(error.__cause__ or type(error).__name__)
-    text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
-    if text.startswith("Could not override 'routing'"):  # Hydra's own advice, +routing=..., would change nothing
-        return "routing must be given with a model of capsules, such as model=capsnet"
-    advised = re.search(r"use \+([\w.]+)=(\S*)", text)
-    if advised and unread.is_closed(advised[1]):  # likewise
-        return str(unread.unread(advised[1], advised[2], _defaults()))
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _defaults() -> dict[str, Any]:
-    """The config of a command without arguments."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
-        return cast("dict[str, Any]", OmegaConf.to_container(compose("config"), resolve=False))
 
 
 def _complain(line: str) -> int:

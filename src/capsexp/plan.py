@@ -14,6 +14,7 @@ from capsexp import cli, commands
 from capsexp.errors import CommandError, config_error
 from capsexp.sweep import preview
 from capsexp.sweep.estimate import estimate_of
+from capsexp.sweep.messages import of_command
 from capsexp.sweep.plan import Plan
 
 
@@ -56,7 +57,7 @@ def _show(given: argparse.Namespace) -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise CommandError(str(config_error(error) or cli.one_line(error))) from error
+        raise CommandError(str(config_error(error) or of_command(error, given.overrides))) from error
     sys.stdout.write(text)
 
 

@@ -13,11 +13,15 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
+from capsexp import run_settings
+from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
+from capsexp.callbacks.progress import ProgressFile
 from capsexp.errors import ConfigError, require, require_int
 from capsexp.making import Config, make, make_node, parts_in_conf
+from capsexp.progress_bar import EpochBar
 from capsexp.recipes.base import TrainerSettings
 from capsexp.stacking import context
 
@@ -57,9 +61,11 @@ def make_trainer(
     options, own = _trainer_settings(config, without, **given)
     progress = config["trainer"]["progress"]
     shown = sys.stdout.isatty() and not in_sweep if progress == "auto" else progress
+    history, fit = own.get("history"), prefix or _name_of(directory)
+    noted = ProgressFile(home, fit, history) if in_run and isinstance(history, History) else None
     peak_first = sorted(own.values(), key=lambda each: not isinstance(each, Peak))
     fixed: dict[str, Any] = {
-        "callbacks": [*peak_first, *callbacks, *([RichProgressBar()] if shown else [])],
+        "callbacks": [*peak_first, *callbacks, *([noted] if noted else []), *([EpochBar(noted)] if shown else [])],
         "logger": (logger_of(logger, prefix) or False) if in_run else False,
         "default_root_dir": directory or home,
         "enable_checkpointing": True,
@@ -76,18 +82,21 @@ def make_trainer(
         raise _refused_by_lightning(error, options) from error
 
 
+def _name_of(stage: Path | None) -> str:
+    """The name of a stage from that of its folder; empty for the cell's own folder."""
+    return "" if stage is None else stage.name.rpartition("-")[0]
+
+
 def _trainer_settings(
     config: Config, without: Collection[str] = (), **given: Any
 ) -> tuple[Config, dict[str, L.Callback]]:
     """The config's arguments of ``lightning.Trainer`` and its callbacks by their names there, both checked."""
     options = {**config["trainer"], **given}
     require_int("trainer.max_epochs", options["max_epochs"], 1)
-    rule = "be 1: a cell's data lies on one device; run more cells at once instead"
-    require(options["devices"] == 1, "trainer.devices", rule, options["devices"])
+    run_settings.check_trainer(options)
     _check_types(options)
     _check_validation(config["trainer"])
-    progress = options.pop("progress")
-    require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
+    options.pop("progress")
     require(bool(config["callbacks"].get("history")), "callbacks.history", "be there: the result is read from it", None)
     _check_pruning(config)
     names = [name for name, entry in config["callbacks"].items() if entry and name not in without]

@@ -6,6 +6,7 @@ packages; new ones join in.  A metric needs a line in ``UPDATES`` and a callback
 
 import importlib
 import inspect
+import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from capsexp.callbacks.lr_decay import LearningRateDecay
 from capsexp.callbacks.master_coefficients import MasterCoefficients
 from capsexp.callbacks.memory_check import MemoryCheck
 from capsexp.callbacks.peak import Peak
+from capsexp.callbacks.progress import ProgressFile
 from capsexp.callbacks.reconstructions import Reconstructions
 from capsexp.callbacks.resume import ResumeCheckpoint
 from capsexp.data.arrays import Arrays
@@ -411,6 +413,7 @@ CALLBACKS: Mapping[type[L.Callback], tuple[Callable[[], L.Callback], str]] = {
     MasterCoefficients: (MasterCoefficients, "deep_capsnet"),
     MemoryCheck: (MemoryCheck, "cnn"),
     Peak: (Peak, "cnn"),
+    ProgressFile: (lambda: ProgressFile(Path(os.devnull), "", History()), "cnn"),
     Reconstructions: (Reconstructions, "autoencoder"),
     ResumeCheckpoint: (lambda: ResumeCheckpoint(min_interval_s=0), "cnn"),
 }
@@ -444,6 +447,7 @@ class Passes:
             default_root_dir=str(folder),
             global_step=0,
             interrupted=False,
+            max_epochs=1,
             num_predict_batches=[2],
             optimizers=[],
             precision_plugin=Precision(),

@@ -6,14 +6,16 @@ import os
 import pty
 import select
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from capsexp import records
+from capsexp import fit_progress, records
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine import progress
 from capsexp.engine.progress import LiveProgress, Progress
+from capsexp.fit_progress import FitProgress
 from tests.engine.sweeps import cells_in
 
 
@@ -154,6 +156,17 @@ def test_the_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert words in lines[last]
     assert sum("GPU 3" in line for line in lines[last:]) == progress.SHOWN_RUNNING
     assert "and 6 more" in lines[last + progress.SHOWN_RUNNING + 1]
+
+
+def test_the_live_table_has_the_epochs_of_this_attempt(tmp_path: Path) -> None:
+    shown, cells = LiveProgress(20, 0, 4, io.StringIO()), cells_in(tmp_path, 3)
+    for cell, at in zip(cells, (time.time() - 60, time.time() + 60), strict=False):
+        fit_progress.write(cell.directory, FitProgress("base", ".", 3, 30, "val/acc", 0.75, 2.0, False, at))
+    for cell in cells:
+        shown.started(cell, "")
+    old, now, unknown = shown._running_lines()
+    assert now == "  cell-0000000001  0:00  base: epoch 3/30  val/acc 0.7500  2.0 s per epoch  at most 54 s left"
+    assert (old, unknown) == ("  cell-0000000000  0:00", "  cell-0000000002  0:00")
 
 
 def test_the_live_table_where_there_is_no_terminal(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def _ray_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_ray_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    rule = "hydra.launcher.engine must be local, or Ray be installed: pip install 'capsexp[ray]', got 'ray'"
-    assert str(refused(None)) == rule
+    rule = "hydra.launcher.engine must be local, or Ray be installed: pip install 'capsexp[ray]' (in a checkout: "
+    assert str(refused(None)) == f"{rule}pip install -e '.[ray]'), got 'ray'"
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])

@@ -4,9 +4,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
-from capsexp import records
+from capsexp import fit_progress, records
 from capsexp.cell import Cell, CellOutcome
 
 BAR = 60
@@ -14,6 +15,33 @@ BAR = 60
 
 SHOWN_RUNNING = 12
 """Running cells that the live table lists."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A cell that a worker has started.
+
+    Attributes:
+        cell: the cell.
+        where: its device, for display.
+        begun: monotonic time of its start in seconds.
+        since: the same in seconds since 1970; an older progress file is that of an earlier attempt.
+    """
+
+    cell: Cell
+    where: str
+    begun: float
+    since: float
+
+    def line(self) -> str:
+        """The cell's line of the live table, with the epoch of its fit if that is known."""
+        gone = _clock(time.monotonic() - self.begun)
+        try:
+            fit = fit_progress.read(self.cell.directory, self.since)
+        except OSError:  # the table is drawn without it
+            fit = None
+        parts = [self.cell.name, self.where, gone, fit.line() if fit else ""]
+        return "  ".join(["", *(part for part in parts if part)])
 
 
 class Progress:
@@ -28,7 +56,7 @@ class Progress:
 
     def __init__(self, total: int, done: int, at_once: int = 1, stream: TextIO | None = None) -> None:
         self.total, self.done, self.failed = total, done, 0
-        self.running: dict[str, tuple[Cell, str, float]] = {}
+        self.running: dict[str, Running] = {}
         self.last = ""
         self.at_once = at_once
         self._seconds, self._counted = 0.0, 0
@@ -40,7 +68,7 @@ class Progress:
 
     def started(self, cell: Cell, where: str) -> None:
         """Add a cell that a worker has started."""
-        self.running[cell.id] = (cell, where, time.monotonic())
+        self.running[cell.id] = Running(cell, where, time.monotonic(), time.time())
 
     def ended(self, cell: Cell, ended: CellOutcome) -> None:
         """Count a cell that has ended, and print its outcome."""
@@ -156,10 +184,9 @@ class LiveProgress(Progress):
         return "   ".join([*parts, f"{_clock(time.monotonic() - self._begun)} gone"])
 
     def _running_lines(self) -> list[str]:
-        now = time.monotonic()
-        lines = [f"  {cell.name}  {where}  {_clock(now - since)}" for cell, where, since in self.running.values()]
-        more = len(lines) - SHOWN_RUNNING
-        return lines[:SHOWN_RUNNING] + ([f"  and {more} more"] if more > 0 else [])
+        lines = [each.line() for each in list(self.running.values())[:SHOWN_RUNNING]]
+        more = len(self.running) - SHOWN_RUNNING
+        return lines + ([f"  and {more} more"] if more > 0 else [])
 
 
 def _clock(seconds: float) -> str:

@@ -81,7 +81,7 @@ def connect(address: str | None) -> bool:
     Raises:
         ConfigError: Ray is not installed, or there is no such cluster.
     """
-    rule = "be local, or Ray be installed: pip install 'capsexp[ray]'"
+    rule = "be local, or Ray be installed: pip install 'capsexp[ray]' (in a checkout: pip install -e '.[ray]')"
     require(importlib.util.find_spec("ray") is not None, "hydra.launcher.engine", rule, "ray")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return False

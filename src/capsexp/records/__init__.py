@@ -3,7 +3,8 @@
 A cell's directory holds ``config.yaml``, ``status.json``, ``result.json``, ``metrics.csv``, ``arrays.npz``,
 ``checkpoints/`` and ``log.txt``; a sweep's directory holds its cells, its plan ``sweep.json`` and the cells' configs as
 they were at launch, ``configs.json``.  Every file here is written to a temporary name, flushed to the disk and renamed,
-so a reader sees either the old or the new file, never a partial one.
+so a reader sees either the old or the new file, never a partial one.  What only shows how far a running cell is
+(``progress.json``, a growing ``metrics.csv``) is not flushed.
 Only the standard library is used, so that ``status`` and ``report`` read a thousand cells without importing torch.
 
 The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``checksums`` tells
@@ -42,6 +43,7 @@ from capsexp.records.layout import (
     METRICS,
     NUMERICS_VERSION,
     PREVIOUS_RESULT,
+    PROGRESS,
     RESULT,
     RESUME_CHECKPOINT,
     SCHEMA,
@@ -101,6 +103,7 @@ __all__ = [
     "METRICS",
     "NUMERICS_VERSION",
     "PREVIOUS_RESULT",
+    "PROGRESS",
     "RESULT",
     "RESUME_CHECKPOINT",
     "SCHEMA",

@@ -15,10 +15,14 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary path in the folder of ``path``; after the block it is flushed to the disk and renamed to ``path``.
 
     A device or pipe is not replaced: the content is written to it.
+
+    Args:
+        path: the file.
+        flush: whether the content must survive a power cut; the flush waits for the disk.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         with tempfile.TemporaryDirectory() as folder:
@@ -32,8 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)  # with the permissions that the user's umask leaves
         yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        if flush:
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,15 +52,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` atomically."""
-    with replacing(path) as temporary:
+def write_text(path: Path, text: str, *, flush: bool = True) -> None:
+    """Write ``text`` atomically; see :func:`replacing`."""
+    with replacing(path, flush=flush) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, *, flush: bool = True) -> None:
     """Write ``value`` as JSON; numbers that JSON cannot represent (NaN, infinities) become null."""
-    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n", flush=flush)
 
 
 def write_record(path: Path, value: object) -> None:

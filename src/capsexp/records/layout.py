@@ -17,6 +17,7 @@ CELL_KEY = "sweep.cell"  # key by which a job of a sweep identifies its planned 
 CONFIG, STATUS, RESULT = "config.yaml", "status.json", "result.json"
 STAGE = "stage.json"
 METRICS, ARRAYS, LOG, LOCK = "metrics.csv", "arrays.npz", "log.txt", ".lock"
+PROGRESS = "progress.json"
 PREVIOUS_RESULT = "result.previous.json"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 CODE = "checkpoints/code.json"  # digests of one's own code, with which the checkpoints were made

@@ -1,8 +1,8 @@
 """The facts about a sweep: counts, times, slow and failed cells."""
 
 import heapq
+import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,10 +10,8 @@ from statistics import fmean
 from capsexp import records
 from capsexp.analysis.cells import Cell
 from capsexp.analysis.results import command
+from capsexp.status.left import age_of, left_of, seconds_of
 from capsexp.status.read import STATES, Snapshot, finite
-
-SECONDS, SHARE = "clocks.total_s", "clocks.share_s"
-"""Columns of a cell's duration, and of its cost if it was trained in a stack."""
 
 SLOWEST = 5
 TO_DO = ("pending", "interrupted", "corrupt")
@@ -24,10 +22,43 @@ SETTLED = {"done", "failed", "stale"}
 
 @dataclass(frozen=True)
 class CellTime:
-    """A cell and its duration in seconds, or its running time so far."""
+    """A cell and its duration in seconds."""
 
     name: str
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class RunningCell:
+    """A running cell, and the fit that it runs now; see :class:`~capsexp.fit_progress.FitProgress`.
+
+    Attributes:
+        name: its directory's name.
+        seconds: its running time so far.
+        fit: name of the fit, empty for one in the cell's own folder; like all that follow, None before the first fit.
+        epoch: finished epochs of the fit.
+        max_epochs: their largest number.
+        metric: the name of the metric that is shown.
+        value: its value in the last epoch.
+        epoch_s: seconds per epoch.
+        left_s: the longest time until the fit ends, in seconds.
+        ended: whether the fit has ended.
+        history: path of the fit's ``metrics.csv``.
+        line: the facts of the fit as text; empty before the first fit.
+    """
+
+    name: str
+    seconds: float | None
+    fit: str | None = None
+    epoch: int | None = None
+    max_epochs: int | None = None
+    metric: str | None = None
+    value: float | None = None
+    epoch_s: float | None = None
+    left_s: float | None = None
+    ended: bool | None = None
+    history: str | None = None
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,7 @@ class Facts:
         cells_s: total seconds of all finished cells.
         left_s: expected seconds of the remaining cells, one at a time.
         eta_s: expected seconds until the end with the present number of concurrent cells; None if none is running.
-        running: running cells and their running times.
+        running: running cells, and how far they are.
         slowest: the finished cells with the longest durations.
         failures: failed and corrupt cells.
     """
@@ -85,7 +116,7 @@ class Facts:
     cells_s: float
     left_s: float | None
     eta_s: float | None
-    running: list[CellTime]
+    running: list[RunningCell]
     slowest: list[CellTime]
     failures: list[Failure]
 
@@ -94,10 +125,10 @@ def facts(snapshot: Snapshot) -> Facts:
     """All facts about a snapshot, except the heat map."""
     states = Counter(cell.state for cell in snapshot.cells)
     counts = {state: states[state] for state in STATES if states[state]}
-    took = [(cell.name, seconds) for cell in snapshot.cells if (seconds := _seconds(cell)) is not None]
-    running = [CellTime(cell.name, _age(cell, snapshot)) for cell in snapshot.cells if cell.state == "running"]
+    took = [(cell.name, seconds) for cell in snapshot.cells if (seconds := seconds_of(cell)) is not None]
+    running = [_running(cell, snapshot) for cell in snapshot.cells if cell.state == "running"]
     cell_s = fmean(seconds for _, seconds in took) if took else None
-    left_s, eta_s = _left(sum(states[state] for state in TO_DO), cell_s, _spent(snapshot))
+    left_s, eta_s = left_of(snapshot, sum(states[state] for state in TO_DO), cell_s)
     since = _since(snapshot)
     return Facts(
         sweep=str(snapshot.sweep.name),
@@ -119,41 +150,25 @@ def facts(snapshot: Snapshot) -> Facts:
     )
 
 
-def _seconds(cell: Cell) -> float | None:
-    """Seconds of a finished cell, or its share if it was in a stack; None for stale cells, which ran older code."""
-    if not cell.done:
-        return None
-    share = finite(cell.value(SHARE))
-    return finite(cell.value(SECONDS)) if share is None else share
-
-
-def _age(cell: Cell, snapshot: Snapshot) -> float | None:
-    status = snapshot.statuses.get(cell.id)
-    started = finite(status.started) if status else None
-    return None if started is None else max(snapshot.now - started, 0.0)
-
-
-def _spent(snapshot: Snapshot) -> list[list[float]]:
-    """Seconds that the running cells have cost so far, by process: the cells of a stack share their process' time."""
-    stacked = any(finite(cell.value(SHARE)) is not None for cell in snapshot.cells if cell.done)
-    together: dict[object, list[float]] = {}
-    for cell in snapshot.cells:
-        status = snapshot.statuses.get(cell.id)
-        if cell.state == "running" and status is not None:
-            key = (status.host, status.pid) if stacked else cell.id
-            together.setdefault(key, []).append(_age(cell, snapshot) or 0.0)
-    return [[age / len(ages) for age in ages] for ages in together.values()]
-
-
-def _left(to_do: int, cell_s: float | None, spent: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
-    """Seconds of the remaining work, and seconds until its end with the present number of running processes."""
-    if not to_do and not spent:
-        return 0.0, None
-    if cell_s is None:
-        return None, None
-    rests = [sum(max(cell_s - each, 0.0) for each in process) for process in spent]
-    left = to_do * cell_s + sum(rests)
-    return left, max(left / len(spent), *rests) if spent else None  # idle processes cannot share the last cell
+def _running(cell: Cell, snapshot: Snapshot) -> RunningCell:
+    progress = snapshot.progress.get(cell.id)
+    seconds = age_of(cell, snapshot)
+    if progress is None or cell.directory is None:
+        return RunningCell(cell.name, seconds)
+    return RunningCell(
+        name=cell.name,
+        seconds=seconds,
+        fit=progress.fit,
+        epoch=progress.epoch,
+        max_epochs=progress.max_epochs,
+        metric=progress.metric or None,
+        value=progress.value,
+        epoch_s=progress.epoch_s,
+        left_s=progress.left_s(snapshot.now),
+        ended=progress.ended,
+        history=os.path.normpath(cell.directory / progress.folder / records.METRICS),
+        line=progress.line(snapshot.now),
+    )
 
 
 def _since(snapshot: Snapshot) -> float | None:

@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from capsexp import records
+from capsexp import fit_progress, records
 from capsexp.analysis import results
 from capsexp.analysis.cells import Cell, is_number
 
@@ -25,6 +25,7 @@ class Snapshot:
         statuses: the readable statuses by cell id.
         orphans: names of cell directories that are not in the plan.
         now: time of the snapshot in seconds since 1970.
+        progress: the progress of those running cells that have begun a fit, by cell id.
     """
 
     directory: Path
@@ -33,6 +34,7 @@ class Snapshot:
     statuses: dict[str, records.Status]
     orphans: list[str]
     now: float
+    progress: dict[str, fit_progress.FitProgress] = field(default_factory=dict)
 
 
 def read(directory: Path) -> Snapshot:
@@ -46,13 +48,15 @@ def read(directory: Path) -> Snapshot:
     found = records.cell_directories(directory)
     cells = [_cell(planned, found.get(planned.id)) for planned in sweep.cells]
     planned_ids = {cell.id for cell in cells}
+    statuses = _statuses(cells)
     return Snapshot(
         directory=directory,
         sweep=sweep,
         cells=cells,
-        statuses=_statuses(cells),
+        statuses=statuses,
         orphans=sorted(path.name for identifier, path in found.items() if identifier not in planned_ids),
         now=time.time(),
+        progress=_progress(cells, statuses),
     )
 
 
@@ -82,6 +86,20 @@ def _status(directory: Path) -> records.Status | None:
     try:
         return records.read_status(directory)
     except Exception:  # _cell has reported the error already
+        return None
+
+
+def _progress(cells: Iterable[Cell], statuses: dict[str, records.Status]) -> dict[str, fit_progress.FitProgress]:
+    running = [(cell.id, cell.directory) for cell in cells if cell.state == "running" and cell.directory]
+    found = {identifier: _fit(directory, statuses.get(identifier)) for identifier, directory in running}
+    return {identifier: fit for identifier, fit in found.items() if fit is not None}
+
+
+def _fit(directory: Path, status: records.Status | None) -> fit_progress.FitProgress | None:
+    started = finite(status.started) if status else None
+    try:
+        return fit_progress.read(directory, started or 0.0)
+    except OSError:  # the cell is shown without it
         return None
 
 

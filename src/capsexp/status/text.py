@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from capsexp.status.facts import CellTime, Facts, Failure
+from capsexp.status.facts import CellTime, Facts, Failure, RunningCell
 from capsexp.text import duration, plain, plural
 
 MOST_FAILURES = 20
@@ -15,7 +15,7 @@ def lines(facts: Facts, map_lines: Sequence[str], width: int) -> list[str]:
     """All lines that the command prints, in blocks; the blocks that change most are at the top."""
     head = [line for line in (f"{facts.sweep}  {facts.folder}", facts.command) if line]
     progress = [bar(facts, width), _counts(facts), *_times(facts)]
-    running = _timed("running", facts.running[:MOST_RUNNING], len(facts.running))
+    running = _running(facts.running)
     slowest = _timed("slowest", facts.slowest, len(facts.slowest))
     above, below = [head, progress, running], [_failures(facts.failures), slowest]
     blocks = [*_plain(above), list(map_lines), *_plain(below)]
@@ -62,6 +62,16 @@ def _left(facts: Facts) -> list[str]:
         return [f"left: about {duration(facts.left_s)} of one cell at a time; nothing is running"]
     about = f"about {duration(facts.eta_s)}" if facts.eta_s >= 1 else "any moment now"
     return [f"left: {about}, with {running} {plural(running, 'cell', 'cells')} at a time"]
+
+
+def _running(cells: Sequence[RunningCell]) -> list[str]:
+    """The running cells, and how far the fit of each is."""
+    shown = cells[:MOST_RUNNING]
+    times = [CellTime(cell.name, cell.seconds) for cell in shown]
+    heads = _timed("running", times, len(cells))
+    widest = max((len(head) for head in heads[1:]), default=0)
+    lines = [f"{head:<{widest}}  {cell.line}".rstrip() for head, cell in zip(heads[1:], shown, strict=False)]
+    return [*heads[:1], *lines, *heads[1 + len(shown) :]]
 
 
 def _timed(title: str, cells: Sequence[CellTime], count: int) -> list[str]:

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from capsexp import records
-from capsexp.errors import require
+from capsexp import records, run_settings
+from capsexp.errors import ConfigError, require
 from capsexp.sweep.unread import check_read
 
 Plain = dict[str, Any]
@@ -46,13 +46,14 @@ def checked(plain: Plain, config: DictConfig, folder: Path | None = None) -> Pla
         if isinstance(path, str):  # else the routing reports the error
             node[key] = str(Path(folder or ".", Path(path).expanduser()).absolute())
     plain["sweep"]["name"] = str(plain["sweep"]["name"])  # a date is read as a number
+    run_settings.check(plain)
     if folder is not None and folder != Path.cwd():  # Hydra changes the folder with hydra.job.chdir=true
         for key in ("output", "sweep", "stages"):
             plain["paths"][key] = str(Path(folder, str(plain["paths"][key])))
     return plain
 
 
-GROUPS = ("data", "model", "recipe", "callbacks", "trainer", "optimizer", "paths", "sweep")
+GROUPS = ("data", "model", "recipe", "callbacks", "trainer", "optimizer", "paths", "sweep", "report")
 """Parts of every config that are mappings."""
 
 
@@ -65,20 +66,58 @@ def _check_shape(plain: Plain) -> None:
     for key, value in records.leaves(plain):
         require(value != MISSING, key, "have a value", value)
     for key in GROUPS:
-        rule = "be a group of keys (choose one with group=option)"
-        require(isinstance(plain.get(key), dict), key, rule, plain.get(key))
+        require_mapping(key, plain.get(key))
     seed = plain.get("seed")
     require(isinstance(seed, int) and not isinstance(seed, bool), "seed", "be a whole number", seed)
     parts = {f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in _items(plain.get(group))}
     if "module" in plain["model"]:
         parts["model.module"] = plain["model"]["module"]
+    if "source" in plain["data"]:
+        parts["data.source"] = plain["data"]["source"]
     for key, part in parts.items():
-        require(part is None or isinstance(part, dict), key, "be a group of keys, or null", part)
+        require_mapping(key, part, or_null=True)
     for key, part in {**{key: plain[key] for key in ("data", "model", "recipe", "optimizer")}, **parts}.items():
         target = (part or {}).get("_target_", "")
         require(isinstance(target, str), f"{key}._target_", "be the dotted name of a class", target)
     for name, path in plain["paths"].items():
         require(is_word(path) and path != "", f"paths.{name}", "be the path of a folder", path)
+
+
+KEYS = {
+    "optimizer": "optimizer._target_=torch.optim.SGD, optimizer.lr=0.1",
+    "sweep": "sweep.name=NAME",
+    "paths": "paths.output=FOLDER",
+    "report": "report.title=TEXT",
+    "logger.wandb": "logger.wandb.mode=offline",
+    "model.module": "model.module._target_=CLASS",
+    "data.source": "data.source._target_=CLASS",
+}
+"""Overrides of single keys, by mappings that are no config groups."""
+
+OPTIMIZERS = {
+    name.lower(): name
+    for name in ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+}
+"""The names of torch's optimizers as people write them."""
+
+
+def require_mapping(key: str, value: Any, *, or_null: bool = False) -> None:
+    """Raise :class:`ConfigError`, with the way to set the key, unless ``value`` is a mapping."""
+    if isinstance(value, dict) or (or_null and value is None):
+        return
+    name = OPTIMIZERS.get(str(value).lower()) if key == "optimizer" else None
+    if (records.CONF / key).is_dir():
+        how = f"choose one with {key}=OPTION: {options_of(key)}"
+    elif name is not None:
+        how = f"set its keys: optimizer._target_=torch.optim.{name}"
+    else:
+        how = f"set its keys: {KEYS.get(key, f'{key}.KEY=VALUE')}"
+    raise ConfigError(key, f"be a group of keys{', or null' if or_null else ''} ({how})", value)
+
+
+def options_of(group: str) -> str:
+    """The options of a config group, as a list in text."""
+    return ", ".join(sorted(path.stem for path in (records.CONF / group).glob("*.yaml")))
 
 
 def is_word(value: Any) -> bool:

@@ -8,6 +8,7 @@ config files (``data=digits,mnist``) or that are merged (mappings).  Numbers, st
 config, which gives the same result.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from capsexp.sweep.cells import (
     resolved,
     swept_by_experiment,
 )
+from capsexp.sweep.messages import REFUSED, in_combination, misfit
 from capsexp.sweep.unread import overlap
 from capsexp.sweep.variants import may_vary, varied
 
@@ -137,7 +139,15 @@ def add_jobs(grid: Grid, config: DictConfig, loader: ConfigLoader, jobs: Sequenc
         swept = [each for each in given if each.input_line not in fixed or _key(each) in axes]
         values = {_key(override): override.value() for override in swept}
         _check_axes({key: [value] for key, value in values.items()})
-        ids.append(grid.add(names, values, list(job), resolved(_composed(config, loader, job))))
+        try:
+            plain = resolved(_composed(config, loader, job))
+        except REFUSED as error:
+            options = [str(each.input_line) for each in swept if loader.get_group_options(each.key_or_group)]
+            found = in_combination(error, options)
+            if found is error:
+                raise
+            raise found from error
+        ids.append(grid.add(names, values, list(job), plain))
     for key in dict.fromkeys(key for cell in grid.cells for key in cell.axes):
         grid.axes[key] = _distinct(cell.axes[key] for cell in grid.cells if key in cell.axes)
     return ids
@@ -218,14 +228,39 @@ def _combinations(
     )
     fixed = [next(iter(each.values), "") for each in given]
     bases: dict[int, Plain | None] = {}
-    for choice in itertools.product(*(given[place].values for place in in_order)):
-        texts = list(fixed)
-        for place, text in zip(in_order, choice, strict=True):
-            texts[place] = text
+
+    def resolve(texts: Sequence[str]) -> Plain:
         composed = compose([text if not direct[place] else fixed[place] for place, text in enumerate(texts)])
-        values = {given[place].key: given[place].values[texts[place]] for place in in_order}
-        set_here = {given[place].key: values[given[place].key] for place in in_order if direct[place]}
-        yield values, texts, _with_values(composed, set_here, bases)
+        values = {given[place].key: given[place].values[texts[place]] for place in in_order if direct[place]}
+        return _with_values(composed, values, bases)
+
+    for choice in itertools.product(*(given[place].values for place in in_order)):
+        texts = _placed(fixed, in_order, choice)
+        try:
+            plain = resolve(texts)
+        except REFUSED as error:
+            deciding = [place for place in in_order if not direct[place]]
+            lists = [list(given[place].values) for place in deciding]
+            again = functools.partial(_resolve_placed, resolve, texts, deciding)
+            found = misfit(error, [texts[place] for place in deciding], lists, again)
+            if found is error:
+                raise
+            raise found from error
+        yield {given[place].key: given[place].values[texts[place]] for place in in_order}, texts, plain
+
+
+def _resolve_placed(
+    resolve: Callable[[Sequence[str]], Plain], texts: Sequence[str], places: Sequence[int], choice: Sequence[str]
+) -> Plain:
+    return resolve(_placed(texts, places, choice))
+
+
+def _placed(texts: Sequence[str], places: Sequence[int], choice: Sequence[str]) -> list[str]:
+    """The texts with others at some places."""
+    placed = list(texts)
+    for place, text in zip(places, choice, strict=True):
+        placed[place] = text
+    return placed
 
 
 def _with_values(composed: DictConfig, values: Mapping[str, Any], bases: dict[int, Plain | None]) -> Plain:
@@ -234,8 +269,8 @@ def _with_values(composed: DictConfig, values: Mapping[str, Any], bases: dict[in
     Args:
         composed: the composed config, which gets the values.
         values: the values by key.
-        bases: the first cell's config of each composed one, as :func:`plain_of` gives it; None if others must be
-            resolved anew.
+        bases: the first cell's config of each composed one, as :func:`plain_of` gives it; None if each must be
+            resolved by itself.
     """
     base = bases.get(id(composed))
     plain = varied(base, values) if base else None

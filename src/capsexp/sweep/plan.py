@@ -20,7 +20,6 @@ from capsexp.sweep.grid import Grid, add_jobs, make_grid
 from capsexp.sweep.names import axes_of, cell_name, check_places
 from capsexp.sweep.provenance import provenance
 from capsexp.sweep.rerun import checked_rerun, given_rerun
-from capsexp.tracking import names
 
 OURS = "hydra_plugins.capsexp_launcher."
 """The package of capsexp's own launcher and sweeper."""
@@ -86,7 +85,6 @@ def plan_sweep(config: DictConfig, loader: ConfigLoader) -> Plan:
         ConfigError: a value that concerns the sweep as a whole breaks its rule.
     """
     _check_folders(config)
-    _check_wandb(config)
     grid = make_grid(config, loader)
     return _plan(config, grid, _launcher_options(config, grid))
 
@@ -106,7 +104,6 @@ def plan_batch(
         The plan, and the id of each job's cell.
     """
     _check_folders(config)
-    _check_wandb(config)
     grid = Grid()
     if before is not None:
         grid = Grid(before.sweep.axes, list(before.sweep.cells), dict(before.frozen))
@@ -183,12 +180,6 @@ def _check_folders(config: DictConfig) -> None:
     for key, expected in FOLDERS.items():
         rule = "be left as it is (say where with paths.output)"
         require(folders[key] == expected, f"hydra.sweep.{key}", rule, folders[key])
-
-
-def _check_wandb(config: DictConfig) -> None:
-    wandb = (config.get("logger") or {}).get("wandb") or {}
-    if wandb.get("mode", "disabled") != "disabled":
-        names.check(wandb.get("project"), wandb.get("entity"), str(config.sweep.name))
 
 
 def _launcher_options(config: DictConfig, grid: Grid) -> Options | None:

@@ -1,7 +1,7 @@
 """Weights & Biases: one run per cell, a copy of the files on disk, whose failure never affects the cell.
 
-``names`` makes names within its limits (the planner checks them before any cell runs), ``login`` finds the API key,
-``guard``, ``deadline`` and ``service`` isolate the cell from failures of its run, ``run`` opens and closes a run,
+``names`` makes names within its limits, ``options`` checks the settings before any cell runs, ``login`` finds the API
+key, ``guard``, ``deadline`` and ``service`` isolate the cell from failures of its run, ``run`` opens and closes a run,
 ``sync`` uploads offline runs.  Importing any of these loads neither wandb nor Lightning.
 """
 

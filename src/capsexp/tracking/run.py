@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from capsexp.errors import require_choice, require_number
 from capsexp.tracking.guard import About, GuardedRun, importable, process
 from capsexp.tracking.login import has_login
-
-MODES = ("auto", "online", "offline", "disabled")
+from capsexp.tracking.options import wandb_options
 
 OTHER_WORDS = {"dryrun": "offline", "run": "online"}
 """Further values of WANDB_MODE, and their modes."""
@@ -24,12 +22,12 @@ def wandb_run(about: About) -> Iterator[Any]:
     & Biases for the cell share the time limit ``logger.wandb.timeout_s``.  If the server does not answer in that time,
     the cell and all later cells of the process get offline runs; if wandb hangs even offline, they get none.
     """
-    options = (about.config.get("logger") or {}).get("wandb") or {"mode": "disabled"}
-    mode = _mode(require_choice("logger.wandb.mode", options["mode"], MODES))
+    options = wandb_options(about.config)
+    mode = _mode(options["mode"])
     if mode == "disabled":
         yield None
         return
-    run = GuardedRun(require_number("logger.wandb.timeout_s", options["timeout_s"], 1))
+    run = GuardedRun(options["timeout_s"])
     run.open(about, options, mode)
     failed = True
     try:

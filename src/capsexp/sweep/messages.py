@@ -1,0 +1,137 @@
+"""Errors of Hydra in one line, with what the user can do about them."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from capsexp import records
+from capsexp.errors import ConfigError
+from capsexp.sweep import unread
+
+EXTRAS: Mapping[str, Mapping[str, str]] = {
+    "hydra/launcher": {"submitit_local": "slurm", "submitit_slurm": "slurm"},
+    "hydra/sweeper": {"optuna": "optuna"},
+}
+"""Options of config groups that come with an extra of the package, and the name of the extra."""
+
+WITH = "(with "
+"""The beginning of the swept values in an error of :func:`misfit`."""
+
+REFUSED = (HydraException, OmegaConfBaseException, ConfigError)
+"""Errors of overrides that cannot be composed to a config."""
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's message without its line breaks, search paths and hints for developers."""
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
+    if text.startswith("Could not override 'routing'"):  # Hydra's own advice, +routing=..., would change nothing
+        return "routing must be given with a model of capsules, such as model=capsnet"
+    if isinstance(error, MissingConfigException):
+        text = _of_missing_option(error, text)
+    advised = re.search(r"use \+([\w.]+)=(\S*)", text)
+    if advised and unread.is_closed(advised[1]):  # likewise
+        return str(unread.unread(advised[1], advised[2], _defaults()))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _defaults() -> dict[str, Any]:
+    """The config of a command without arguments."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
+        return cast("dict[str, Any]", OmegaConf.to_container(compose("config"), resolve=False))
+
+
+def of_command(error: Exception, words: Sequence[str]) -> str:
+    """The message for an error of a command.
+
+    Hydra composes a sweep once with the default option of every swept group, where an override may not fit that fits
+    all options which are swept.
+
+    Args:
+        error: Hydra's error.
+        words: the arguments of the command.
+    """
+    found = re.match(r"Could not override '([^']+)'", str(error))
+    given = {name: value for name, _, value in (word.partition("=") for word in words)}
+    key = found[1] if found else ""
+    group = "model" if key == "routing" else key.partition(".")[0]
+    value = given.get(key, ",")
+    is_swept = "," in given.get(group, "") and "," not in value and not value.startswith("choice(")
+    if not is_swept or WITH in str(error):
+        return one_line(error)
+    how = f"{key}=choice({value})" if (records.CONF / key).is_dir() else f"++{key}={value}"
+    return f"{key} must fit the default {group}, which is composed first; if each swept {group} has it, give {how}"
+
+
+def _of_missing_option(error: MissingConfigException, text: str) -> str:
+    """The message for an option that does not exist, or whose package is not installed."""
+    group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+    extras = EXTRAS.get(group, {})
+    if name in extras:
+        return f"{group}={name} must be installed: {install(extras[name])}"
+    options = sorted(error.options or ())
+    more = [f"{option} with the extra {extra}" for option, extra in extras.items() if option not in options]
+    return f"{group} must be one of {', '.join([*options, *more])}, got {name!r}" if options and extras else text
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of the package."""
+    return f"pip install 'capsexp[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+
+
+# -- overrides that fit some values of a swept key --------------------------------------------------------------------
+
+
+def misfit(
+    error: Exception,
+    choice: Sequence[str],
+    axes: Sequence[Sequence[str]],
+    compose: Callable[[Sequence[str]], object],
+) -> Exception:
+    """The error of one combination of a grid, with the swept values that cause it.
+
+    A :class:`ConfigError` that every combination causes stays the same.
+
+    Args:
+        error: one of :data:`REFUSED`.
+        choice: the combination, one override of each swept key.
+        axes: all overrides of each swept key.
+        compose: composes a combination; it raises such an error if the combination is refused.
+    """
+    for place, values in enumerate(axes):
+        others = [[*choice[:place], value, *choice[place + 1 :]] for value in values]
+        fitting = [other[place] for other in others if not _is_refused(other, compose)]
+        if fitting:
+            refused = [value for value in values if value not in fitting]
+            return _narrowed(error, f"{WITH}{' and '.join(refused)}, but not with {' and '.join(fitting)})")
+    return in_combination(error, choice)
+
+
+def in_combination(error: Exception, choice: Sequence[str]) -> Exception:
+    """The error of one combination with its swept options, unless it names key and value itself.
+
+    Args:
+        error: one of :data:`REFUSED`.
+        choice: overrides of the swept options.
+    """
+    return error if isinstance(error, ConfigError) or not choice else _narrowed(error, f"{WITH}{' '.join(choice)})")
+
+
+def _is_refused(choice: Sequence[str], compose: Callable[[Sequence[str]], object]) -> bool:
+    try:
+        compose(choice)
+    except REFUSED:
+        return True
+    return False
+
+
+def _narrowed(error: Exception, where: str) -> Exception:
+    if isinstance(error, ConfigError):
+        return ConfigError(error.key, f"{error.rule} {where}", error.value)
+    text = re.split(r"\n?To append to your config", one_line(error))[0].rstrip(" .")  # it would not fit all of them
+    return ConfigCompositionException(f"{text} {where}")

@@ -1,0 +1,102 @@
+"""What the files of a running cell say of the fit in progress, and what is left of them when it has ended."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsexp import records
+from capsexp.callbacks import progress
+from capsexp.callbacks.progress import ProgressFile
+from capsexp.callbacks.resume import ResumeCheckpoint
+from capsexp.status.facts import facts
+from capsexp.status.read import read
+from capsexp.sweep.preview import plan_command
+from tests.stacking.together import together
+from tests.test_autoencoder_cells import words
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """After each epoch of a running cell: name, fit, epochs, metric, and the rows of its ``metrics.csv``."""
+    found: list[tuple[Any, ...]] = []
+    real = ProgressFile.on_train_epoch_end
+
+    def look(self: ProgressFile, trainer: Any, module: Any) -> None:
+        real(self, trainer, module)
+        for cell in facts(read(self._directory.parent)).running:
+            if cell.name == self._directory.name and cell.history is not None:
+                assert 0 < (cell.epoch_s or 0) < 60
+                rows = len(Path(cell.history).read_text().splitlines()) - 1
+                found.append((cell.name, cell.fit, cell.epoch, cell.max_epochs, cell.metric, rows))
+
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(ProgressFile, "on_train_epoch_end", look)
+    return found
+
+
+def left(folder: Path) -> list[Path]:
+    """Progress files below a folder."""
+    return list(folder.rglob(records.PROGRESS))
+
+
+def test_two_fits_one_of_them_in_a_stage(
+    run: Run, tiny_npz: Path, in_tmp: Path, seen: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words(tiny_npz), "trainer.max_epochs=2", "trainer.progress=true") == 0
+    assert [each[1:] for each in seen] == [
+        ("autoencode", 1, 2, "val/loss", 1),
+        ("autoencode", 2, 2, "val/loss", 2),
+        ("", 1, 2, "val/acc", 1),
+        ("", 2, 2, "val/acc", 2),
+    ]
+    assert left(in_tmp) == []
+    bars = capsys.readouterr().out
+    for shown in ("autoencode: epoch 2/2 ", "\nepoch 2/2 ", "val/loss: ", "val/acc: ", "s/epoch: ", "left: "):
+        assert shown in bars
+
+
+def test_the_members_of_a_stack(quick: list[str], in_tmp: Path, seen: list[Any]) -> None:
+    plan = plan_command([word for word in [*quick, "seed=0,1"] if "launcher" not in word], multirun=True)
+    plan.freeze()
+    folder = Path("multirun/stacked")
+    records.write_sweep(folder, replace(plan.sweep, name="stacked"))
+    together(folder, plan.directory)
+    names = [cell.name for cell in plan.sweep.cells]
+    assert sorted(seen) == sorted((name, "", epoch, 2, "val/acc", epoch) for name in names for epoch in (1, 2))
+    assert left(in_tmp) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_fit_that_breaks_off_leaves_its_epochs_and_ends_equal(
+    run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """It breaks off in its third epoch; its checkpoint is of its first."""
+    words = [*quick, "trainer.max_epochs=4", "callbacks.resume.min_interval_s=0"]
+    assert run(*words, "sweep.name=straight") == 0
+    real, save = ProgressFile.on_train_epoch_end, ResumeCheckpoint.on_train_epoch_end
+
+    def fail(self: ProgressFile, trainer: Any, module: Any) -> None:
+        real(self, trainer, module)
+        if trainer.current_epoch == 2:
+            raise error
+
+    def save_once(self: ResumeCheckpoint, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 0:
+            save(self, trainer, module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressFile, "on_train_epoch_end", fail)
+        patch.setattr(ResumeCheckpoint, "on_train_epoch_end", save_once)
+        assert run(*words) in (1, 130)
+    (broken,) = records.cell_directories(Path("multirun/adhoc")).values()
+    (straight,) = records.cell_directories(Path("multirun/straight")).values()
+    assert left(in_tmp) == []
+    assert len((broken / records.METRICS).read_text().splitlines()) == 4
+    assert (broken / records.RESUME_CHECKPOINT).is_file()
+    assert run(*words) == 0
+    assert (broken / records.METRICS).read_bytes() == (straight / records.METRICS).read_bytes()
