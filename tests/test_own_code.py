@@ -40,6 +40,7 @@ def project(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def forget() -> None:
     sources._digest_once.cache_clear()
+    sources._module_of.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "project"]:
         del sys.modules[name]
 

@@ -59,14 +59,16 @@ _digest_once = functools.cache(digest_of)
 
 
 def _modules(configs: Any) -> list[str]:
-    """The modules of one's own that the targets in a tree name; a target may name a method of a class."""
-    prefixes = (_prefixes(target) for target in set(_targets(configs)) if target.partition(".")[0] not in OURS)
-    return sorted({name for each in prefixes for name in [next(filter(_file, each), None)] if name is not None})
+    """The modules of one's own that the targets in a tree name."""
+    return sorted({name for target in set(_targets(configs)) for name in [_module_of(target)] if name is not None})
 
 
-def _prefixes(target: str) -> list[str]:
-    names = target.split(".")[:-1]
-    return [".".join(names[:end]) for end in range(len(names), 0, -1)]
+@functools.cache
+def _module_of(target: str) -> str | None:
+    """The module of one's own that a target names, which may be a method of a class; None if it is not one's own."""
+    names = target.split(".")
+    prefixes = (".".join(names[:end]) for end in range(len(names) - 1, 0, -1))
+    return None if names[0] in OURS else next(filter(_file, prefixes), None)
 
 
 def _targets(tree: Any) -> Iterator[str]:
