@@ -9,6 +9,7 @@ from capsexp.routing.max_min import MaxMin
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of itself
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_one_graph_and_the_same_numbers() -> None:
     torch.manual_seed(0)
     layer = ClassCapsules(12, 3, 4, 5, MaxMin)
