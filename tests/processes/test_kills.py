@@ -14,6 +14,7 @@ import pytest
 
 from capsexp import records
 from capsexp.analysis.write import write_report
+from capsexp.records.temporary import PREFIX
 from tests.conftest import results
 from tests.processes.conftest import Sweep
 from tests.processes.recipes import TOGETHER
@@ -187,7 +188,10 @@ def test_ctrl_c_lets_a_single_cell_save_itself(sweep: MakeSweep, capsys: pytest.
 
 @pytest.mark.parametrize("name", SIGNALS)  # the engine's tests end a sweep by SIGTERM
 def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
-    """Weights & Biases' own process is gone too; one Ctrl-C leaves checkpoints to go on from."""
+    """Weights & Biases' own process is gone too; one Ctrl-C leaves checkpoints to go on from.
+
+    The folders that wandb makes in TMPDIR are gone, or go with the next command.
+    """
     signals, code = SIGNALS[name]
     long = sweep(
         "Counted",
@@ -198,7 +202,9 @@ def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
         "hydra.launcher.max_cells=1",
     )
     another = "3-1-unix-/another/run/socket"  # what a program leaves that has a run of its own
-    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter), WANDB_SERVICE=another)
+    temporary = long.folder / "tmp"
+    temporary.mkdir()
+    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter), WANDB_SERVICE=another, TMPDIR=str(temporary))
     assert wait_until(lambda: len(long.executions()) == 1 and any(long.directory.rglob("run-*.wandb")), LONG_S)
     time.sleep(0.5)
     for number in signals:
@@ -212,3 +218,8 @@ def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
     assert long.states() == {"interrupted": 1}
     assert len(long.executions()) == 1
     assert any(long.directory.rglob("resume-v*.ckpt")) == (name == "one Ctrl-C")
+    left = list(temporary.iterdir())
+    assert all(path.name.startswith(PREFIX) for path in left)
+    assert bool(left) == (name == "SIGKILL")
+    records.clear_folders(temporary)
+    assert list(temporary.iterdir()) == []

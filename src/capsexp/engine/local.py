@@ -167,6 +167,7 @@ class LocalBackend:
         kill_all()
         for each in self._pools:
             each.stop()
+        records.clear_folders()
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
         """The kind and cause of a group's failure; see :func:`cause_of`."""

@@ -125,6 +125,7 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, work: bytes) -
     _die_with(parent)
     torch: Any = sys.modules.get("torch")  # present if the user's script imports it: the script runs again here
     assert torch is None or not torch.cuda.is_initialized(), "a worker's environment must be set before CUDA is touched"
+    records.use_process_folder()  # this process is killed at its end, so that nothing in it removes its files
     os.environ.update(environment)
     os.environ.pop("WANDB_SERVICE", None)  # the service of the parent's run; this process starts its own
     logging.raiseExceptions = False

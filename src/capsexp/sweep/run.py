@@ -46,6 +46,7 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
         KeyboardInterrupt: the user stopped it.
     """
     plan = plan_sweep(config, loader)
+    records.clear_folders()  # of an earlier command that was killed
     plan.freeze()
     OmegaConf.save(config, plan.directory / MULTIRUN)
     set_back(plan.directory, plan.sweep.cells, plan.rerun)
