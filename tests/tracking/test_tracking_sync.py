@@ -132,6 +132,16 @@ def test_the_runs_of_one_cell_go_one_after_the_other_oldest_first(make: Make, ro
     assert days == ["20260101", "20260101", "20260102", "20260102", "20260103", "20260103"]
 
 
+def test_the_run_of_a_killed_process_is_uploaded_unless_a_later_one_has_ended_well(make: Make, root: Path) -> None:
+    for cell in ("killed", "again", "twice"):
+        (make(cell, name="run-20260101_000000-x") / guard.UNSENT).write_text(guard.OPEN)
+    make("again", name="run-20260102_000000-x")
+    make("twice", name="run-20260102_000000-x")
+    (make("twice", name="run-20260103_000000-x") / guard.UNSENT).write_text(guard.OPEN)
+    found = {cell.name: [run.name[4:12] for run in runs] for cell, runs in find_runs([root]).items()}
+    assert found == {"killed": ["20260101"], "twice": ["20260103"]}
+
+
 def test_a_run_is_found_once_however_often_its_folder_is_named(make: Make, root: Path) -> None:
     path = make("cell")
     (make("cell", name="offline-run-2-x") / guard.UNSENT).touch()
