@@ -76,7 +76,7 @@ class CellWork:
                 outcomes[group[0].id] = _outcome_of(self.run_cell, group[0])
             else:
                 self._run_stack(group, outcomes)
-        return Report(outcomes, collected.distinct)
+        return Report(outcomes, collected.distinct, _learned())
 
     def _run_stack(self, group: Group, outcomes: dict[str, CellOutcome]) -> None:
         def note(cell: Cell, outcome: CellOutcome) -> None:
@@ -91,6 +91,12 @@ class CellWork:
             words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             log.warning("a stack broke (%s; see %s)", words, group[0].directory / records.LOG)
             traceback.print_exc()
+
+
+def _learned() -> dict[str, str]:
+    """What later workers need not find out again: that the server of Weights & Biases does not answer."""
+    guard: Any = sys.modules.get("capsexp.tracking.guard")
+    return {} if guard is None or guard.process.most == "online" else {guard.MOST: guard.process.most}
 
 
 def _keep_memory() -> None:

@@ -48,6 +48,10 @@ class About:
     axes: dict[str, Any]
 
 
+MOST = "CAPSEXP_WANDB_MOST"
+"""Environment variable of a worker: the best mode that is still tried, as earlier workers of its sweep have found."""
+
+
 @dataclass
 class Process:
     """The state of Weights & Biases in this process.
@@ -60,7 +64,7 @@ class Process:
         ending: the ends of online runs that are under way after the server has failed; they are waited for together.
     """
 
-    most: str = "online"
+    most: str = field(default_factory=lambda: os.environ.get(MOST, "online"))
     warned: set[str] = field(default_factory=set)
     open: int = 0
     waited: float = 0.0
