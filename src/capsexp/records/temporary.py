@@ -1,7 +1,7 @@
-"""Temporary files and folders that outlive no killed process by more than one command.
+"""Temporary files and folders; those that a killed process leaves are removed by a later process.
 
-Each is locked while its process lives, and the system frees the lock when that ends in any way.  Whoever makes the next
-one of its kind removes those whose lock is free.  Where there are no such locks, nothing is removed.
+Each one is locked while its process lives; the system releases the lock when the process ends in any way.  Creating the
+next one of the same kind removes all those that no process locks.  Where locks are not supported, none is removed.
 """
 
 import atexit
