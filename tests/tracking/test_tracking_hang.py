@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch.loggers  # noqa: F401 - so that no test's time has its import
 import pytest
+import wandb  # noqa: F401
 
 from capsexp import tracking
 from capsexp.tracking import guard
@@ -95,8 +97,8 @@ class Cells:
         return time.monotonic() - began
 
     def opened(self) -> AbstractContextManager[Any]:
-        wandb = {"mode": self.mode, "timeout_s": self.limit, "project": "p", "entity": None}
-        config = {"logger": {"wandb": wandb}, "sweep": {"name": "s"}}
+        options = {"mode": self.mode, "timeout_s": self.limit, "project": "p", "entity": None}
+        config = {"logger": {"wandb": options}, "sweep": {"name": "s"}}
         return tracking.wandb_run(tracking.About(config, self.folder, "0123456789", {"a": 1}))
 
     def together(self, count: int) -> float:

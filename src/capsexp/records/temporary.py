@@ -36,7 +36,8 @@ def temporary_file(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(held)
+        if held is not None:
+            os.close(held)
 
 
 @contextlib.contextmanager
@@ -101,12 +102,15 @@ def clear(parent: Path, pattern: str) -> None:
                 os.close(held)
 
 
-def _new_file(path: Path) -> tuple[Path, int]:
-    """A new locked file beside ``path``, and the descriptor that holds the lock."""
+def _new_file(path: Path) -> tuple[Path, int | None]:
+    """A new locked file beside ``path``, and the descriptor that holds the lock, if there are locks."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         # Its permissions are those that the user's umask leaves.
-        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:  # an open file could not be renamed there
+            os.close(held)
+            return temporary, None
         if _lock(held) and _is_at(temporary, held):
             return temporary, held
         os.close(held)  # another process takes it for a leftover, which it was before it was locked
