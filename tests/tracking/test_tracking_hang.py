@@ -208,14 +208,16 @@ def test_cells_in_a_row_do_not_share_it(cells: Cells, monkeypatch: pytest.Monkey
     init = cells.init
 
     def slow(*words: Any) -> Fake:
-        time.sleep(0.3)
+        time.sleep(0.7)
         return init(*words)
 
     monkeypatch.setattr(guard, "_init", slow)
+    monkeypatch.setattr(Fake, "finish", lambda *_, **__: time.sleep(0.5))
     cells.limit = 2.0
-    for _ in range(7):
+    for _ in range(2):
         cells.cell()
-    assert cells.asked == ["online"] * 7
+    assert cells.asked == ["online"] * 2
+    assert guard.process.most == "online"
 
 
 def test_a_run_is_marked_until_it_has_ended_well(cells: Cells) -> None:

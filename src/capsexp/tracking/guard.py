@@ -60,13 +60,15 @@ class Process:
         most: the best mode that is still tried: online, offline or disabled.
         warned: the warnings that were logged, so that a sweep does not repeat them for every cell.
         open: number of open runs; the cells of a stack have theirs at the same time, on one wandb-core.
-        waited: seconds for which the runs that are open at the same time have waited for the server.
+        together: number of runs that have been open at the same time; 0 once all have ended.
+        waited: seconds for which they have waited for the server.
         ending: the ends of online runs that are under way after the server has failed; they are waited for together.
     """
 
     most: str = field(default_factory=lambda: os.environ.get(MOST, "online"))
     warned: set[str] = field(default_factory=set)
     open: int = 0
+    together: int = 0
     waited: float = 0.0
     ending: "list[tuple[GuardedRun, Call[Any]]]" = field(default_factory=list)
 
@@ -92,15 +94,15 @@ class Process:
             log.warning("%s (logged once for all cells of this process, which continue)", text)
 
     def wait(self, seconds: float, total: float) -> None:
-        """Count an answer of the server that took ``seconds``, and step down once all open runs have waited too long.
+        """Count an answer of the server that took ``seconds``, and step down once a stack has waited too long.
 
         Args:
             seconds: how long it took.
             total: the time limit of a run.
         """
         self.waited += max(0.0, seconds - total * PROMPT)
-        if self.waited >= total * INIT_ONLINE:
-            self.step_down("online", f"its answers took {self.waited:.0f} s for {self.open} runs")
+        if self.together > 1 and self.waited >= total * INIT_ONLINE:
+            self.step_down("online", f"its answers took {self.waited:.0f} s for {self.together} runs")
 
     def end_all(self, total: float) -> None:
         """Wait for the ends that are under way, once the last open run has ended.
@@ -110,7 +112,7 @@ class Process:
                 which wandb itself stops uploading, since it then writes their files.
         """
         until = time.monotonic() + max(total - self.waited, total * (FINISH_ONLINE + KEPT))
-        self.waited = 0.0
+        self.waited, self.together = 0.0, 0
         while self.ending:
             run, call = self.ending.pop(0)
             run.wait_for_end(call, until - time.monotonic())
@@ -243,6 +245,7 @@ class GuardedRun:
 
     def _count(self, *, is_open: bool) -> None:
         process.open += is_open - self._counted
+        process.together += is_open and not self._counted
         self._counted = is_open
 
     def _failed(self, what: str, error: Exception) -> None:
