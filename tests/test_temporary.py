@@ -77,18 +77,20 @@ def test_folders_of_killed_processes_are_removed_and_those_of_live_ones_are_not(
     tmp_path: Path, hold: list[Holder]
 ) -> None:
     hold += [Holder(RESTORES, str(tmp_path)), Holder(WORKS, str(tmp_path), "wandb"), Holder(WORKS, str(tmp_path))]
-    (tmp_path / "capsexp-tmp-results1").mkdir()  # a user's
+    others = [".capsexp-results1", ".capsexp-abcdef-0123abcd"]  # a user's, and that of another machine
+    for name in others:
+        (tmp_path / name).mkdir()
     hold[0].kill()
     hold[1].kill()
     records.clear_folders(tmp_path)
     with records.temporary_folder(tmp_path, ".restore-"):
         restoring = [name for name in names(tmp_path) if name.startswith(".restore-")]
         assert len(restoring) == 1
-    (left,) = (name for name in names(tmp_path) if name != "capsexp-tmp-results1")
+    (left,) = (name for name in names(tmp_path) if name not in others)
     assert left.startswith(temporary.PREFIX)
     hold[2].kill()
     records.clear_folders(tmp_path)
-    assert names(tmp_path) == ["capsexp-tmp-results1"]
+    assert names(tmp_path) == sorted(others)
 
 
 def test_a_process_that_ends_well_leaves_no_folder_and_its_own_settings(tmp_path: Path) -> None:

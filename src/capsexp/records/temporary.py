@@ -7,10 +7,12 @@ next one of the same kind removes all those that no process locks.  Where locks 
 import atexit
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +22,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-PREFIX = ".capsexp-tmp-"
+PREFIX = ".capsexp-"
 """Beginning of the names of our folders in the system's folder for temporary files; nobody else uses it."""
+
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+"""Part of such names: machines that share a folder may not see each other's locks."""
 
 
 @contextlib.contextmanager
@@ -87,8 +92,11 @@ def use_process_folder() -> None:
 
 
 def clear_folders(parent: Path | None = None, prefix: str = PREFIX) -> None:
-    """Remove the folders of :func:`temporary_folder` and :func:`process_folder` whose processes have ended."""
-    clear(parent or Path(tempfile.gettempdir()), rf"{re.escape(prefix)}[A-Za-z0-9_]{{8}}")
+    """Remove the folders of :func:`temporary_folder` and :func:`process_folder` whose processes have ended.
+
+    Those of other machines stay.
+    """
+    clear(parent or Path(tempfile.gettempdir()), rf"{re.escape(prefix)}{HOST}-[A-Za-z0-9_]{{8}}")
 
 
 def clear(parent: Path, pattern: str) -> None:
@@ -119,7 +127,7 @@ def _new_file(path: Path) -> tuple[Path, int | None]:
 def _new_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
     clear_folders(parent, prefix)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{HOST}-", dir=parent))
         if fcntl is None:
             return folder, None
         with contextlib.suppress(FileNotFoundError):
