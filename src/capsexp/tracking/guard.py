@@ -94,7 +94,7 @@ class Process:
             log.warning("%s (logged once for all cells of this process, which continue)", text)
 
     def wait(self, seconds: float, total: float) -> None:
-        """Count an answer of the server that took ``seconds``, and step down once a stack has waited too long.
+        """Count an answer of the server that took ``seconds``, and step down if a stack has waited too long.
 
         Args:
             seconds: how long it took.
