@@ -85,9 +85,9 @@ WALK = [
 DEPTH = [*DEEP, "recipe=max_depth", "recipe.limit=3", "callbacks.broken.last=2", "seed=range(0,6)"]
 
 STORMS: dict[str, tuple[str, list[str], list[str]]] = {
-    "capsexp": ("Counted", long_cells(40, EPOCHS), [WANDB]),
+    "capsexp": ("Counted", long_cells(12, 100), []),
     "basic": ("Counted", long_cells(20, EPOCHS), ["hydra/launcher=basic", WANDB]),
-    "auto": ("Counted", long_cells(40, EPOCHS), ["hydra/launcher=auto"]),
+    "auto": ("Counted", long_cells(12, 100), ["hydra/launcher=auto"]),
     "stacked": ("Counted", long_cells(8, 300), ["hydra/launcher=stacked", WANDB]),
     "prune_and_retrain": ("CountedPrune", [*PRUNE, *long_fits(20)], []),
     "merge_walk": ("CountedWalk", [*WALK, *long_fits(10)], []),
