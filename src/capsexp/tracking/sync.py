@@ -157,17 +157,19 @@ def _upload(path: Path, command: Sequence[str], timeout_s: float) -> str | None:
         path.parent.parent.resolve()
     )  # for wandb's own logs; otherwise it creates a wandb/ folder in the working directory
     try:
-        done = subprocess.run(
-            [*command, str(path)],
-            stdin=subprocess.DEVNULL,  # no prompt for a login
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            env=environment,
-            check=False,
-        )
+        with records.temporary_folder() as folder:  # wandb makes folders that it leaves when it is killed
+            environment["TMPDIR"] = str(folder)
+            done = subprocess.run(
+                [*command, str(path)],
+                stdin=subprocess.DEVNULL,  # no prompt for a login
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                env=environment,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         return f"no end within {timeout_s:g} s"
     except OSError as error:
