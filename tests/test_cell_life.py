@@ -67,6 +67,17 @@ def test_a_finished_cell_is_not_run_again(run: Run, quick: list[str], in_tmp: Pa
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
+def test_a_cell_that_was_killed_between_its_result_and_its_status_is_tidied(
+    run: Run, quick: list[str], finished: Path
+) -> None:
+    before = (finished / records.RESULT).stat().st_mtime_ns
+    records.write_status(finished, records.Status("interrupted", finished.name[-10:]))
+    (finished / records.RESUME_CHECKPOINT).touch()
+    assert run(*quick) == 0
+    assert not (finished / records.RESUME_CHECKPOINT).exists()
+    assert (finished / records.RESULT).stat().st_mtime_ns == before
+
+
 @pytest.mark.usefixtures("finished")
 def test_a_changed_config_is_a_new_cell_and_a_volatile_key_is_not(run: Run, quick: list[str], in_tmp: Path) -> None:
     assert run(*quick, "optimizer.lr=1e-3") == 0

@@ -15,7 +15,6 @@ import lzma
 import shutil
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,9 @@ from capsexp.text import count
 MANIFEST = "manifest.json"
 PLAN = (records.SWEEP, records.CONFIGS)
 """Files of the sweep itself."""
+
+UNPACKED = ".restore-"
+"""Beginning of the name of a folder beside the sweep's, into which an archive is unpacked."""
 
 NOT_COMPARED = ("clocks", "environment", "memory", "name", "stack")
 """Keys of a result that may differ from machine to machine."""
@@ -125,8 +127,7 @@ def restore(file: Path, directory: Path) -> str:
     if (directory / records.STATUS).is_file() or (directory / records.RESULT).is_file():
         raise CommandError(f"{directory} is the folder of a single cell; give its sweep's")
     parent = next(folder for folder in (directory.absolute().parent, *directory.absolute().parents) if folder.is_dir())
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=parent) as temporary:
-        unpacked = Path(temporary)
+    with records.temporary_folder(parent, UNPACKED) as unpacked:
         _unpack(file, unpacked)
         there = records.cell_directories(directory) if directory.is_dir() else {}
         cells = records.cell_directories(unpacked)

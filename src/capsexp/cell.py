@@ -100,6 +100,7 @@ def finished(cell: Cell) -> CellOutcome | None:
         return None
     status = records.read_status(cell.directory)
     if status is None or status.state not in ("done", "running"):  # killed between the result and the status
+        (cell.directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         status = records.Status("done", cell.id)
         records.write_status(cell.directory, status)
     stale = records.stale_cause(result)

@@ -13,7 +13,7 @@ from filelock import FileLock
 from capsexp import records
 from capsexp.cell import Cell
 from capsexp.engine import local, scheduler
-from capsexp.engine.options import Layout, Options
+from capsexp.engine.options import Layout, Options, learned
 from tests.engine import work
 from tests.engine.sweeps import Heard, HeardBusy, at_once, cells_in, executions, run_sweep, status_of
 
@@ -276,6 +276,17 @@ def test_workers_are_kept_or_replaced(tmp_path: Path, limit: int | None, process
     pids = [each.pid for each in executions(tmp_path)]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == processes
     assert pids == [pid for pid in dict.fromkeys(pids) for _ in range(pids.count(pid))]
+
+
+def test_workers_that_replace_others_know_that_a_server_does_not_answer(tmp_path: Path) -> None:
+    heard = Heard()
+    try:
+        run_sweep(cells_in(tmp_path, 5), ONE, heard, Options(max_cells_per_worker=1), work.without_a_server)
+    finally:
+        learned.clear()
+    modes = (tmp_path / "modes").read_text().split()
+    assert modes[0] == "online"
+    assert modes[2:] == ["offline"] * 3, "the second may have begun before the first had reported"
 
 
 @pytest.mark.parametrize("layout", [ONE, TWO])

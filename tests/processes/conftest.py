@@ -97,7 +97,8 @@ def sweep(quick: list[str], in_tmp: Path) -> Iterator[Callable[..., Sweep]]:
     made: list[Sweep] = []
 
     def make(recipe: str, *arguments: str, name: str = "sweep") -> Sweep:
-        words = [word for word in quick if not word.startswith(("hydra/launcher", "sweep.name"))]
+        others = ("model.",) if any(word.startswith("model=") for word in arguments) else ()
+        words = [word for word in quick if not word.startswith(("hydra/launcher", "sweep.name", *others))]
         target = [f"recipe._target_=tests.processes.recipes.{recipe}", "+recipe.number=0"]
         numbered = any(word.startswith("+recipe.number") for word in arguments)
         made.append(

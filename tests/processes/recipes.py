@@ -5,9 +5,13 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from capsexp import records
-from capsexp.recipes.base import Factories, Outcome
+from capsexp.recipes.base import Factories, Outcome, Recipe
+from capsexp.recipes.max_depth import MaxDepth
+from capsexp.recipes.merge_walk import MergeWalk
+from capsexp.recipes.prune_and_retrain import PruneAndRetrain
 from capsexp.recipes.train import Train
 
 COUNTER = "CAPSEXP_TEST_COUNTER"
@@ -21,10 +25,11 @@ TOGETHER = "CAPSEXP_TEST_TOGETHER"
 """Environment variable: every cell waits until so many processes have begun one."""
 
 
-class Counted(Train):
-    """Trains; leaves a line with the cell's name, its process, whether it was finished before, and the memory used."""
+class Counting(Recipe):
+    """Leaves a line with the cell's name, its process, whether it was finished before, and the memory used."""
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self, number: int = 0, **options: Any) -> None:
+        super().__init__(**options)
         self.number = number
 
     def run(self, factories: Factories) -> Outcome:
@@ -38,6 +43,22 @@ class Counted(Train):
 
     def misbehave(self) -> None:
         """Subclasses do."""
+
+
+class Counted(Counting, Train):
+    """Trains."""
+
+
+class CountedPrune(Counting, PruneAndRetrain):
+    """Trains, prunes and trains again."""
+
+
+class CountedDepth(Counting, MaxDepth):
+    """Looks for the largest depth."""
+
+
+class CountedWalk(Counting, MergeWalk):
+    """Walks from a trained network down to a small one."""
 
 
 class Faulty(Counted):

@@ -1,27 +1,23 @@
 """Whatever happens to the command, no cell is lost and none runs twice."""
 
 import os
-import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from capsexp import records
 from capsexp.analysis.write import write_report
+from capsexp.records.temporary import PREFIX
 from tests.conftest import results
 from tests.processes.conftest import Sweep
 from tests.processes.recipes import TOGETHER
+from tests.processes.storms import LONG_S, Storm, assert_same, forget_stages, processes_of, wait_until
 
 MakeSweep = Callable[..., Sweep]
-
-LONG_S = 120.0
-"""For what comes when it comes, on however slow a machine."""
 
 STOP_S = 30.0
 """10 s on a machine that has nothing else to do."""
@@ -31,67 +27,16 @@ EPOCHS = 40
 TABLES = ("results.csv", "results.md", "results.tex", "cells.csv", "index.html")
 
 
-def processes_of(marker: str) -> list[int]:
-    """Processes that carry the marker in their environment, as every child of a command does."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            carries = marker.encode() in path.read_bytes()
-        except OSError:
-            continue
-        if carries:
-            found.append(int(path.parent.name))
-    return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def wait_for_more(sweep: Sweep, before: int, command: "subprocess.Popen[str]") -> None:
-    """Wait until another cell is begun, or the command has ended."""
-    wait_until(lambda: len(sweep.executions()) > before or command.poll() is not None, LONG_S)
-
-
-def wait_for_a_checkpoint(sweep: Sweep, command: "subprocess.Popen[str]") -> None:
-    """Wait until a cell has saved itself, or the command has ended."""
-    wait_until(lambda: any(sweep.directory.rglob("resume-v*.ckpt")) or command.poll() is not None, LONG_S)
-
-
-def long_cells(cells: int, epochs: int) -> list[str]:
+def long_fits(epochs: int) -> list[str]:
     return [
-        f"+recipe.number=range(0,{cells})",
         f"trainer.max_epochs={epochs}",
         f"callbacks.peak.patience={epochs}",
         "callbacks.resume.min_interval_s=0.2",
     ]
 
 
-def storm(sweep: MakeSweep, *more: str, cells: int, kills: int, epochs: int, latest_s: float) -> Sweep:
-    """Kill the command at random moments, the last time when a cell has saved itself."""
-    killed = sweep("Counted", *long_cells(cells, epochs), name="killed")
-    moments = random.Random(0)
-    for kill in range(1, kills + 1):
-        before = len(killed.executions())
-        command = killed.start(*more, CAPSEXP_TEST_MARKER=str(killed.counter))
-        if kill == kills:
-            wait_for_a_checkpoint(killed, command)
-        else:  # a third of them come while the command starts, the others while cells run
-            if moments.random() > 1 / 3:
-                wait_for_more(killed, before, command)
-            time.sleep(moments.uniform(0, latest_s))
-        command.send_signal(signal.SIGKILL)
-        told = command.communicate()[0]
-        assert command.returncode == -signal.SIGKILL, f"it ended before it was killed: {told}"
-        assert wait_until(lambda: not processes_of(str(killed.counter)), LONG_S)
-        assert "running" not in killed.states()
-    assert killed.states().get("done", 0) < cells
-    return killed
+def long_cells(cells: int, epochs: int) -> list[str]:
+    return [f"+recipe.number=range(0,{cells})", *long_fits(epochs)]
 
 
 def assert_nothing_changed(killed: Sweep, quiet: Sweep, cells: int) -> None:
@@ -119,20 +64,56 @@ def assert_nothing_changed(killed: Sweep, quiet: Sweep, cells: int) -> None:
 
 
 def test_a_storm_of_kills_changes_nothing(sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
-    killed = storm(sweep, "hydra.launcher.max_cells=1", cells=3, kills=2, epochs=EPOCHS, latest_s=0.7)
+    killed = sweep("Counted", *long_cells(3, EPOCHS), name="killed")
+    storm = Storm(killed, "hydra.launcher.max_cells=1")
+    storm.blow(1, latest_s=0.7)
+    storm.blow_when_saved()
+    assert killed.states().get("done", 0) < 3
     capsys.readouterr()
     assert killed.run_here() == 0
     assert "goes on from its checkpoint" in capsys.readouterr().out
     assert_nothing_changed(killed, sweep("Counted", *long_cells(3, EPOCHS), name="quiet"), 3)
 
 
+WANDB = "logger.wandb.mode=offline"
+DEEP = ["model=deep_capsnet", "model.capsules=2", "model.dim=4", "model.depth=1", "model.dim_class=4"]
+PRUNE = [*DEEP, "recipe=prune_and_retrain", "recipe.correlation_weight=0.1", "pruning.ratio=0.25,0.5", "seed=0,1"]
+WALK = [
+    *("recipe=merge_walk", "recipe.steps=20", "recipe.mode=merge,remove,reinit", "pruning=cosine"),
+    *("model.c1=3", "model.c2=5", "model.c3=5", "seed=0,1,2"),
+]
+DEPTH = [*DEEP, "recipe=max_depth", "recipe.limit=3", "callbacks.broken.last=2", "seed=range(0,6)"]
+
+STORMS: dict[str, tuple[str, list[str], list[str]]] = {
+    "capsexp": ("Counted", long_cells(12, 100), []),
+    "basic": ("Counted", long_cells(20, EPOCHS), ["hydra/launcher=basic", WANDB]),
+    "auto": ("Counted", long_cells(12, 100), ["hydra/launcher=auto"]),
+    "stacked": ("Counted", long_cells(8, 300), ["hydra/launcher=stacked", WANDB]),
+    "prune_and_retrain": ("CountedPrune", [*PRUNE, *long_fits(20)], []),
+    "merge_walk": ("CountedWalk", [*WALK, *long_fits(10)], []),
+    "max_depth": ("CountedDepth", [*DEPTH, *long_fits(20)], []),
+}
+"""The recipe that counts its executions, the sweep's overrides, and those of the command that is killed."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_long_storm_of_kills_changes_nothing(sweep: MakeSweep) -> None:
-    killed = storm(sweep, cells=40, kills=22, epochs=EPOCHS, latest_s=4.0)
-    code, told = killed.run()
-    assert code == 0, told
-    assert_nothing_changed(killed, sweep("Counted", *long_cells(40, EPOCHS), name="quiet"), 40)
+@pytest.mark.parametrize("name", STORMS)
+def test_a_long_storm_of_kills_changes_nothing(
+    name: str, sweep: MakeSweep, record_property: Callable[[str, object], None]
+) -> None:
+    recipe, words, more = STORMS[name]
+    storm = Storm(sweep(recipe, *words, name="killed"), *more)
+    storm.blow(20, latest_s=2.0)
+    storm.complete()
+    forget_stages(storm.killed)
+    quiet = sweep(recipe, *words, name="quiet")
+    assert quiet.run_here() == 0
+    assert_same(storm.killed, quiet, rounded=name in ("auto", "stacked"))
+    counts = {"kills": storm.kills, "executions": len(storm.killed.executions()), "cells": len(quiet.executions())}
+    for key, count in counts.items():
+        record_property(key, count)
+    assert storm.kills == 20
 
 
 BOTH = {TOGETHER: "2"}
@@ -187,7 +168,10 @@ def test_ctrl_c_lets_a_single_cell_save_itself(sweep: MakeSweep, capsys: pytest.
 
 @pytest.mark.parametrize("name", SIGNALS)  # the engine's tests end a sweep by SIGTERM
 def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
-    """Weights & Biases' own process is gone too; one Ctrl-C leaves checkpoints to go on from."""
+    """Weights & Biases' own process is gone too; one Ctrl-C leaves checkpoints to go on from.
+
+    The folders that wandb makes in TMPDIR are gone, or go with the next command.
+    """
     signals, code = SIGNALS[name]
     long = sweep(
         "Counted",
@@ -198,7 +182,9 @@ def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
         "hydra.launcher.max_cells=1",
     )
     another = "3-1-unix-/another/run/socket"  # what a program leaves that has a run of its own
-    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter), WANDB_SERVICE=another)
+    temporary = long.folder / "tmp"
+    temporary.mkdir()
+    command = long.start(CAPSEXP_TEST_MARKER=str(long.counter), WANDB_SERVICE=another, TMPDIR=str(temporary))
     assert wait_until(lambda: len(long.executions()) == 1 and any(long.directory.rglob("run-*.wandb")), LONG_S)
     time.sleep(0.5)
     for number in signals:
@@ -212,3 +198,8 @@ def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
     assert long.states() == {"interrupted": 1}
     assert len(long.executions()) == 1
     assert any(long.directory.rglob("resume-v*.ckpt")) == (name == "one Ctrl-C")
+    left = list(temporary.iterdir())
+    assert all(path.name.startswith(PREFIX) for path in left)
+    assert bool(left) == (name == "SIGKILL")
+    records.clear_folders(temporary)
+    assert list(temporary.iterdir()) == []

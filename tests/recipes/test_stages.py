@@ -53,8 +53,12 @@ def test_a_stage_is_computed_once_and_then_taken(tmp_path: Path, caplog: pytest.
     first = memo(tmp_path).get(STAGE, work)
     assert f"stage train: being computed in {first.directory.name}" in caplog.text
     assert "taken" not in caplog.text
+    resume = first.directory / records.RESUME_CHECKPOINT
+    resume.parent.mkdir()
+    resume.touch()
     second = memo(tmp_path).get(STAGE, work)  # another cell has a memo of its own
     assert work.done == 1
+    assert not resume.exists(), "it was killed between its result and the removal"
     assert first == second == StageResult(memo(tmp_path).directory(STAGE), {"metrics": {"val/acc": 0.1 + 0.2}})
     assert f"stage train: taken from {first.directory.name}" in caplog.text
     assert (first.directory / "made.txt").read_text() == "1"

@@ -7,14 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch.loggers  # noqa: F401 - so that no test's time has its import
 import pytest
+import wandb  # noqa: F401
 
 from capsexp import tracking
 from capsexp.tracking import guard
-from capsexp.tracking.deadline import Budget, HungError
+from capsexp.tracking.deadline import Budget, Call, HungError
 
 STAGES = ("init", "config", "log", "summary", "finish")
 LIMIT = 0.8
@@ -49,6 +52,9 @@ class Fake:
 
     def finish(self, **_: Any) -> None:
         self.act("finish")
+        if "slow" in self.where:  # as wandb itself gives up
+            time.sleep(float(self.where["slow"]))
+            raise TimeoutError("timed out")
 
 
 class Part:
@@ -74,22 +80,33 @@ class Cells:
 
     def init(self, about: Any, options: Any, mode: str, seconds: float) -> Fake:
         self.asked.append(mode)
-        run = Fake(self.where if mode == self.mode else {}, self.folder)
+        run = Fake(self.where if mode == self.mode else {}, self.folder / f"{len(self.runs)}")
         run.act("init")
         self.runs.append(run)
         return run
 
     def cell(self) -> float:
         """The seconds that one cell takes."""
-        wandb = {"mode": self.mode, "timeout_s": self.limit, "project": "p", "entity": None}
-        config = {"logger": {"wandb": wandb}, "sweep": {"name": "s"}}
         began = time.monotonic()
-        with tracking.wandb_run(tracking.About(config, self.folder, "0123456789", {"a": 1})) as logger:
+        with self.opened() as logger:
             if logger is not None:
                 logger.log_hyperparams({"a": 1})
                 for step in range(3):
                     logger.log_metrics({"a": step}, step)
             tracking.summarise(logger, BODY, {"a": 1})
+        return time.monotonic() - began
+
+    def opened(self) -> AbstractContextManager[Any]:
+        options = {"mode": self.mode, "timeout_s": self.limit, "project": "p", "entity": None}
+        config = {"logger": {"wandb": options}, "sweep": {"name": "s"}}
+        return tracking.wandb_run(tracking.About(config, self.folder, "0123456789", {"a": 1}))
+
+    def together(self, count: int) -> float:
+        """The seconds for cells that are trained as a stack: their runs are open at the same time."""
+        began = time.monotonic()
+        with ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(self.opened())
         return time.monotonic() - began
 
 
@@ -101,18 +118,24 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
     monkeypatch.setattr("capsexp.tracking.run.process", guard.process)
     # a user's must be 1 at least
     monkeypatch.setattr("capsexp.tracking.run.require_number", lambda _key, seconds, _least: seconds)
-    made, wait = Cells(tmp_path), Budget._wait
+    made, answer = Cells(tmp_path), Call.answer
 
-    def counted(budget: Budget, action: Any, seconds: float) -> Any:
+    def counted(call: Call[Any], seconds: float) -> Any:
         try:
-            return wait(budget, action, seconds)
+            return answer(call, seconds)
         except HungError:
             made.hung += 1
             raise
 
-    monkeypatch.setattr(Budget, "_wait", counted)
+    monkeypatch.setattr(Call, "answer", counted)
     monkeypatch.setattr(guard, "_init", made.init)
     return made
+
+
+def mark_of(run: Fake) -> str | None:
+    """What marks a run for ``sync``."""
+    mark = Path(run.dir).parent / guard.UNSENT
+    return mark.read_text() if mark.exists() else None
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -123,6 +146,7 @@ def test_a_healthy_run_gets_everything(cells: Cells, caplog: pytest.LogCaptureFi
     cells.limit = 60.0
     cells.cell()
     assert cells.runs[0].calls == ["init", "config", "log", "log", "log", "summary", "finish"]
+    assert mark_of(cells.runs[0]) is None
     assert warnings(caplog) == []
 
 
@@ -139,7 +163,75 @@ def test_a_hang_costs_the_limit_once_and_then_cells_go_on_offline(
     assert cells.asked == ["online"] + ["offline"] * (4 if stage == "init" else 3)
     (said,) = warnings(caplog)
     assert said.startswith(f"Weights & Biases cannot be reached ({stage}: no answer within ")
-    assert (cells.folder / "run-1" / guard.UNSENT).exists() == (stage != "init")
+    assert (stage == "init") or mark_of(cells.runs[0]) == ""
+
+
+def test_members_of_a_stack_wait_once_for_a_server_that_takes_nothing(
+    cells: Cells, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells.where, cells.limit = {"slow": "0.5"}, 4.0
+    assert 0.5 < cells.together(30) < 4.0, "30 waits would be 15 s"
+    assert [mark_of(run) for run in cells.runs] == [""] * 30
+    assert [run.calls for run in cells.runs] == [["init", "finish"]] * 30
+    assert len(warnings(caplog)) == 1
+    assert cells.cell() < SLACK
+    assert cells.asked == ["online"] * 30 + ["offline"]
+
+
+def test_a_wandb_that_hangs_is_waited_for_once_by_a_stack(cells: Cells) -> None:
+    cells.where = {"finish": "hang"}
+    assert cells.together(20) < 2 * LIMIT + SLACK, "twice: the first, and the others together"
+    assert len(cells.runs) == 20
+    assert guard.process.ending == []
+
+
+def test_members_of_a_stack_share_the_limit_for_slow_answers(
+    cells: Cells, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    init = cells.init
+
+    def slow(about: Any, options: Any, mode: str, seconds: float) -> Fake:
+        time.sleep(0.3 if mode == "online" else 0)
+        return init(about, options, mode, seconds)
+
+    monkeypatch.setattr(guard, "_init", slow)
+    cells.limit = 2.0
+    cells.together(20)
+    online = cells.asked.count("online")
+    assert cells.asked == ["online"] * online + ["offline"] * (20 - online)
+    assert 2 <= online <= 6, "half of the limit, in answers that take 0.2 s longer than a prompt one"
+    assert [mark_of(run) for run in cells.runs] == [None] * 20, "all ended well"
+    assert "its answers took 1 s" in "".join(warnings(caplog))
+
+
+def test_cells_in_a_row_do_not_share_it(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    init = cells.init
+
+    def slow(*words: Any) -> Fake:
+        time.sleep(0.7)
+        return init(*words)
+
+    monkeypatch.setattr(guard, "_init", slow)
+    monkeypatch.setattr(Fake, "finish", lambda *_, **__: time.sleep(0.5))
+    cells.limit = 2.0
+    for _ in range(2):
+        cells.cell()
+    assert cells.asked == ["online"] * 2
+    assert guard.process.most == "online"
+
+
+def test_a_run_is_marked_until_it_has_ended_well(cells: Cells) -> None:
+    """So that ``sync`` finds the run of a process that was killed, and one whose wandb-core was."""
+    cells.limit = 60.0
+    with cells.opened():
+        assert mark_of(cells.runs[0]) == guard.OPEN
+    assert mark_of(cells.runs[0]) is None
+    cells.where = {"log": "raise", "finish": "raise"}
+    cells.cell()
+    assert mark_of(cells.runs[1]) == ""
+    cells.mode, cells.where = "offline", {}
+    cells.cell()
+    assert mark_of(cells.runs[2]) is None
 
 
 @pytest.mark.parametrize("stage", STAGES)

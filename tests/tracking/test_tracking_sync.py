@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from capsexp.tracking import guard
 from capsexp.tracking.sync import find_runs, sync
 
 FAKE = """
-import os, sys, time
+import os, sys, tempfile, time
 from pathlib import Path
 (path,) = map(Path, sys.argv[1:])
 with open(os.environ["SYNC_LOG"], "a") as log:
@@ -23,6 +24,7 @@ with open(os.environ["SYNC_LOG"], "a") as log:
 (file,) = path.glob("*.wandb")
 how = file.read_text()
 if "hang" in how:
+    tempfile.mkdtemp()
     time.sleep(600)
 time.sleep(0.02)
 print("wandb: Syncing 1 run(s):")
@@ -111,13 +113,20 @@ def test_a_cell_that_stopped_running_is_uploaded(make: Make, root: Path, fake: l
     assert sync([root], command=fake).counts == {"uploaded": 1}
 
 
-def test_one_that_hangs_is_given_up_while_others_go_on(make: Make, root: Path, fake: list[str]) -> None:
+def test_one_that_hangs_is_given_up_while_others_go_on(
+    make: Make, root: Path, fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     hung = make("a", "it must hang")
     others = [make(cell) for cell in "bcde"]
     began = time.monotonic()
     summary = sync([root], command=fake, timeout_s=2.5)
     assert time.monotonic() - began < 100
     assert summary.failures == [(hung, "no end within 2.5 s")]
+    assert list(temporary.iterdir()) == []
     assert all((path / "run-x.wandb.synced").exists() for path in others)
 
 
@@ -130,6 +139,16 @@ def test_the_runs_of_one_cell_go_one_after_the_other_oldest_first(make: Make, ro
     lines = Path(os.environ["SYNC_LOG"]).read_text().split()
     days = [word.partition("run-")[2][:8] for word in lines if "run-" in word]
     assert days == ["20260101", "20260101", "20260102", "20260102", "20260103", "20260103"]
+
+
+def test_the_run_of_a_killed_process_is_uploaded_unless_a_later_one_has_ended_well(make: Make, root: Path) -> None:
+    for cell in ("killed", "again", "twice"):
+        (make(cell, name="run-20260101_000000-x") / guard.UNSENT).write_text(guard.OPEN)
+    make("again", name="run-20260102_000000-x")
+    make("twice", name="run-20260102_000000-x")
+    (make("twice", name="run-20260103_000000-x") / guard.UNSENT).write_text(guard.OPEN)
+    found = {cell.name: [run.name[4:12] for run in runs] for cell, runs in find_runs([root]).items()}
+    assert found == {"killed": ["20260101"], "twice": ["20260103"]}
 
 
 def test_a_run_is_found_once_however_often_its_folder_is_named(make: Make, root: Path) -> None:

@@ -56,7 +56,8 @@ class ResumeCheckpoint(Checkpoint):
         if trainer.should_stop or not (stop or time.monotonic() - self._last >= self.min_interval_s):
             return
         with records.replacing(resume_path(trainer)) as temporary:
-            trainer.save_checkpoint(temporary)
+            with records.in_process_folder():  # Lightning makes the file there, and a kill would leave it
+                trainer.save_checkpoint(temporary)
             records.seal(temporary, records.id_of(Path(trainer.default_root_dir)))
         self._last = time.monotonic()
         if stop:

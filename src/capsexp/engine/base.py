@@ -77,10 +77,12 @@ class Report:
     Attributes:
         outcomes: the outcomes of the group's cells by id; a missing cell did not end and must run again.
         warnings: log lines for the user.
+        learned: environment variables for the workers that start later, such as that a server does not answer.
     """
 
     outcomes: dict[str, CellOutcome]
     warnings: tuple[str, ...]
+    learned: dict[str, str] = field(default_factory=dict)
 
 
 class Work(Protocol):

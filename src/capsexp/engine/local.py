@@ -22,7 +22,7 @@ from capsexp.cell import Cell
 from capsexp.engine import worker
 from capsexp.engine.base import Group, Listener, Report, Summary, Work, WorkerDied
 from capsexp.engine.devices import Devices, Slot
-from capsexp.engine.options import Layout, Options, environment
+from capsexp.engine.options import Layout, Options, environment, learned
 from capsexp.engine.scheduler import Scheduler
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -47,13 +47,15 @@ class LocalPool:
         self.failed_starts = 0
         self._waiting: list[Future[Report]] = []
         self._work = work
-        given = (os.getpid(), environment(device, threads), stop, pickle.dumps(work))
+        self._environment = environment(device, threads)
+        given = (os.getpid(), self._environment, stop, pickle.dumps(work))
         self._make = functools.partial(ProcessPool, size, max_groups or 0, worker.start, given, SPAWN)
         self._pool = self._make()
 
     def submit(self, group: Group, timeout: float | None) -> "Future[Report]":
         """Run a group in a worker; the time limit counts from the start of the group."""
         self.poll()
+        self._environment.update(learned)  # for workers that replace others
         with _ctrl_c_blocked():
             assert self._pool.active, "this starts a new pool's workers"
             future: Future[Report] = self._pool.schedule(self._work, args=(group,), timeout=timeout)
@@ -167,6 +169,7 @@ class LocalBackend:
         kill_all()
         for each in self._pools:
             each.stop()
+        records.clear_folders()
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
         """The kind and cause of a group's failure; see :func:`cause_of`."""

@@ -225,10 +225,14 @@ def _most(options: Options, devices: int) -> int:
     return int(min(devices, fitting))
 
 
+learned: dict[str, str] = {}
+"""Environment variables that workers of this sweep have reported for those that start later."""
+
+
 def environment(device: str | None, threads: int) -> dict[str, str]:
     """The environment variables of a worker on ``device``."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     variables = {name: os.environ.get(name) or str(threads) for name in names}
     if device is not None:
         variables |= {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    return variables
+    return variables | learned

@@ -219,8 +219,9 @@ class RayBackend:
         wait_until_free(groups)
 
     def close(self) -> None:
-        """Kill all workers."""
+        """Kill all workers; on other nodes, their temporary folders stay until the next worker starts there."""
         self.end()
+        records.clear_folders()
 
     def cause_of(self, error: BaseException, timeout: float | None) -> tuple[records.Kind, str]:
         """The kind and cause of a group's failure; see :func:`capsexp.engine.local.cause_of`."""

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from capsexp import records
 from capsexp.engine.base import Backend, Group, Listener, Report, Summary, WorkerDied, WorkerPool
 from capsexp.engine.devices import Devices, Slot
-from capsexp.engine.options import Options
+from capsexp.engine.options import Options, learned
 from capsexp.engine.queue import Entry, Queue, RunningGroup
 from capsexp.engine.retry_policy import RetryPolicy
 from capsexp.engine.signals import Signals
@@ -149,6 +149,7 @@ class Scheduler:
             self._worker_died(running, error)
             return
         running.pool.failed_starts = 0
+        learned.update(report.learned)
         for line in report.warnings:
             self._listener.message(line)
         for outcome in report.outcomes.values():

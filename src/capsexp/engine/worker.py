@@ -76,7 +76,7 @@ class CellWork:
                 outcomes[group[0].id] = _outcome_of(self.run_cell, group[0])
             else:
                 self._run_stack(group, outcomes)
-        return Report(outcomes, collected.distinct)
+        return Report(outcomes, collected.distinct, _learned())
 
     def _run_stack(self, group: Group, outcomes: dict[str, CellOutcome]) -> None:
         def note(cell: Cell, outcome: CellOutcome) -> None:
@@ -91,6 +91,12 @@ class CellWork:
             words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             log.warning("a stack broke (%s; see %s)", words, group[0].directory / records.LOG)
             traceback.print_exc()
+
+
+def _learned() -> dict[str, str]:
+    """What later workers need not find out again: that the server of Weights & Biases does not answer."""
+    guard: Any = sys.modules.get("capsexp.tracking.guard")
+    return {} if guard is None or guard.process.most == "online" else {guard.MOST: guard.process.most}
 
 
 def _keep_memory() -> None:
@@ -125,6 +131,7 @@ def start(parent: int, environment: Mapping[str, str], stop: Any, work: bytes) -
     _die_with(parent)
     torch: Any = sys.modules.get("torch")  # present if the user's script imports it: the script runs again here
     assert torch is None or not torch.cuda.is_initialized(), "a worker's environment must be set before CUDA is touched"
+    records.use_process_folder()  # this process is killed at its end, so that nothing in it removes its files
     os.environ.update(environment)
     os.environ.pop("WANDB_SERVICE", None)  # the service of the parent's run; this process starts its own
     logging.raiseExceptions = False

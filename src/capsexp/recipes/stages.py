@@ -98,6 +98,8 @@ class StageMemo:
                     return self._compute(stage, directory, work)
             finally:
                 lock.release()
+        if (directory / records.RESUME_CHECKPOINT).exists():  # killed between the result and its removal
+            (directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)
         log.info("stage %s: taken from %s", stage.name, directory.name)
         return StageResult(directory, facts)
 

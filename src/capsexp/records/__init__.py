@@ -7,9 +7,10 @@ so a reader sees either the old or the new file, never a partial one.  What only
 (``progress.json``, a growing ``metrics.csv``) is not flushed.
 Only the standard library is used, so that ``status`` and ``report`` read a thousand cells without importing torch.
 
-The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``checksums`` tells
-whole ones from damaged ones, ``identity`` computes ids, ``sources`` finds one's own code; ``status``, ``result`` and
-``sweep`` define the contents of the files.
+The modules: ``layout`` has the names of files and versions, ``files`` writes and reads them, ``temporary`` makes those
+files and folders that a killed process does not leave for ever, ``checksums`` tells whole ones from damaged ones,
+``identity`` computes ids, ``sources`` finds one's own code; ``status``, ``result`` and ``sweep`` define the contents of
+the files.
 """
 
 from capsexp.records.checksums import DamagedError, first_damaged, id_of, read_checked, seal
@@ -85,6 +86,7 @@ from capsexp.records.sweep import (
     write_configs,
     write_sweep,
 )
+from capsexp.records.temporary import clear_folders, in_process_folder, temporary_folder, use_process_folder
 
 __all__ = [
     "ARRAYS",
@@ -122,6 +124,7 @@ __all__ = [
     "cell_directories",
     "cell_id",
     "cell_name",
+    "clear_folders",
     "config_digest",
     "copied",
     "digested",
@@ -130,6 +133,7 @@ __all__ = [
     "first_damaged",
     "id_of",
     "identity",
+    "in_process_folder",
     "is_damaged",
     "is_gone",
     "is_stale",
@@ -154,6 +158,8 @@ __all__ = [
     "stale_cause",
     "status_damage",
     "sweeps_below",
+    "temporary_folder",
+    "use_process_folder",
     "write_configs",
     "write_json",
     "write_result",

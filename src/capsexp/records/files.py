@@ -6,42 +6,39 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from capsexp.records.temporary import temporary_file, temporary_folder
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary path in the folder of ``path``; after the block it is flushed to the disk and renamed to ``path``.
 
-    A device or pipe is not replaced: the content is written to it.
+    A process that is killed in the block leaves its temporary file; the next one that replaces ``path`` removes it.  A
+    device or pipe is not replaced: the content is written to it.
 
     Args:
         path: the file.
         flush: whether the content must survive a power cut; the flush waits for the disk.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder, path.name)
+        with temporary_folder() as folder:
+            temporary = folder / path.name
             yield temporary
             with path.open("wb") as stream:
                 stream.write(temporary.read_bytes())
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.touch(exist_ok=False)  # with the permissions that the user's umask leaves
+    with temporary_file(path) as temporary:
         yield temporary
         if flush:
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -14,7 +14,7 @@ from capsexp import records
 from capsexp.cell import Cell, CellOutcome
 from capsexp.engine.base import Engine, Group, Summary
 from capsexp.engine.local import LocalEngine
-from capsexp.engine.options import Layout, Options
+from capsexp.engine.options import Layout, Options, learned
 from capsexp.engine.progress import Progress, progress
 from capsexp.engine.worker import CellWork
 from capsexp.errors import LaunchError
@@ -45,7 +45,9 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
         LaunchError: the launcher lost a job.
         KeyboardInterrupt: the user stopped it.
     """
+    learned.clear()
     plan = plan_sweep(config, loader)
+    records.clear_folders()  # of an earlier command that was killed
     plan.freeze()
     OmegaConf.save(config, plan.directory / MULTIRUN)
     set_back(plan.directory, plan.sweep.cells, plan.rerun)
@@ -87,6 +89,8 @@ def run_batch(
     Returns:
         The plan, and the outcome of each job's cell.
     """
+    if before is None:
+        learned.clear()
     plan, ids = plan_batch(config, loader, jobs, before)
     assert plan.options is not None, "only our launcher calls this"
     plan.freeze()

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from capsexp import records
-from capsexp.tracking.guard import UNSENT
+from capsexp.tracking.guard import OPEN, UNSENT
 
 TIMEOUT_S = 120.0
 """Seconds after which the upload of one run is aborted; wandb itself would try for days."""
@@ -46,14 +46,28 @@ def find_runs(directories: Iterable[Path]) -> dict[Path, list[Path]]:
     """The directories of all runs that are to be uploaded or have been, oldest first, by their cell's directory."""
     found: dict[Path, list[Path]] = {}
     for directory in directories:
-        runs_here = [run for wandb in _wandb_folders(directory) for run in wandb.iterdir()]
-        offline = (run for run in runs_here if run.name.startswith("offline-run-"))
-        begun_online = (run for run in runs_here if run.name.startswith("run-") and (run / UNSENT).exists())
-        for path in sorted([*offline, *begun_online], key=lambda run: run.name.removeprefix("offline-")):
-            runs = found.setdefault(path.parent.parent, [])
-            if path not in runs:
-                runs.append(path)
+        for wandb in _wandb_folders(directory):
+            for path in _to_upload(list(wandb.iterdir())):
+                runs = found.setdefault(path.parent.parent, [])
+                if path not in runs:
+                    runs.append(path)
     return found
+
+
+def _to_upload(runs: Iterable[Path]) -> list[Path]:
+    """Those of a cell's runs that were kept on disk, oldest first.
+
+    An online run of a killed process is left out if a later one has ended well: the cell began again, or went on from
+    its checkpoint, and the server has what there was.
+    """
+    online = [run for run in runs if run.name.startswith("run-")]
+    last_sent = max((run.name for run in online if not (run / UNSENT).exists()), default="")
+    kept = [run for run in runs if run.name.startswith("offline-run-")]
+    for run in online:
+        mark = run / UNSENT
+        if mark.exists() and (run.name > last_sent or mark.read_text() != OPEN):
+            kept.append(run)
+    return sorted(kept, key=lambda run: run.name.removeprefix("offline-"))
 
 
 def _wandb_folders(directory: Path) -> Iterator[Path]:
@@ -143,17 +157,19 @@ def _upload(path: Path, command: Sequence[str], timeout_s: float) -> str | None:
         path.parent.parent.resolve()
     )  # for wandb's own logs; otherwise it creates a wandb/ folder in the working directory
     try:
-        done = subprocess.run(
-            [*command, str(path)],
-            stdin=subprocess.DEVNULL,  # no prompt for a login
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            env=environment,
-            check=False,
-        )
+        with records.temporary_folder() as folder:  # wandb makes folders that it leaves when it is killed
+            environment["TMPDIR"] = str(folder)
+            done = subprocess.run(
+                [*command, str(path)],
+                stdin=subprocess.DEVNULL,  # no prompt for a login
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                env=environment,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         return f"no end within {timeout_s:g} s"
     except OSError as error:
