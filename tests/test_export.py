@@ -63,7 +63,7 @@ def products(model: Any) -> int:
         (MaxMin, "fast"),
         pytest.param(partial(MaxMin, iterations=2), "dynamic", marks=pytest.mark.slow),
         pytest.param(partial(Tempered, iterations=2), "dynamic", marks=pytest.mark.slow),
-        (Fixed, "dynamic"),
+        pytest.param(Fixed, "dynamic", marks=pytest.mark.slow),
     ],
 )
 def test_capsule_networks(tmp_path: Path, routing: Any, way: str) -> None:

@@ -398,12 +398,17 @@ CNN_WORDS = ["model=cnn", "model.c2=4", "model.c3=4"]
 CAPSNET_WORDS = ["model=capsnet", "model.c1=6", "model.c2=16", "model.decoder=[8]"]
 
 
+def rarely(*values: object) -> Any:
+    """A case of which each part is in another one."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("model", "more", "widths"),
     [
         (CNN_WORDS, ["pruning=cosine"], {"conv1": 4, "conv2": 3, "conv3": 3}),
-        (CNN_WORDS, ["pruning=chip", "recipe.score_batches=2", HALF], {"conv1": 3, "conv2": 2, "conv3": 2}),
-        (CAPSNET_WORDS, ["pruning=random", "recipe.correlation_weight=0"], {"conv1": 4, "primary": 8}),
+        rarely(CNN_WORDS, ["pruning=chip", "recipe.score_batches=2", HALF], {"conv1": 3, "conv2": 2, "conv3": 2}),
+        rarely(CAPSNET_WORDS, ["pruning=random", "recipe.correlation_weight=0"], {"conv1": 4, "primary": 8}),
         (CAPSNET_WORDS, ["pruning=chip", "pruning.rounding=down", HALF], {"conv1": 3, "primary": 8}),
     ],
 )

@@ -174,7 +174,7 @@ def test_axes_that_are_not_named_give_a_picture_for_each_value(tmp_path, monkeyp
     assert {cell.axes["data"] for point in panel.points for cell in point.cells} == {"mnist"}
 
 
-@pytest.mark.parametrize(("classes", "channels", "side"), [(46, 3, 32), (2, 1, 5)])
+@pytest.mark.parametrize(("classes", "channels", "side"), [pytest.param(46, 3, 32, marks=pytest.mark.slow), (2, 1, 5)])
 def test_every_kind_is_drawn(tmp_path, classes, channels, side):
     sizes = {"classes": classes, "channels": channels, "side": side, "components": 3}
     pictures, problems = drawn(written(tmp_path, {"seed": [0]}, ALL, **sizes))

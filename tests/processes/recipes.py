@@ -17,7 +17,7 @@ from capsexp.recipes.train import Train
 COUNTER = "CAPSEXP_TEST_COUNTER"
 """Environment variable: the file that gets a line for every execution."""
 
-FAULTS = {3: "raise", 5: "kill", 7: "hang"}
+FAULTS = {3: "raise", 5: "kill"}
 SMALL_DISK = "CAPSEXP_TEST_SMALL_DISK"
 """Environment variable: from this cell on, its process can write no file of more than a few bytes."""
 
@@ -62,7 +62,7 @@ class CountedWalk(Counting, MergeWalk):
 
 
 class Faulty(Counted):
-    """One of the cells raises, one kills its process, and one hangs."""
+    """One of the cells raises, and one kills its process."""
 
     def misbehave(self) -> None:
         fault = FAULTS.get(self.number)
@@ -70,8 +70,6 @@ class Faulty(Counted):
             raise RuntimeError("no such luck")
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "hang":
-            time.sleep(3600)
 
 
 class SmallDisk(Counted):

@@ -23,6 +23,7 @@ STOP_S = 30.0
 """10 s on a machine that has nothing else to do."""
 
 EPOCHS = 40
+WANDB = "logger.wandb.mode=offline"
 
 TABLES = ("results.csv", "results.md", "results.tex", "cells.csv", "index.html")
 
@@ -65,7 +66,7 @@ def assert_nothing_changed(killed: Sweep, quiet: Sweep, cells: int) -> None:
 
 def test_a_storm_of_kills_changes_nothing(sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
     killed = sweep("Counted", *long_cells(3, EPOCHS), name="killed")
-    storm = Storm(killed, "hydra.launcher.max_cells=1")
+    storm = Storm(killed, "hydra.launcher.max_cells=1", WANDB)
     storm.blow(1, latest_s=0.7)
     storm.blow_when_saved()
     assert killed.states().get("done", 0) < 3
@@ -75,7 +76,6 @@ def test_a_storm_of_kills_changes_nothing(sweep: MakeSweep, capsys: pytest.Captu
     assert_nothing_changed(killed, sweep("Counted", *long_cells(3, EPOCHS), name="quiet"), 3)
 
 
-WANDB = "logger.wandb.mode=offline"
 DEEP = ["model=deep_capsnet", "model.capsules=2", "model.dim=4", "model.depth=1", "model.dim_class=4"]
 PRUNE = [*DEEP, "recipe=prune_and_retrain", "recipe.correlation_weight=0.1", "pruning.ratio=0.25,0.5", "seed=0,1"]
 WALK = [
@@ -166,7 +166,8 @@ def test_ctrl_c_lets_a_single_cell_save_itself(sweep: MakeSweep, capsys: pytest.
     assert any(long.directory.rglob("resume-v*.ckpt"))
 
 
-@pytest.mark.parametrize("name", SIGNALS)  # the engine's tests end a sweep by SIGTERM
+# The engine's tests end a sweep by SIGTERM, the storm above by SIGKILL.
+@pytest.mark.parametrize("name", ["one Ctrl-C", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_stop_means_stop(name: str, sweep: MakeSweep) -> None:
     """Weights & Biases' own process is gone too; one Ctrl-C leaves checkpoints to go on from.
 
