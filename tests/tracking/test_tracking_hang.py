@@ -117,7 +117,7 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
     monkeypatch.setattr(guard, "process", guard.Process())
     monkeypatch.setattr("capsexp.tracking.run.process", guard.process)
     # a user's must be 1 at least
-    monkeypatch.setattr("capsexp.tracking.run.require_number", lambda _key, seconds, _least: seconds)
+    monkeypatch.setattr("capsexp.tracking.options.require_number", lambda _key, seconds, _least: seconds)
     made, answer = Cells(tmp_path), Call.answer
 
     def counted(call: Call[Any], seconds: float) -> Any:
