@@ -28,7 +28,11 @@ VALUES = (
     "''",
     "true",
     "'${x}'",
+    "gone",
 )
+GONE = "gone"
+"""Stands for a key that is taken away."""
+
 ELSEWHERE = ("hydra", "report", "paths.cache", "sweep.cell")
 """Keys that are not a cell's, or that the plan sets."""
 
@@ -68,7 +72,7 @@ def test_a_value_is_taken_or_refused_in_one_line(
     for key in keys(experiment):
         words = [f"+experiment={experiment}", *(word for word in usual if not word.startswith(f"{key}="))]
         for value in VALUES:
-            fault = fault_of(run, capsys, [*words, f"{key}={value}"])
+            fault = fault_of(run, capsys, [*words, f"~{key}" if value == GONE else f"{key}={value}"])
             faults += [f"{key}={value}: {fault}"] if fault else []
             records.remove(Path("multirun"))
     assert faults == []

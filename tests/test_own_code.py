@@ -39,7 +39,7 @@ def project(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    sources._digest_once.cache_clear()
+    sources._read_once.cache_clear()
     sources._module_of.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "project"]:
         del sys.modules[name]
@@ -64,7 +64,10 @@ def test_a_finished_cell_is_stale_once_its_code_has_changed(
     forget()
     capsys.readouterr()
     assert run(*words(quick)) == 0
-    assert "stale (the code of project.mine has changed since), not run again" in capsys.readouterr().out
+    assert (
+        "stale (the code of project.mine has changed since), not run again without sweep.rerun=stale"
+        in capsys.readouterr().out
+    )
     assert run(*words(quick), "sweep.rerun=stale") == 0
     capsys.readouterr()
     assert run(*words(quick)) == 0
@@ -108,12 +111,24 @@ def test_a_half_done_cell_does_not_go_on_with_other_code(
     assert begun == [0, 1, 1, 0, 1]
 
 
+def test_a_package_may_be_a_plain_folder_in_another(run: Run, quick: list[str], project: Path) -> None:
+    (project / "__init__.py").unlink()
+    (project / "deep").mkdir()
+    (project / "deep" / "mine.py").write_text(CALLBACK + "from project import deep\n")
+    assert run(*quick, "+callbacks.mine._target_=project.deep.mine.Mine") == 0
+    (body,) = results(project.parent).values()
+    assert list(body["code"]) == ["project.deep.mine"]
+
+
 def test_a_stage_of_other_code_is_another_stage(project: Path) -> None:
     from capsexp.build import _work_key
 
     config = {"data": {"path": None, "source": {"_target_": "project.mine.Mine"}}, "seed": 0}
     first = _work_key(config, ["seed"])
     assert _work_key({**config, "seed": 1}, ["seed"]) == first
+    own = {**config, "pruning": {"_target_": "project.unused.Criterion"}}
+    assert _work_key(own, ["seed", "pruning"]) == first, "code of what the stage does not depend on does not count"
+    assert _work_key(own, ["seed"]) != _work_key({**config, "pruning": {"_target_": "x.Y"}}, ["seed"])
     (project / "tools.py").write_text("steps = 5\n")
     forget()
     assert _work_key(config, ["seed"]) != first

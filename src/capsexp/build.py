@@ -188,7 +188,8 @@ def load_run(directory: str | Path, *, trust: bool = False) -> LoadedRun:
         if not trust:
             loading.check_sizes(best.sizes, directory / records.BEST_CHECKPOINT)
     except records.DamagedError as error:
-        raise ConfigError("run_dir", f"hold whole files ({error})", str(directory)) from error
+        again = f"; sweep.rerun={records.id_of(directory)} computes it again" if records.id_of(directory) else ""
+        raise ConfigError("run_dir", f"hold whole files ({error}{again})", str(directory)) from error
     config = loading.without_files(config)
     try:
         module = make_module(config, make_model(config, **best.sizes), best.sizes)
@@ -215,7 +216,7 @@ def _work_key(config: Config, without: Collection[str]) -> str:
     kept = records.digested(config, lambda _, path: records.cached_sha256(path))
     for dotted in without:
         records.drop(kept, dotted)
-    code = records.own_code(config)
+    code = records.own_code(kept)
     if code:
         kept["code"] = code
     return f"{records.cell_id(kept, kept['data']['path'])}-v{records.NUMERICS_VERSION}"

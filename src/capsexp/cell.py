@@ -104,8 +104,8 @@ def finished(cell: Cell) -> CellOutcome | None:
         status = records.Status("done", cell.id)
         records.write_status(cell.directory, status)
     stale = records.stale_cause(result)
-    words = f"stale ({stale})" if stale else "already done"
-    return CellOutcome(status, f"{words}, not run again", score(result), ran=False)
+    words = f"stale ({stale}), not run again without sweep.rerun=stale" if stale else "already done, not run again"
+    return CellOutcome(status, words, score(result), ran=False)
 
 
 def settle(cell: Cell, state: records.State, cause: str, kind: records.Kind | None = None) -> records.Status:
@@ -171,10 +171,9 @@ def _begin(cell: Cell, status: records.Status) -> None:
             records.remove(cell.directory / name)
     records.write_status(cell.directory, status)
     code = records.own_code(cell.config)
-    if records.read_json(cell.directory / records.CODE) not in (
-        None,
-        code,
-    ):  # the half-done fit would go on with other code
+    before = records.read_json(cell.directory / records.CODE)
+    if before not in (None, code):
+        log.warning("%s: the code of one's own modules has changed; the cell starts over", cell.name)
         records.remove(cell.directory / "checkpoints")
     _clear_unless_resumable(cell.directory)
     if code:
@@ -207,7 +206,8 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
 
         started = time.perf_counter()
         body = build.run(cell.config, cell.directory, in_sweep=cell.in_sweep, cell_id=cell.id, axes=cell.axes)
-        body["clocks"]["total_s"] = time.perf_counter() - started
+        # A resumed fit's seconds count those of earlier attempts.
+        body["clocks"]["total_s"] = max(time.perf_counter() - started, body["clocks"].get("fit_s", 0.0))
         body = {"id": cell.id, "name": cell.name, "axes": cell.axes, **body}
         records.write_result(cell.directory, body, config=cell.config)
         (cell.directory / records.RESUME_CHECKPOINT).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """How long cells take, from a few training steps of some of them."""
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,9 @@ WARM, STEPS, EVALUATED = 2, 5, 2
 def measure(
     frozen: Mapping[str, records.FrozenCell], left: Sequence[records.PlannedCell], threads: int | None
 ) -> list[Measured]:
-    """The first fits of some of the cells that are left, each measured alone on this machine; nothing is written.
+    """The first fits of some of the cells that are left, each measured alone on this machine.
+
+    Nothing is written, unless a callback of one's own writes something.
 
     Args:
         frozen: the configs of all cells, by id.
@@ -57,7 +60,13 @@ def _measured(name: str, config: dict[str, Any], threads: int | None) -> Measure
     finally:
         torch.set_num_threads(before)
     alone = class_of(config["recipe"]) is Train
-    return Measured(name, clock.step_s, steps, batches * clock.batch_s, config["trainer"]["max_epochs"], alone)
+    return Measured(name, clock.step_s, steps, batches * clock.batch_s, _epochs(config["trainer"], steps), alone)
+
+
+def _epochs(settings: dict[str, Any], steps: int) -> int:
+    """The largest number of epochs, of so many steps each."""
+    most = settings.get("max_steps") or -1
+    return int(settings["max_epochs"] if most < 0 else min(settings["max_epochs"], math.ceil(most / max(1, steps))))
 
 
 def _share(batches: int, limit: float | None) -> int:

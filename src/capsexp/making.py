@@ -1,7 +1,10 @@
 """Objects made from the groups of a config; the only module that calls Hydra's ``instantiate``."""
 
+import difflib
 import functools
 import importlib
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +20,7 @@ from capsexp.recipes.base import Part, Recipe
 Config = dict[str, Any]
 
 
-REFUSALS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+REFUSALS = (ArithmeticError, AttributeError, TypeError, ValueError)
 """Errors of our constructors that say that an argument is of another kind, such as a word in place of a criterion."""
 
 
@@ -50,9 +53,17 @@ def make_node(node: Config, group: str, **extra: Any) -> Any:
         ours = str(node["_target_"]).startswith("capsexp.")
         if isinstance(cause, REFUSALS if ours else TypeError):
             line = " ".join(str(cause).split())
-            rule = f"be arguments that {node['_target_']} takes ({line})"
+            rule = f"be arguments that {node['_target_']} takes ({line}{nearest_argument(class_of(node), line)})"
             raise ConfigError(group, rule, without_target(node)) from error
         raise
+
+
+def nearest_argument(made: Any, message: str) -> str:
+    """The argument of a class that is the most like the one that a message says it does not take; empty if none is."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", message)
+    names = inspect.signature(made).parameters if found and made is not None else ()
+    near = difflib.get_close_matches(found[1], names, 1) if found else []
+    return f"; {near[0]} is the most like it" if near else ""
 
 
 def without_target(node: Config) -> Config:

@@ -56,7 +56,8 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         ConfigError: for the first wrong one.
     """
     rule = "be 1: a cell's data lies on one device; run more cells at once instead"
-    require(settings.get("devices") == 1, "trainer.devices", rule, settings.get("devices"))
+    devices = settings.get("devices")
+    require(devices == 1 and devices is not True, "trainer.devices", rule, devices)
     progress, accelerator = settings.get("progress"), settings.get("accelerator", "auto")
     require(progress in ("auto", True, False), "trainer.progress", "be auto, true or false", progress)
     require_choice("trainer.accelerator", accelerator, ACCELERATORS)

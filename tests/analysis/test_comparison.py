@@ -266,6 +266,18 @@ def test_a_folder_of_sweeps_is_compared_and_its_comparison_is_no_sweep(tmp_path,
     assert 'href="../a/report/index.html"' in page_of(compared(tmp_path))
 
 
+def test_a_damaged_sweep_below_the_folder_hides_no_other(tmp_path, capsys):
+    for name in ("b", "a", "c"):
+        written(tmp_path / name, GRID, plain, block=BLOCK)
+    (tmp_path / "b" / records.SWEEP).write_text("{}")
+    page = page_of(compared(tmp_path))
+    assert capsys.readouterr().out.startswith("Comparison of a, c: complete")
+    assert "b is left out: " in page
+    (tmp_path / "c" / records.SWEEP).write_text("{}")
+    assert main([str(tmp_path)]) == 2
+    assert "DIR must have several sweeps below it" in capsys.readouterr().err
+
+
 def test_sweeps_of_one_name_are_told_apart(tmp_path):
     roots = [written(tmp_path / place / "s", GRID, plain, block=BLOCK) for place in "xy"]
     third = written(tmp_path / "z", GRID, lower, name="s (1)", block=BLOCK)

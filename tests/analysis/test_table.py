@@ -44,6 +44,12 @@ def test_every_planned_cell_is_a_row(tmp_path: Path) -> None:
     assert table.loc[table["state"] != "done", ["test/acc", "params", "training.epochs"]].isna().all(axis=None)
 
 
+def test_a_sweep_of_stale_cells_has_the_columns_of_its_numbers(tmp_path: Path) -> None:
+    (cell,) = sweep(tmp_path, {"model.c3": [2]})
+    finish(tmp_path, cell, 0.75, numerics=records.NUMERICS_VERSION - 1)
+    assert capsexp.load_sweep(tmp_path)[["state", "test/acc"]].isna().all().tolist() == [False, True]
+
+
 def test_facts_have_their_dotted_keys(tmp_path: Path) -> None:
     table = capsexp.load_sweep(finished(tmp_path, GRID))
     assert (table["params"] == 12345).all()

@@ -223,7 +223,7 @@ def test_finished_or_not(cell: Cell) -> None:
     result_of(cell, numerics=records.NUMERICS_VERSION - 1)
     stale = cell_life.finished(cell)
     assert stale is not None
-    assert stale.words == "stale (its numbers come from older code), not run again"
+    assert stale.words == "stale (its numbers come from older code), not run again without sweep.rerun=stale"
     path = cell.directory / records.RESULT
     path.write_text(path.read_text().replace("0.5", "0.6"))
     assert cell_life.finished(cell) is None

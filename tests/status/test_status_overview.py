@@ -40,6 +40,19 @@ def test_single_cells_are_a_sweep_without_a_plan(tmp_path: Path, shown) -> None:
     assert alone[1] == "", "no command launched them all"
 
 
+def test_a_damaged_sweep_hides_no_other(tmp_path: Path, shown) -> None:
+    for name in ("one", "other"):
+        filled(tmp_path / name, ["done"])
+    (tmp_path / "one" / "sweep.json").write_text("{}")
+    lines = shown(tmp_path).splitlines()
+    assert lines[1].startswith("other     1      1  -")
+    assert lines[2].startswith("one       -      -  damaged: ")
+    assert "sweep.json is not a whole plan" in lines[2]
+    assert lines[3].startswith("all       1      1")
+    whole, damaged = json.loads(shown(tmp_path, "--json"))
+    assert (whole["sweep"], damaged["folder"]) == ("fake", str(tmp_path / "one"))
+
+
 def test_watching_ends_when_all_is_settled(tmp_path: Path, shown) -> None:
     filled(tmp_path / "one", ["done"])
     filled(tmp_path / "other", ["failed"])

@@ -64,6 +64,13 @@ def test_the_first_cells_say_how_long_the_others_take(tmp_path, said):
     assert found["eta_s"] == pytest.approx(140, abs=5)
 
 
+def test_a_cell_that_goes_on_from_a_checkpoint_stands_for_a_whole_one(tmp_path, said):
+    """Its 29 epochs of 10 s are done, most of them by an earlier attempt: the others take 300 s each."""
+    cells = sweep(tmp_path, FOUR)
+    run_fit(tmp_path, cells[0], 29, epoch_s=10.0)
+    assert said("--json")["left_s"] == pytest.approx(3 * 300 + 10, abs=20)
+
+
 def test_a_running_cell_lacks_its_own_epochs(tmp_path, said):
     """The finished cells were quick, the last one is wide: the mean says nothing of it."""
     cells = sweep(tmp_path, FOUR)

@@ -82,7 +82,7 @@ def test_what_is_done_and_what_the_rest_will_cost(
     known = int(first.name[3:5])
     for name in ("other", "adhoc"):
         told = tell(*quick, f"model.c2={known},7", "seed=5", f"sweep.name={name}", "-m")
-        assert "(mean of 1 finished cell of the same work elsewhere: 100.0 s)" in told
+        assert "(mean of 1 finished cell of the same work: 100.0 s)" in told
         assert "not known" in tell(*quick, "model.c2=8,9", f"sweep.name={name}", "-m")
         more = f"trainer.max_epochs={77}"
         assert "not known" in tell(*quick, f"model.c2={known}", more, f"sweep.name={name}", "-m")

@@ -15,6 +15,7 @@ CASES = {
     "+tags=[a]": ("tags", ROOT),
     "+lr=0.1": ("lr", "optimizer.lr is the most like it"),
     "+max_epoch=3": ("max_epoch", "trainer.max_epochs is the most like it"),
+    "+modle=cnn": ("modle", "model is the most like it"),
     "+routing._target_=capsexp.routing.dynamic.Dynamic": ("routing", ROOT),  # the default network has no capsules
     "+logger.tensorboard._target_=x.Y": ("logger.tensorboard", "there are logger.wandb"),
     "+logger.wandb.tags=[a]": ("logger.wandb.tags", "there are logger.wandb.entity, "),
@@ -41,10 +42,29 @@ def test_a_callback_without_a_class_is_refused(
     assert "callbacks.mine must be a callback" in capsys.readouterr().err
 
 
+ADVICE = {
+    "trainer.max_epoch=2": "use +trainer.max_epoch=2 (trainer.max_epochs is the most like it)",
+    "+trainer.max_epoch=2": "argument 'max_epoch'; max_epochs is the most like it), got ",
+    "+callbacks.peak.patiense=2": "argument 'patiense'; patience is the most like it), got ",
+    "~trainer.max_epochs": "trainer.max_epochs must be there, got None",
+    "~data.select_on": "data.select_on must be there, got None",
+}
+
+
+@pytest.mark.parametrize("word", ADVICE)
+def test_a_misspelt_or_missing_key_of_an_open_group(
+    run: Run, quick: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    words = [each for each in quick if not each.startswith("trainer.")] if word.startswith("~") else quick
+    assert run(*words, word) == 2
+    assert ADVICE[word] in capsys.readouterr().err
+
+
 OWN = """# @package _global_
 width: 6
+my-depth: 3
 shared: {rate: 1e-3}
-model: {c2: "${width}"}
+model: {c2: "${width}", c3: "${my-depth}"}
 optimizer: {lr: "${shared.rate}"}
 study: {size: small}
 report: {axes: {study.size: {label: size}}}
@@ -60,6 +80,7 @@ hydra: {sweeper: {params: {study.size: "small,large"}}}
         (["model.c2=8", "width=4"], "width"),
         (["+shared.decay=0"], "shared.decay"),  # beside a key that is read
         (["+height=4"], "height"),
+        (["+wdith=4"], "wdith"),
         (["+height=4", "model.c3=${height}"], None),
         (["+height=4", "model.c3=${oc.select:height,3}"], None),
     ],

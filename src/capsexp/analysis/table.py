@@ -61,7 +61,9 @@ def table_of(sweeps: Sequence[Results]) -> pd.DataFrame:
     """The table of sweeps that are read already; its columns are those of :func:`load_sweep`."""
     rows = [_row(each.sweep.name, cell) for each in sweeps for cell in each.cells]
     axes = dict.fromkeys(AXIS + axis for each in sweeps for axis in _axes(each))
-    metrics = dict.fromkeys(name for each in sweeps for cell in each.cells for name in _metrics(cell))
+    # Stale cells have no numbers, but the columns for them.
+    bodies = (cell.result or {} for each in sweeps for cell in each.cells)
+    metrics = dict.fromkeys(name for body in bodies for name in body.get("metrics", {}))
     facts = dict.fromkeys(key for row in rows for key in row)
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*ABOUT, *axes, *metrics, *facts])))
 

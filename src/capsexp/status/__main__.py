@@ -101,8 +101,10 @@ def _look(directory: Path, screen: bool) -> tuple[list[str], object, bool]:
     """The lines about a sweep or about the sweeps below a folder, the facts for JSON, and whether all is settled."""
     folders = records.sweeps_below(directory)
     if folders:
-        each = overview.facts_of(folders)
-        return overview.lines(each), [dataclasses.asdict(one) for one in each], all(one.settled for one in each)
+        each, damaged = overview.facts_of(folders)
+        every: list[Facts | overview.Damaged] = [*each, *damaged]
+        content = [dataclasses.asdict(one) for one in every]
+        return overview.lines(each, damaged), content, all(one.settled for one in each)
     snapshot = read(directory)
     found = facts(snapshot)
     return _lines(snapshot, found, screen), dataclasses.asdict(found), found.settled

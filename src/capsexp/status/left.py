@@ -19,11 +19,13 @@ class Running:
         age: its running time so far in seconds.
         fit_s: seconds until its fit ends; 0 if that is not known.
         rest: seconds that the whole cell lacks; None unless it is in its own fit, after which little is left.
+        done_s: seconds of the epochs of its fit, those of earlier attempts too.
     """
 
     age: float
     fit_s: float
     rest: float | None
+    done_s: float = 0.0
 
 
 def left_of(snapshot: Snapshot, to_do: int, cell_s: float | None) -> tuple[float | None, float | None]:
@@ -86,7 +88,8 @@ def _running(cell: Cell, snapshot: Snapshot, usual: float) -> Running:
     age, fit = age_of(cell, snapshot) or 0.0, snapshot.progress.get(cell.id)
     left = None if fit is None else fit.left_s(snapshot.now, usual)
     own = fit is not None and not fit.fit
-    return Running(age, left or 0.0, left if own else None)
+    done_s = (fit.epoch * fit.epoch_s) if fit is not None and fit.epoch_s is not None else 0.0
+    return Running(age, left or 0.0, left if own else None, done_s)
 
 
 def _rest(process: Sequence[Running], each_s: float | None) -> float | None:
@@ -103,6 +106,9 @@ def _rest(process: Sequence[Running], each_s: float | None) -> float | None:
 def _expected(processes: Sequence[Sequence[Running]]) -> float | None:
     """Mean seconds of a cell by the running ones that are in their own fit; None if there are none."""
     costs = [
-        (each.age + each.rest) / len(process) for process in processes for each in process if each.rest is not None
+        (max(each.age, each.done_s) + each.rest) / len(process)
+        for process in processes
+        for each in process
+        if each.rest is not None
     ]
     return fmean(costs) if costs else None

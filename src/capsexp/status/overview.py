@@ -1,8 +1,10 @@
 """The sweeps below a folder, such as ``multirun``: one line for each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from capsexp.analysis.results import ReportError
 from capsexp.status.facts import Facts, facts
 from capsexp.status.read import read
 from capsexp.text import duration, plain
@@ -10,14 +12,35 @@ from capsexp.text import duration, plain
 HEAD = ("sweep", "done", "cells", "other states", "time left")
 
 
-def facts_of(folders: Sequence[Path]) -> list[Facts]:
-    """The facts about each sweep."""
-    return [facts(read(folder)) for folder in folders]
+@dataclass(frozen=True)
+class Damaged:
+    """A sweep that cannot be read.
+
+    Attributes:
+        folder: its folder.
+        damage: why, in one line.
+    """
+
+    folder: str
+    damage: str
 
 
-def lines(found: Sequence[Facts]) -> list[str]:
+def facts_of(folders: Sequence[Path]) -> tuple[list[Facts], list[Damaged]]:
+    """The facts about each sweep, and the sweeps that cannot be read: they hide no others."""
+    found, damaged = [], []
+    for folder in folders:
+        try:
+            found.append(facts(read(folder)))
+        except (ReportError, OSError) as error:
+            damaged.append(Damaged(str(folder), " ".join(str(error).split())))
+    return found, damaged
+
+
+def lines(found: Sequence[Facts], damaged: Sequence[Damaged] = ()) -> list[str]:
     """A table with a line for each sweep and one for all of them."""
-    rows = [HEAD, *(_row(each.folder.rpartition("/")[2], [each]) for each in found), _row("all", found)]
+    rows = [HEAD, *(_row(each.folder.rpartition("/")[2], [each]) for each in found)]
+    rows += [(Path(each.folder).name, "-", "-", f"damaged: {each.damage}", "-") for each in damaged]
+    rows.append(_row("all", found))
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
     return [plain(_line(row, widths)) for row in rows]
 

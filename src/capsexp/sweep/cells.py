@@ -56,6 +56,12 @@ def checked(plain: Plain, config: DictConfig, folder: Path | None = None) -> Pla
 GROUPS = ("data", "model", "recipe", "callbacks", "trainer", "optimizer", "paths", "sweep", "report")
 """Parts of every config that are mappings."""
 
+NEEDED = (
+    *("augment", "pruning", "data.path", "data.select_on", "model.module"),
+    *("trainer.accelerator", "trainer.max_epochs", "trainer.precision", "trainer.progress"),
+)
+"""Further keys that every config has; where they are to have no effect, their value says so."""
+
 
 def _check_shape(plain: Plain) -> None:
     """Refuse a config in which a value is missing, or a group was taken away or replaced by a list, a number or a text.
@@ -67,6 +73,9 @@ def _check_shape(plain: Plain) -> None:
         require(value != MISSING, key, "have a value", value)
     for key in GROUPS:
         require_mapping(key, plain.get(key))
+    for key in NEEDED:
+        group, _, name = key.rpartition(".")
+        require(name in (plain[group] if group else plain), key, "be there", None)
     seed = plain.get("seed")
     require(isinstance(seed, int) and not isinstance(seed, bool), "seed", "be a whole number", seed)
     parts = {f"{group}.{name}": part for group in ("callbacks", "logger") for name, part in _items(plain.get(group))}

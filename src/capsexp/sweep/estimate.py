@@ -75,6 +75,7 @@ def estimate_of(
 ) -> Estimate:
     """The estimate for the cells planned in ``directory``; ``rerun`` selects the ended cells that run again."""
     states = {cell.id: state_of(directory / cell.name) for cell in cells}
+    has_plan = (directory / records.SWEEP).is_file()  # single cells have none, and no orphans
     here = [directory / cell.name for cell in cells if states[cell.id] == "done"]
     found = here or list(_of_the_same_work(directory, frozen))
     sample = found[:: max(1, math.ceil(len(found) / SAMPLE))]
@@ -82,7 +83,7 @@ def estimate_of(
     seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # a member of a stack cost a share of its time
     return Estimate(
         states=Counter(states.values()),
-        orphans=len(records.cell_directories(directory).keys() - states.keys()),
+        orphans=len(records.cell_directories(directory).keys() - states.keys()) if has_plan else 0,
         left=[cell for cell in cells if runs_again(directory / cell.name, cell.id, rerun)],
         known=len(seconds),
         elsewhere=not here,
@@ -109,7 +110,8 @@ def _of_the_same_work(directory: Path, frozen: Mapping[str, records.FrozenCell])
         cells = records.cell_directories(other.parent)
         for identifier, there in records.read_configs(other.parent).items():
             path = cells.get(identifier)
-            if path is None or identifier in frozen or _epochs(there.config) not in alike:
+            planned = other.parent == directory and identifier in frozen
+            if path is None or planned or _epochs(there.config) not in alike:
                 continue
             result = records.read_result(path) if _work(there.config) in wanted else None
             if result is not None and not records.is_stale(result):

@@ -31,8 +31,8 @@ from capsexp.sweep.cells import (
     resolved,
     swept_by_experiment,
 )
+from capsexp.sweep.interpolations import overlap
 from capsexp.sweep.messages import REFUSED, in_combination, misfit
-from capsexp.sweep.unread import overlap
 from capsexp.sweep.variants import may_vary, varied
 
 

@@ -37,6 +37,9 @@ def one_line(error: Exception) -> str:
     advised = re.search(r"use \+([\w.]+)=(\S*)", text)
     if advised and unread.is_closed(advised[1]):  # likewise
         return str(unread.unread(advised[1], advised[2], _defaults()))
+    near = unread.nearest(advised[1], _defaults()) if advised else None
+    if advised and near and near.rpartition(".")[0] == advised[1].rpartition(".")[0]:
+        text = f"{text} ({near} is the most like it)"
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -14,11 +14,14 @@ from capsexp.errors import require
 from capsexp.stacking.grouping import grouped
 from capsexp.sweep.estimate import Estimate, Measured
 from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
-from capsexp.text import count, roughly
+from capsexp.text import count, duration, roughly
 
 SHOWN = 8
 """Maximum number of values of an axis that are listed."""
 
+
+SHORT_S = 10
+"""Shorter times are told to a tenth of a second."""
 
 GRIDS = ("hydra_plugins.capsexp_launcher.sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
 """The modules of sweepers whose cells are every combination of the listed values."""
@@ -128,7 +131,7 @@ def _measured(measured: Sequence[Measured]) -> str:
     steps = [1000 * each.step_s for each in measured]
     step = f"{min(steps):.3g} ms" if len(steps) == 1 else f"{min(steps):.3g} to {max(steps):.3g} ms"
     fits = sorted(each.fit_s for each in measured)
-    fit = roughly(fits[0]) if len(fits) == 1 else f"{roughly(fits[0])} to {roughly(fits[-1])}"
+    fit = " to ".join(dict.fromkeys((_seconds(fits[0]), _seconds(fits[-1]))))
     counts = sorted({each.steps for each in measured})
     epochs = max(each.epochs for each in measured)
     return (
@@ -146,16 +149,20 @@ def _time(estimate: Estimate, at_once: int | None, measured: Sequence[Measured],
     together = min(at_once or 1, left)
     if estimate.known:
         total = roughly(left * estimate.cell_s / together)
-        where = " of the same work elsewhere" if estimate.elsewhere else ""
+        where = " of the same work" if estimate.elsewhere else ""
         return (
             f"time: about {total}, {count(together, 'cell')} at a time "
             f"(mean of {count(estimate.known, 'finished cell')}{where}: {estimate.cell_s:.1f} s)"
         )
     if not measured:
         return "time: not known, no such cell has been measured yet (--measure runs a few steps)"
-    total = roughly(left * statistics.fmean([each.fit_s for each in measured]) / together)
+    total = _seconds(left * statistics.fmean([each.fit_s for each in measured]) / together)
     further = "" if all(each.alone for each in measured) else ", for the first fit alone: this recipe has others"
     return f"time: up to {total}, {count(together, 'cell')} at a time (if none stops early{further})"
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds < SHORT_S else roughly(seconds)
 
 
 def _disk(estimate: Estimate) -> str:

@@ -6,7 +6,6 @@ the groups that are read key by key, and the keys that only interpolations or th
 
 import difflib
 import importlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from capsexp.errors import ConfigError
+from capsexp.sweep.interpolations import overlap, references
 
 ROOT = frozenset(
     (
@@ -37,15 +37,8 @@ CLOSED: Mapping[str, frozenset[str]] = {
 }
 """Groups that are read key by key, with the keys that the code reads."""
 
-LIKE = 0.82
-"""The least similarity of two names, from 0 to 1, of which one may be the other misspelt."""
-
-REFERENCE = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)(?![\w.]*\s*:)")
-RELATIVE = re.compile(r"\$\{(\.+)([\w.]*)")
-FUNCTION = re.compile(r"\$\{\s*([\w.]+)\s*:")
-SELECTED = re.compile(r"\$\{\s*(?!oc\.env)[\w.]+:\s*([A-Za-z_][\w.]*)")
-"""Interpolations of a key from the root, of one relative to where they stand, the name of a function, and what it gets
-first, which may be a key (``oc.select``)."""
+LIKE, ALIKE = 0.8, 0.85
+"""Least similarity, from 0 to 1, of two names of which one may be the other misspelt: in one group, and elsewhere."""
 
 
 def check_read(config: DictConfig, plain: dict[str, Any]) -> None:
@@ -86,13 +79,15 @@ def nearest(dotted: str, config: Mapping[str, Any]) -> str | None:
     """The key of a config whose last part, or whose whole name, is the most like a key's; None if none is."""
     closed = (f"{group}.{key}" for group in CLOSED if group for key in CLOSED[group])
     there = dict.fromkeys(key for key in [*_keys(config), *closed] if not key.endswith("_"))
-    known = [key for key in there if not is_closed(key) and not key.startswith("hydra") and not overlap(key, dotted)]
-    last = dotted.rpartition(".")[2]
+    known = [key for key in there if not key.startswith("hydra") and not overlap(key, dotted)]
+    group, _, last = dotted.rpartition(".")
     same = [key for key in known if key.rpartition(".")[2] == last]
-    alike = difflib.get_close_matches(dotted, known, 1, LIKE)
+    beside = {key.rpartition(".")[2]: key for key in [*known, *ROOT] if key.rpartition(".")[0] == group}
     parts = {key.rpartition(".")[2]: key for key in reversed(known)}
-    by_part = [parts[each] for each in difflib.get_close_matches(last, parts, 1, LIKE)]
-    return next(iter([*same, *alike, *by_part]), None)
+    by_part = [beside[each] for each in difflib.get_close_matches(last, beside, 1, LIKE)]
+    by_part += difflib.get_close_matches(dotted, known, 1, ALIKE)
+    by_part += [parts[each] for each in difflib.get_close_matches(last, parts, 1, ALIKE)]
+    return next(iter([*same, *by_part]), None)
 
 
 def _siblings(dotted: str) -> list[str]:
@@ -124,18 +119,6 @@ def _unresolved(config: DictConfig) -> dict[str, Any]:
     if "hydra" not in raw and HydraConfig.initialized():
         raw["hydra"] = OmegaConf.to_container(cast("DictConfig", HydraConfig.instance().cfg).hydra, resolve=False)
     return raw
-
-
-def references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
-    """The dotted keys that interpolations in a tree name; a name with another interpolation in it ends before that."""
-    if isinstance(node, Mapping | list):
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from references(value, (*place, str(key)))
-    elif isinstance(node, str):
-        text = re.sub(r"\[(\w+)\]", r".\1", node)
-        yield from (found.rstrip(".") for form in (REFERENCE, SELECTED) for found in form.findall(text))
-        for dots, rest in RELATIVE.findall(text):
-            yield ".".join([*place[: -len(dots)], rest])
 
 
 def _shown(node: Any) -> Iterator[str]:
@@ -176,11 +159,6 @@ def _read_before_overrides(raw: dict[str, Any], dotted: str) -> Iterator[str]:
 
 def _is_among(dotted: str, read: Iterable[str]) -> bool:
     return any(overlap(dotted, each) for each in read)
-
-
-def overlap(key: str, other: str) -> bool:
-    """True if one of two keys is the other one or lies within it."""
-    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _leaves(dotted: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from capsexp import records
-from capsexp.sweep.unread import FUNCTION, overlap, references
+from capsexp.sweep.interpolations import functions, is_understood, overlap, references
 
 HARMLESS = frozenset(("data_file", "network_size", "oc.env", "oc.select"))
 """Functions of interpolations that read no key but those in their arguments."""
@@ -23,14 +23,9 @@ def may_vary(config: DictConfig, keys: Iterable[str]) -> bool:
         keys: dotted keys that get other values.
     """
     plain = {key: value for key, value in cast("Any", OmegaConf.to_container(config)).items() if key != "hydra"}
-    named, functions = set(references(plain)), set(_functions(plain))
-    return functions <= HARMLESS and not any(overlap(key, each) for key in keys for each in named)
-
-
-def _functions(node: Any) -> set[str]:
-    if isinstance(node, Mapping | list):
-        return {each for value in (node.values() if isinstance(node, Mapping) else node) for each in _functions(value)}
-    return set(FUNCTION.findall(node)) if isinstance(node, str) else set()
+    named = set(references(plain))
+    known = is_understood(plain) and functions(plain) <= HARMLESS
+    return known and not any(overlap(key, each) for key in keys for each in named)
 
 
 def varied(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:

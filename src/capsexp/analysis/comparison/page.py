@@ -16,7 +16,7 @@ from capsexp.analysis.comparison.joined import Joined, Member, read_joined
 from capsexp.analysis.comparison.leaderboard import common_metrics, leaderboard, ranking
 from capsexp.analysis.comparison.paired_tables import compared, paired_table, points_table, sweep_pairs
 from capsexp.analysis.page_parts import REPORT, figure_parts, render_template, table_parts
-from capsexp.analysis.results import ReportError, command
+from capsexp.analysis.results import ReportError, command, plan
 from capsexp.analysis.spec import parse
 from capsexp.analysis.tables import Table
 from capsexp.analysis.warnings import warnings
@@ -53,19 +53,26 @@ class Asked:
     metric: str | None = None
     best: str | None = None
 
-    @property
-    def folders(self) -> list[Path]:
-        """The folders of the sweeps.
+    def folders(self) -> tuple[list[Path], list[str]]:
+        """The folders of the sweeps; below a folder those that can be read, and a line for each of the others.
 
         Raises:
             ReportError: a folder has a single sweep below it.
         """
         if len(self.directories) > 1:
-            return list(self.directories)
-        found = records.sweeps_below(self.directories[0])
-        if len(found) == 1:
-            raise ReportError(f"DIR must have several sweeps below it, or be one, got a folder with {found[0]} alone")
-        return found
+            return list(self.directories), []
+        found, left_out = [], []
+        for folder in records.sweeps_below(self.directories[0]):
+            try:
+                plan(folder)
+            except ReportError as error:
+                left_out.append(f"{folder.name} is left out: {error}.")
+            else:
+                found.append(folder)
+        if len(found) < 2:
+            alone = [str(folder) for folder in found] or ["no sweep that can be read"]
+            raise ReportError(f"DIR must have several sweeps below it, or be one, got a folder with {alone[0]} alone")
+        return found, left_out
 
     @property
     def words(self) -> list[str]:
@@ -85,7 +92,8 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
         ReportError: a folder is no sweep's, or is given twice.
         ConfigError: the metric or its order, or the first sweep's ``report:`` block, breaks a rule.
     """
-    joined = read_joined(asked.folders)
+    folders, left_out = asked.folders()
+    joined = read_joined(folders)
     spec = defaults.fill(parse(joined.results.sweep.report), joined.results)
     measure, best = ranking(joined, spec, asked.metric, asked.best)
     metrics = common_metrics(joined, spec)
@@ -101,7 +109,7 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
     drawn, problems = draw_figures(joined, spec)
     maps, said, below = draw_differences(joined, spec, found)
     filled = [table for table in made if table.rows]
-    flags = [*_flags(joined), *warnings(spec, joined.results)]
+    flags = [*left_out, *_flags(joined), *warnings(spec, joined.results)]
     values: dict[str, Any] = {
         "warnings": flags,
         "sweeps": [_sweep(member, out) for member in joined.members],
