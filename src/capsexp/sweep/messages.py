@@ -4,8 +4,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,8 +47,15 @@ def one_line(error: Exception) -> str:
 
 def _defaults() -> dict[str, Any]:
     """The config of a command without arguments."""
+    if GlobalHydra.instance().is_initialized():  # the error came while a sweep was planned
+        return _composed_defaults()
     with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
-        return cast("dict[str, Any]", OmegaConf.to_container(compose("config"), resolve=False))
+        return _composed_defaults()
+
+
+def _composed_defaults() -> dict[str, Any]:
+    config = GlobalHydra.instance().config_loader().load_configuration("config", [], run_mode=RunMode.RUN)
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 
 
 def of_command(error: Exception, words: Sequence[str]) -> str:
