@@ -13,6 +13,9 @@ from capsexp.tracking import options
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 """The names that Lightning knows; whether a machine has such a device is known when a cell runs."""
 
+MOST_THREADS = 4096
+"""More than any machine has; torch refuses much larger numbers in a traceback."""
+
 CALLBACKS: Mapping[str, tuple[str, ...]] = {
     "capsexp.callbacks.divergence.DivergenceGuard": (),
     "capsexp.callbacks.memory_check.MemoryCheck": (),
@@ -46,7 +49,7 @@ def check_threads(threads: Any) -> int | None:
     Raises:
         ConfigError: it is neither a number of threads nor ``auto``.
     """
-    return None if threads == "auto" else require_int("threads", threads, 1)
+    return None if threads == "auto" else require_int("threads", threads, 1, MOST_THREADS)
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:

@@ -46,6 +46,7 @@ def checked(plain: Plain, config: DictConfig, folder: Path | None = None) -> Pla
         if isinstance(path, str):  # else the routing reports the error
             node[key] = str(Path(folder or ".", Path(path).expanduser()).absolute())
     plain["sweep"]["name"] = str(plain["sweep"]["name"])  # a date is read as a number
+    plain["paths"] = {name: str(path) for name, path in plain["paths"].items()}
     run_settings.check(plain)
     if folder is not None and folder != Path.cwd():  # Hydra changes the folder with hydra.job.chdir=true
         for key in ("output", "sweep", "stages"):
@@ -57,7 +58,8 @@ GROUPS = ("data", "model", "recipe", "callbacks", "trainer", "optimizer", "paths
 """Parts of every config that are mappings."""
 
 NEEDED = (
-    *("augment", "pruning", "data.path", "data.select_on", "model.module"),
+    *("augment", "pruning", "data.path", "data.select_on", "model.module", "sweep.name", "sweep.rerun"),
+    *("paths.output", "paths.sweep", "paths.stages"),
     *("trainer.accelerator", "trainer.max_epochs", "trainer.precision", "trainer.progress"),
 )
 """Further keys that every config has; where they are to have no effect, their value says so."""
