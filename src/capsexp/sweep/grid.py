@@ -22,15 +22,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from capsexp import records
 from capsexp.errors import require
-from capsexp.sweep.cells import (
-    Plain,
-    checked,
-    id_of,
-    override_texts,
-    plain_of,
-    resolved,
-    swept_by_experiment,
-)
+from capsexp.sweep.cells import Plain, checked, id_of, override_texts, plain_of, resolved, swept_by_experiment
 from capsexp.sweep.interpolations import overlap
 from capsexp.sweep.messages import REFUSED, in_combination, misfit
 from capsexp.sweep.variants import may_vary, varied
