@@ -82,6 +82,7 @@ def test_the_limit_is_no_bound_and_trials_are_shared_with_other_experiments(
         (["callbacks.broken.last=0"], "callbacks.broken.last must be a whole number >= 1, got 0"),
         (["study.net=C99"], "study.net must say C capsules of D components, as C20D8 does, got 'C99'"),
         (["model.capsules=5"], "study.net must be C5D4, what model.capsules and model.dim say, or null, got 'C2D4'"),
+        (["~model.dim"], "model.dim must be there, since study.net names the network, got None"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_before_anything_is_trained(

@@ -54,6 +54,7 @@ class DeepCapsNet(Classifier):
         """Check that the study names the network by its sizes: C20D8 has 20 capsules of 8 components."""
         name = study.get("net")
         if name is not None and "capsules" in arguments:
+            require("dim" in arguments, "model.dim", "be there, since study.net names the network", None)
             true = f"C{arguments['capsules']}D{arguments['dim']}"
             require(name == true, "study.net", f"be {true}, what model.capsules and model.dim say, or null", name)
 
