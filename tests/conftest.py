@@ -166,6 +166,15 @@ def quick_words(npz: Path) -> list[str]:
     ]
 
 
+def ran_in(folder: Path, *more: str) -> Path:
+    """The folder in which a command with the words of :func:`quick_words` has run, with a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
+        assert cli.main([*quick_words(write_tiny_npz(folder)), *more]) == 0
+    return folder
+
+
 @pytest.fixture
 def run(in_tmp: Path) -> Callable[..., int]:
     """The command, in this process: ``run("key=value", ...)`` gives the exit code."""

@@ -10,12 +10,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from capsexp import cli, records
+from capsexp import records
 from capsexp.build import load_run
 from capsexp.callbacks.criterion_scores import CriterionScores
 from capsexp.callbacks.history import History
 from capsexp.errors import ConfigError
-from tests.conftest import quick_words, results, write_tiny_npz
+from tests.conftest import ran_in, results
 
 Run = Callable[..., int]
 
@@ -28,12 +28,7 @@ def the_cell(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one cell leaves; tests that change something get a copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
-        assert cli.main(quick_words(write_tiny_npz(folder))) == 0
-    return folder
+    return ran_in(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from capsexp import cli, records, report
+from capsexp import records, report
 from capsexp.build import load_run
 from capsexp.errors import ConfigError
 from capsexp.status.__main__ import main as status
-from tests.conftest import quick_words, results, write_tiny_npz
+from tests.conftest import quick_words, ran_in, results
 from tests.test_cell_life import without_clocks
 from tests.test_checksums import flip
 
@@ -41,12 +41,7 @@ def damage(path: Path, way: str, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
-        assert cli.main([*quick_words(write_tiny_npz(folder)), *STAGED]) == 0
-    return folder
+    return ran_in(tmp_path_factory.mktemp("trained"), *STAGED)
 
 
 @pytest.mark.slow

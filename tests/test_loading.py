@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
-from capsexp import analyse, cli, records
+from capsexp import analyse, records
 from capsexp.build import load_run
 from capsexp.errors import ConfigError
 from capsexp.loading import read_config
-from tests.conftest import quick_words, write_tiny_npz
+from tests.conftest import ran_in
 from tests.test_cell_life import the_cell
 
 ran: list[object] = []
@@ -27,12 +27,7 @@ def gadget(*found: object, **more: object) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
-        assert cli.main(quick_words(write_tiny_npz(folder))) == 0
-    return the_cell(folder)
+    return the_cell(ran_in(tmp_path_factory.mktemp("trained")))
 
 
 @pytest.fixture

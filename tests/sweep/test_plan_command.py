@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from capsexp import cli, plan, records
+from capsexp import plan, records
 from capsexp.sweep.names import MOST
 from capsexp.text import roughly
-from tests.conftest import quick_words, write_tiny_npz
+from tests.conftest import quick_words, ran_in
 
 Run = Callable[..., int]
 Tell = Callable[..., str]
@@ -33,12 +33,7 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
 @pytest.fixture(scope="module")
 def three_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a sweep of three cells leaves."""
-    folder = tmp_path_factory.mktemp("three_done")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("CAPSEXP_CACHE", str(folder / "cache"))
-        assert cli.main([*quick_words(write_tiny_npz(folder)), "model.c2=2,3,5", "-m"]) == 0
-    return folder / "multirun"
+    return ran_in(tmp_path_factory.mktemp("three_done"), "model.c2=2,3,5", "-m") / "multirun"
 
 
 @pytest.fixture
