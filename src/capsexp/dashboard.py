@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from capsexp import commands, records
 from capsexp.errors import CommandError, ConfigError, require
+from capsexp.text import install
 from capsexp.tracking import login, names
 
 if TYPE_CHECKING:
     from capsexp.analysis.spec import Spec
 
-INSTALL = "needs wandb-workspaces: pip install 'capsexp[dashboard]' (in a checkout: pip install -e '.[dashboard]')"
+INSTALL = f"needs wandb-workspaces: {install('dashboard')}"
 TARGET = "test/acc"
 MOST_RUNS = 1000
 """The largest number of runs that Weights & Biases draws in one panel."""

@@ -22,6 +22,11 @@ def prepare_output() -> None:
         os.environ["MPLBACKEND"] = "agg"
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra of the package."""
+    return f"pip install 'capsexp[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+
+
 def plain(text: str) -> str:
     """Text without control characters: a cause comes from another program and must not control the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from capsexp.engine import ray_workers
 from capsexp.engine.ray_workers import LOCK, STOP, TOKEN, NodeReport, StopFile
 from capsexp.errors import ConfigError, require
+from capsexp.text import install
 
 ADDRESS = "hydra.launcher.address"
 
@@ -81,7 +82,7 @@ def connect(address: str | None) -> bool:
     Raises:
         ConfigError: Ray is not installed, or there is no such cluster.
     """
-    rule = "be local, or Ray be installed: pip install 'capsexp[ray]' (in a checkout: pip install -e '.[ray]')"
+    rule = f"be local, or Ray be installed: {install('ray')}"
     require(importlib.util.find_spec("ray") is not None, "hydra.launcher.engine", rule, "ray")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return False

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from capsexp import commands
 from capsexp.errors import CommandError
+from capsexp.text import install
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
-INSTALL = "needs the extra onnx: pip install 'capsexp[onnx]' (in a checkout: pip install -e '.[onnx]')"
+INSTALL = f"needs the extra onnx: {install('onnx')}"
 
 
 def main(words: Sequence[str] | None = None) -> int:

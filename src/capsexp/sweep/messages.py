@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from capsexp import records
 from capsexp.errors import ConfigError
 from capsexp.sweep import unread
+from capsexp.text import install
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "hydra/launcher": {"submitit_local": "slurm", "submitit_slurm": "slurm"},
@@ -89,11 +90,6 @@ def _of_missing_option(error: MissingConfigException, text: str) -> str:
     options = sorted(error.options or ())
     more = [f"{option} with the extra {extra}" for option, extra in extras.items() if option not in options]
     return f"{group} must be one of {', '.join([*options, *more])}, got {name!r}" if options and extras else text
-
-
-def install(extra: str) -> str:
-    """The command that installs an extra of the package."""
-    return f"pip install 'capsexp[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
 
 
 # -- overrides that fit some values of a swept key --------------------------------------------------------------------

@@ -34,13 +34,14 @@ class OptunaSweeper(Sweeper):
             ConfigError: Optuna is not installed.
         """
         from capsexp.errors import ConfigError
+        from capsexp.text import install
 
         try:
             from capsexp.sweep.search import Search
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
-            rule = "be one that is installed: pip install 'capsexp[optuna]' (in a checkout: pip install -e '.[optuna]')"
+            rule = f"be one that is installed: {install('optuna')}"
             raise ConfigError("hydra/sweeper", rule, "optuna") from error
         try:
             search = Search(**self._options)
