@@ -167,6 +167,9 @@ def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys:
         assert f"error: {wrong.split()[-1].partition('=')[0].lstrip('+')} must " in capsys.readouterr().err
     assert run(*quick, "model.c2=0") == 2
     assert run(*quick, "model.c9=0") == 2
+    capsys.readouterr()
+    assert run(*quick, "+report.titel=x", "-m") == 2
+    assert "error: report.titel must be " in capsys.readouterr().err
     assert results(in_tmp) == before
 
 

@@ -18,6 +18,9 @@ BELOW_RECIPES = {"lightning_modules", "callbacks", "data"}
 PLANNED_STACKS = {"stacking.grouping"}
 """What of stacks is known before one is trained."""
 
+REPORTS = {"analysis", "analysis.spec"}
+"""What reads results; the planner uses no more of it than the rules of the report's block."""
+
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"resolvers", "sweep"},
@@ -28,16 +31,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "forecast": {"build", "lightning_modules", "making", "recipes", "sweep"},
     "commands": set(),
     "resolvers": {"sweep"},
-    "sweep": {"cell", "engine", "stop_request", "run_settings", "tracking", "stacking.grouping"},
+    "sweep": {"cell", "engine", "stop_request", "run_settings", "tracking", "analysis.spec", "stacking.grouping"},
     "engine": {"build", "cell", "fit_progress", "stop_request", "hardware", "stacking", *PLANNED_STACKS},
     "cell": {"build"},
-    "status": {"commands", "analysis", "fit_progress"},
-    "claims": {"commands", "analysis"},
-    "report": {"commands", "analysis"},
+    "status": {"commands", "fit_progress"} | REPORTS,
+    "claims": {"commands"} | REPORTS,
+    "report": {"commands"} | REPORTS,
     "sync": {"commands", "tracking"},
-    "dashboard": {"commands", "analysis", "tracking"},
+    "dashboard": {"commands", "tracking"} | REPORTS,
     "export": {"commands", "build", "recipes", "data", "routing", "nn", "types"},
-    "analyse": {"commands", "build", "analysis", "tracking"},
+    "analyse": {"commands", "build", "tracking"} | REPORTS,
     "hardware": set(),
     "fit_progress": set(),
     "run_settings": {"tracking"},
@@ -51,9 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress_bar": {"callbacks"},
     "stacking": {"stop_request", "rng", "stacking.grouping"} | BELOW_RECIPES | TRAINING_TOOLS,
     "stacking.grouping": set(),
+    "analysis.spec": {"analysis"},
     "rng": set(),
     "tracking": set(),
-    "analysis": set(),
+    "analysis": {"analysis.spec"},
     "recipes": {"stop_request", "rng"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
     "callbacks": TRAINING_TOOLS | {"fit_progress", "memory_estimate", "stop_request", "hardware", "rng"},
@@ -88,7 +92,7 @@ ONLY_IN: dict[str, set[str]] = {
     "wandb": {"tracking"},
     "matplotlib": {"analysis"},
     "pandas": {"analysis"},
-    "pydantic": {"analysis"},
+    "pydantic": REPORTS,
     "jinja2": {"analysis"},
     "markupsafe": {"analysis"},
     "sklearn": {"data", "filters"},

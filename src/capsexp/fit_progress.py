@@ -99,6 +99,23 @@ def read(directory: Path, since: float = 0.0) -> FitProgress | None:
     return progress if progress is not None and progress.updated >= since else None
 
 
+def of_running(directory: Path, status: records.Status | None = None) -> FitProgress | None:
+    """The progress of a cell's present attempt; None if there is none yet, or it cannot be read.
+
+    Both files carry the clock of the machine that runs the cell, which may be another one's.
+
+    Args:
+        directory: the cell's directory.
+        status: its status; None to read it.
+    """
+    try:
+        status = status or records.read_status(directory)
+        running = status is not None and status.state == "running"
+        return read(directory, float(status.started)) if status and running else None
+    except (OSError, TypeError, ValueError):
+        return None
+
+
 NUMBERS: Mapping[str, bool] = {"epoch": False, "max_epochs": True, "value": True, "epoch_s": True, "updated": False}
 """The keys of numbers, and whether null is one of their values."""
 

@@ -21,7 +21,8 @@ from capsexp.sweep.plan import Plan
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = commands.parser(
-        "plan", "Show what a command would run, what of it is done, and what the rest will cost. Nothing is written."
+        "plan",
+        "Show what a command would run, what of it is done, and what the rest will cost. No sweep's folder is touched.",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m capsexp")
     parser.add_argument("-m", "--multirun", action="store_true", help="every combination of the listed values")

@@ -163,6 +163,7 @@ def test_the_live_table_has_the_epochs_of_this_attempt(tmp_path: Path) -> None:
     for cell, at in zip(cells, (time.time() - 60, time.time() + 60), strict=False):
         fit_progress.write(cell.directory, FitProgress("base", ".", 3, 30, "val/acc", 0.75, 2.0, False, at))
     for cell in cells:
+        records.write_status(cell.directory, records.Status("running", cell.id))
         shown.started(cell, "")
     old, now, unknown = shown._running_lines()
     assert now == "  cell-0000000001  0:00  base: epoch 3/30  val/acc 0.7500  2.0 s per epoch  at most 54 s left"

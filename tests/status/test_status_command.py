@@ -146,6 +146,11 @@ def test_words_that_the_terminal_cannot_write(tmp_path):
 # -- looking only, and quickly ----------------------------------------------------------------------------------------
 
 
+def test_stale_cells_are_shown_with_the_cause(tmp_path, shown):
+    filled(tmp_path, ["done", "stale", "stale"])
+    assert "2 stale: its numbers come from older code (sweep.rerun=stale runs them again)" in shown(tmp_path)
+
+
 def test_nothing_is_written(tmp_path, shown):
     filled(tmp_path, ["done", "running", "failed", "dead", "missing", "half", "stale", "empty", "pending"])
 

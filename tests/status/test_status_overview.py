@@ -31,6 +31,15 @@ def test_json_has_the_facts_of_each(tmp_path: Path, shown) -> None:
     ]
 
 
+def test_a_name_with_slashes_is_a_sweep_in_a_folder_of_folders(tmp_path: Path, shown) -> None:
+    filled(tmp_path / "mine" / "first", ["done"])
+    filled(tmp_path / "other", ["done"])
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(tmp_path / "other")
+    names = [line.split()[0] for line in shown(tmp_path).splitlines()]
+    assert names == ["sweep", "linked", "mine/first", "other", "all"]
+
+
 def test_single_cells_are_a_sweep_without_a_plan(tmp_path: Path, shown) -> None:
     filled(tmp_path / "adhoc", ["done", "failed"])
     (tmp_path / "adhoc" / "sweep.json").unlink()

@@ -53,6 +53,16 @@ def test_what_is_said_of_a_fit(tmp_path, said):
     assert {key for key, value in third.items() if value is not None} == {"name", "seconds", "line"}
 
 
+def test_progress_of_an_earlier_attempt_is_not_shown(tmp_path, said):
+    """Both times are those of the machine that runs the cell, which may go an hour ahead."""
+    first, second, *_ = sweep(tmp_path, FOUR)
+    run_fit(tmp_path, first, 12, ago=60.0, at=61.0)
+    run_fit(tmp_path, second, 12, ago=-3600.0, at=-3601.0)
+    assert fit_progress.of_running(tmp_path / first.name) is None
+    assert fit_progress.of_running(tmp_path / second.name) is not None
+    assert [each["epoch"] for each in said("--json")["running"]] == [None, 12]
+
+
 def test_the_first_cells_say_how_long_the_others_take(tmp_path, said):
     """Nothing has finished: a cell is 60 s old and lacks 20 epochs of 2 s, so that it takes 100 s."""
     cells = sweep(tmp_path, FOUR)

@@ -19,7 +19,7 @@ class KernelSimilarityLogger(ResultCallback):
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log this epoch's values."""
+        """Log this epoch's values: those of the weights in training, whichever ones were validated."""
         for name, value in self.result_metrics(pl_module).items():
             pl_module.log(name, value)
 

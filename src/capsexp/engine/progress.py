@@ -18,28 +18,23 @@ SHOWN_RUNNING = 12
 
 
 @dataclass(frozen=True)
-class Running:
+class StartedCell:
     """A cell that a worker has started.
 
     Attributes:
         cell: the cell.
         where: its device, for display.
         begun: monotonic time of its start in seconds.
-        since: the same in seconds since 1970; an older progress file is that of an earlier attempt.
     """
 
     cell: Cell
     where: str
     begun: float
-    since: float
 
     def line(self) -> str:
         """The cell's line of the live table, with the epoch of its fit if that is known."""
         gone = _clock(time.monotonic() - self.begun)
-        try:
-            fit = fit_progress.read(self.cell.directory, self.since)
-        except OSError:  # the table is drawn without it
-            fit = None
+        fit = fit_progress.of_running(self.cell.directory)
         parts = [self.cell.name, self.where, gone, fit.line() if fit else ""]
         return "  ".join(["", *(part for part in parts if part)])
 
@@ -56,7 +51,7 @@ class Progress:
 
     def __init__(self, total: int, done: int, at_once: int = 1, stream: TextIO | None = None) -> None:
         self.total, self.done, self.failed = total, done, 0
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, StartedCell] = {}
         self.last = ""
         self.at_once = at_once
         self._seconds, self._counted = 0.0, 0
@@ -68,7 +63,7 @@ class Progress:
 
     def started(self, cell: Cell, where: str) -> None:
         """Add a cell that a worker has started."""
-        self.running[cell.id] = Running(cell, where, time.monotonic(), time.time())
+        self.running[cell.id] = StartedCell(cell, where, time.monotonic())
 
     def ended(self, cell: Cell, ended: CellOutcome) -> None:
         """Count a cell that has ended, and print its outcome."""

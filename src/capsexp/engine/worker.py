@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pebble import CONSTS
+
 from capsexp import cell as cell_life
 from capsexp import records, stop_request
 from capsexp.cell import Cell, CellOutcome
@@ -27,6 +29,12 @@ from capsexp.stacking.grouping import Settings
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+CONSTS.channel_lock_timeout = 5.0
+"""Seconds that a process waits for another worker to release the lock of their pool.
+
+That takes milliseconds, or never if the other one was killed; pebble then goes on without the lock.
+"""
 
 log = logging.getLogger(__name__)
 

@@ -128,11 +128,25 @@ def _is_readable(name: str) -> bool:
 
 
 def sweeps_below(directory: Path) -> list[Path]:
-    """The folders of sweeps below a folder that is none itself, by name; a folder of single cells is one, too."""
-    if not directory.is_dir() or (directory / SWEEP).exists() or cell_directories(directory):
+    """The folders of sweeps below a folder that is none itself, sorted; a folder of single cells is one, too.
+
+    A name with slashes puts a sweep into folders of folders; no sweep lies in another one's folder.
+    """
+    if not directory.is_dir() or _has_cells(directory):
         return []
-    folders = (path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith("."))
-    return [path for path in folders if (path / SWEEP).is_file() or cell_directories(path)]
+    found: list[Path] = []
+    for folder in sorted(directory.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if _has_cells(folder):
+            found.append(folder)
+        elif not folder.is_symlink():  # a link may lead round in a circle
+            found += sweeps_below(folder)
+    return found
+
+
+def _has_cells(directory: Path) -> bool:
+    return (directory / SWEEP).exists() or bool(cell_directories(directory))
 
 
 def cell_name(axes: Mapping[str, Any], identifier: str) -> str:

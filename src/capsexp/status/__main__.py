@@ -104,7 +104,7 @@ def _look(directory: Path, screen: bool) -> tuple[list[str], object, bool]:
         each, damaged = overview.facts_of(folders)
         every: list[Facts | overview.Damaged] = [*each, *damaged]
         content = [dataclasses.asdict(one) for one in every]
-        return overview.lines(each, damaged), content, all(one.settled for one in each)
+        return overview.lines(directory, each, damaged), content, all(one.settled for one in each)
     snapshot = read(directory)
     found = facts(snapshot)
     return _lines(snapshot, found, screen), dataclasses.asdict(found), found.settled

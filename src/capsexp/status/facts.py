@@ -101,6 +101,7 @@ class Facts:
         running: running cells, and how far they are.
         slowest: the finished cells with the longest durations.
         failures: failed and corrupt cells.
+        stale: number of stale cells by cause.
     """
 
     sweep: str
@@ -119,6 +120,7 @@ class Facts:
     running: list[RunningCell]
     slowest: list[CellTime]
     failures: list[Failure]
+    stale: dict[str, int]
 
 
 def facts(snapshot: Snapshot) -> Facts:
@@ -147,6 +149,7 @@ def facts(snapshot: Snapshot) -> Facts:
         running=running,
         slowest=[CellTime(*each) for each in heapq.nlargest(SLOWEST, took, key=lambda each: each[1])],
         failures=[_failure(cell, snapshot) for cell in snapshot.cells if cell.state in ("failed", "corrupt")],
+        stale=dict(Counter(str(cell.cause) for cell in snapshot.cells if cell.state == "stale")),
     )
 
 

@@ -1,5 +1,6 @@
 """The sweeps below a folder, such as ``multirun``: one line for each."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,10 @@ def facts_of(folders: Sequence[Path]) -> tuple[list[Facts], list[Damaged]]:
     return found, damaged
 
 
-def lines(found: Sequence[Facts], damaged: Sequence[Damaged] = ()) -> list[str]:
-    """A table with a line for each sweep and one for all of them."""
-    rows = [HEAD, *(_row(each.folder.rpartition("/")[2], [each]) for each in found)]
-    rows += [(Path(each.folder).name, "-", "-", f"damaged: {each.damage}", "-") for each in damaged]
+def lines(directory: Path, found: Sequence[Facts], damaged: Sequence[Damaged] = ()) -> list[str]:
+    """A table with a line for each sweep and one for all of them; a sweep is named by its place in the folder."""
+    rows = [HEAD, *(_row(os.path.relpath(each.folder, directory), [each]) for each in found)]
+    rows += [(os.path.relpath(each.folder, directory), "-", "-", f"damaged: {each.damage}", "-") for each in damaged]
     rows.append(_row("all", found))
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
     return [plain(_line(row, widths)) for row in rows]

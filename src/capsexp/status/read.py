@@ -91,16 +91,8 @@ def _status(directory: Path) -> records.Status | None:
 
 def _progress(cells: Iterable[Cell], statuses: dict[str, records.Status]) -> dict[str, fit_progress.FitProgress]:
     running = [(cell.id, cell.directory) for cell in cells if cell.state == "running" and cell.directory]
-    found = {identifier: _fit(directory, statuses.get(identifier)) for identifier, directory in running}
-    return {identifier: fit for identifier, fit in found.items() if fit is not None}
-
-
-def _fit(directory: Path, status: records.Status | None) -> fit_progress.FitProgress | None:
-    started = finite(status.started) if status else None
-    try:
-        return fit_progress.read(directory, started or 0.0)
-    except OSError:  # the cell is shown without it
-        return None
+    found = {key: fit_progress.of_running(directory, statuses.get(key)) for key, directory in running}
+    return {key: fit for key, fit in found.items() if fit is not None}
 
 
 def finite(value: object) -> float | None:

@@ -14,7 +14,7 @@ WIDEST_BAR = 60
 def lines(facts: Facts, map_lines: Sequence[str], width: int) -> list[str]:
     """All lines that the command prints, in blocks; the blocks that change most are at the top."""
     head = [line for line in (f"{facts.sweep}  {facts.folder}", facts.command) if line]
-    progress = [bar(facts, width), _counts(facts), *_times(facts)]
+    progress = [bar(facts, width), _counts(facts), *_stale(facts), *_times(facts)]
     running = _running(facts.running)
     slowest = _timed("slowest", facts.slowest, len(facts.slowest))
     above, below = [head, progress, running], [_failures(facts.failures), slowest]
@@ -39,6 +39,12 @@ def _counts(facts: Facts) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in facts.counts.items())
     orphans = len(facts.orphans)
     return counts + (f"; {orphans} orphaned {plural(orphans, 'directory', 'directories')}" if orphans else "")
+
+
+def _stale(facts: Facts) -> list[str]:
+    """Lines about stale cells: why, and what to do."""
+    causes = "; ".join(f"{number} stale: {cause}" for cause, number in facts.stale.items())
+    return [f"{causes} (sweep.rerun=stale runs them again)"] if causes else []
 
 
 def _times(facts: Facts) -> list[str]:

@@ -47,7 +47,8 @@ class Estimate:
     """The remaining work of a sweep.
 
     Attributes:
-        states: number of planned cells in each state; ``stale`` cells were finished by older code.
+        states: number of planned cells in each state.
+        stale: number of stale cells by cause.
         orphans: number of cell directories that are not in the plan.
         left: the planned cells that the command would run.
         known: number of finished cells from which the means below are computed; 0 = nothing is known.
@@ -58,6 +59,7 @@ class Estimate:
     """
 
     states: Mapping[str, int]
+    stale: Mapping[str, int]
     orphans: int
     left: Sequence[records.PlannedCell]
     known: int
@@ -76,13 +78,14 @@ def estimate_of(
     """The estimate for the cells planned in ``directory``; ``rerun`` selects the ended cells that run again."""
     states = {cell.id: state_of(directory / cell.name) for cell in cells}
     has_plan = (directory / records.SWEEP).is_file()  # single cells have none, and no orphans
-    here = [directory / cell.name for cell in cells if states[cell.id] == "done"]
+    here = [directory / cell.name for cell in cells if states[cell.id][0] == "done"]
     found = here or list(_of_the_same_work(directory, frozen))
     sample = found[:: max(1, math.ceil(len(found) / SAMPLE))]
     clocks = [result["clocks"] for path in sample if (result := records.read_result(path))]
     seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # a member of a stack cost a share of its time
     return Estimate(
-        states=Counter(states.values()),
+        states=Counter(state for state, _ in states.values()),
+        stale=Counter(cause for _, cause in states.values() if cause),
         orphans=len(records.cell_directories(directory).keys() - states.keys()) if has_plan else 0,
         left=[cell for cell in cells if runs_again(directory / cell.name, cell.id, rerun)],
         known=len(seconds),
@@ -93,13 +96,14 @@ def estimate_of(
     )
 
 
-def state_of(directory: Path) -> str:
-    """A planned cell's state; ``pending`` if it has no directory."""
+def state_of(directory: Path) -> tuple[str, str | None]:
+    """A planned cell's state, ``pending`` if it has no directory, and why it is stale if it is."""
     result = records.read_result(directory)
     if result is not None:
-        return "stale" if records.is_stale(result) else "done"
+        cause = records.stale_cause(result)
+        return "stale" if cause else "done", cause
     status = records.read_status(directory)
-    return status.state if status and status.state != "done" else "pending"
+    return status.state if status and status.state != "done" else "pending", None
 
 
 def _of_the_same_work(directory: Path, frozen: Mapping[str, records.FrozenCell]) -> Iterator[Path]:

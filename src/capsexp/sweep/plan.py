@@ -148,7 +148,10 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
 
 
 def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
+    from capsexp.analysis.spec import parse  # imports pydantic, which --help does not need
+
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
+    parse(report)
     configs = [frozen.config for frozen in grid.frozen.values()]
     launch = {**provenance(Path(__file__), configs), **_options(config)}
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)

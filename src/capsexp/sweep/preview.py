@@ -116,7 +116,9 @@ def _values(values: list[object]) -> str:
 def _states(estimate: Estimate) -> str:
     there = [f"{number} {state}" for state, number in sorted(estimate.states.items())]
     orphans = f"; {estimate.orphans} orphaned" if estimate.orphans else ""
-    return f"now: {', '.join(there)}{orphans}; to run: {len(estimate.left)}"
+    causes = "; ".join(f"{number} stale: {cause}" for cause, number in estimate.stale.items())
+    because = f" ({causes}; sweep.rerun=stale runs them again)" if causes else ""
+    return f"now: {', '.join(there)}{orphans}; to run: {len(estimate.left)}{because}"
 
 
 def _stacks(groups: Sequence[int], at_once: int | None) -> str:
