@@ -52,18 +52,18 @@ def make_node(node: Config, group: str, **extra: Any) -> Any:
             raise ConfigError(f"{group}._target_", rule, node["_target_"]) from error
         ours = str(node["_target_"]).startswith("capsexp.")
         if isinstance(cause, REFUSALS if ours else TypeError):
-            line = " ".join(str(cause).split())
-            rule = f"be arguments that {node['_target_']} takes ({line}{nearest_argument(class_of(node), line)})"
+            rule = f"be arguments that {node['_target_']} takes ({with_nearest(class_of(node), str(cause))})"
             raise ConfigError(group, rule, without_target(node)) from error
         raise
 
 
-def nearest_argument(made: Any, message: str) -> str:
-    """The argument of a class that is the most like the one that a message says it does not take; empty if none is."""
-    found = re.search(r"unexpected keyword argument '(\w+)'", message)
+def with_nearest(made: Any, message: str) -> str:
+    """A class's refusal of its arguments in one line, with the argument that is the most like one that it lacks."""
+    line = re.sub(r"\. Did you mean '\w+'\?", "", " ".join(message.split()))  # Python's own advice since 3.13
+    found = re.search(r"unexpected keyword argument '(\w+)'", line)
     names = inspect.signature(made).parameters if found and made is not None else ()
     near = difflib.get_close_matches(found[1], names, 1) if found else []
-    return f"; {near[0]} is the most like it" if near else ""
+    return f"{line}; {near[0]} is the most like it" if near else line
 
 
 def without_target(node: Config) -> Config:

@@ -20,7 +20,7 @@ from capsexp.callbacks.history import History
 from capsexp.callbacks.peak import Peak
 from capsexp.callbacks.progress import ProgressFile
 from capsexp.errors import ConfigError, require, require_int
-from capsexp.making import Config, make, make_node, nearest_argument, parts_in_conf
+from capsexp.making import Config, make, make_node, parts_in_conf, with_nearest
 from capsexp.progress_bar import EpochBar
 from capsexp.recipes.base import TrainerSettings
 from capsexp.stacking import context
@@ -152,9 +152,8 @@ def _check_pruning(config: Config) -> None:
 
 
 def _refused_by_lightning(said: object, options: Config) -> ConfigError:
-    line = " ".join(str(said).split())
-    near = nearest_argument(L.Trainer, line)
-    return ConfigError("trainer", f"be arguments that lightning.Trainer takes ({line}{near})", options)
+    rule = f"be arguments that lightning.Trainer takes ({with_nearest(L.Trainer, str(said))})"
+    return ConfigError("trainer", rule, options)
 
 
 def logger_of(logger: Any, prefix: str) -> Any:

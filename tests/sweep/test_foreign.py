@@ -78,7 +78,9 @@ def test_a_search_ends_when_too_many_cells_fail(
 ) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.max_failure_rate={rate}"]
     assert run(*words, *search, "hydra.sweeper.storage=sqlite:///search.db", "model.c2=4,9,10,11", "-m") == 1
-    trials = optuna.load_study(study_name="adhoc", storage="sqlite:///search.db").trials
+    storage = optuna.storages.RDBStorage("sqlite:///search.db")
+    trials = optuna.load_study(study_name="adhoc", storage=storage).trials
+    storage.engine.dispose()
     assert {trial.state.name for trial in trials if trial.params["model.c2"] != "4"} == {"FAIL"}
     told = capsys.readouterr()
     assert ("cells of a batch failed, more than hydra.sweeper.max_failure_rate=0 allows" in told.err) == (rate == "0.0")

@@ -1,7 +1,8 @@
 """The search for the best values of some keys by Optuna: ``hydra/sweeper=optuna``."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from capsexp import records
@@ -77,20 +79,33 @@ class Search:
         space = {each.key: _distribution(each) for each in overrides if each.override.is_sweep_override()}
         require(bool(space), "hydra/sweeper", "be capsexp where nothing is swept", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = self._study()
+        with self._study() as study:
+            self._search(study, space, overrides, launcher, Path(config.paths.sweep))
+
+    def _search(
+        self,
+        study: optuna.Study,
+        space: dict[str, BaseDistribution],
+        overrides: Sequence[CommandOverride],
+        launcher: Launcher,
+        folder: Path,
+    ) -> None:
         try:
             for first in range(0, self._trials, self._batch):
                 trials = [study.ask(space) for _ in range(min(self._batch, self._trials - first))]
                 jobs = [_job(overrides, trial.params) for trial in trials]
                 self._report_scores(study, trials, launcher.launch(jobs, initial_job_idx=first))
         finally:  # a search that was given up or stopped has its best values, too
-            self._write_best(study, Path(config.paths.sweep))
+            self._write_best(study, folder)
 
-    def _study(self) -> optuna.Study:
+    @contextlib.contextmanager
+    def _study(self) -> Iterator[optuna.Study]:
+        """The study; the connections to its storage are closed after the block."""
         try:
-            return optuna.create_study(
+            storage = None if self._storage is None else RDBStorage(self._storage)
+            study = optuna.create_study(
                 study_name=self._name,
-                storage=self._storage,
+                storage=storage,
                 sampler=self._sampler,
                 direction=self._direction,
                 load_if_exists=True,
@@ -98,6 +113,12 @@ class Search:
         except Exception as error:  # whatever a database's library raises
             rule = f"be a storage that Optuna can open ({_first_line(error)})"
             raise ConfigError("hydra.sweeper.storage", rule, self._storage) from error
+        try:
+            yield study
+        finally:
+            if storage is not None:
+                storage.remove_session()
+                storage.engine.dispose()
 
     def _report_scores(self, study: optuna.Study, trials: Sequence[optuna.Trial], returns: Sequence[JobReturn]) -> None:
         """Report the scores of a batch to the study; a cell that is not done or has no score is a failed trial."""
