@@ -601,7 +601,7 @@ def take_stages_from(quiet: Path, folder: Path, name: str) -> None:
         (["recipe.score_batches=0"], "recipe.score_batches must be a whole number >= 1, got 0"),
         (["recipe.deep_epochs=0"], "recipe.deep_epochs must be a whole number >= 1, got 0"),
         (["recipe.inherit=1"], "recipe.inherit must be true or false, got 1"),
-        (["model.depth=-1"], "model.depth must be a whole number >= 0, got -1"),
+        (["model.depth=-1"], "model.depth must be a whole number from 0 to 1000, got -1"),
         (
             ["model=baseline_cnn"],
             "model must be a network whose channels can be pruned (cnn, capsnet, deep_capsnet), got 'BaselineCNN'",

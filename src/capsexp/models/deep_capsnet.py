@@ -15,6 +15,9 @@ from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, Primar
 from capsexp.nn.channels import ChannelLayer, Reader
 from capsexp.types import RoutingOutput
 
+MOST_LAYERS = 1000
+"""Largest number of intermediate layers; the paper goes to some 30, and a mistyped number would fill the memory."""
+
 GAIN = 2.0
 """Initial gain of poses before the squash with ``intermediate_std=preserving``, see :func:`preserving_std`."""
 
@@ -31,7 +34,7 @@ class DeepCapsNet(Classifier):
         routing: makes each capsule layer's routing from children, parents, dim_in and dim_out.
         capsules: C, types of primary and intermediate capsules.
         dim: D, components of these capsules.
-        depth: I, number of intermediate layers.
+        depth: I, number of intermediate layers, at most :data:`MOST_LAYERS`.
         dim_class: E, components of a class capsule.
         kernels: kernel size of each convolution of the backbone.
         strides: stride of each convolution of the backbone.
@@ -85,7 +88,7 @@ class DeepCapsNet(Classifier):
         for key, value in (("capsules", capsules), ("dim", dim), ("dim_class", dim_class)):
             require_int(key, value, 1)
         require(isinstance(recompute, bool), "recompute", "be true or false", recompute)
-        self.depth, self.dim, self.recompute = require_int("depth", depth, 0), dim, recompute
+        self.depth, self.dim, self.recompute = require_int("depth", depth, 0, MOST_LAYERS), dim, recompute
         shapes = _convolutions(kernels, strides, paddings)
         last = _convolution("primary", primary_kernel, primary_stride, primary_padding)
         self.grid = _grid(image_shape, [*shapes, last])
