@@ -23,10 +23,11 @@ from capsexp import cli, records
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_is_heard() -> None:
-    """A shell lets its background jobs ignore SIGINT, and so would every process that the tests start and interrupt."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _ctrl_c_and_hangups_are_heard() -> None:
+    """A shell lets its background jobs ignore SIGINT, and ``nohup`` SIGHUP: every process of a test would, too."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)
