@@ -5,8 +5,9 @@ parent's pose or the gradient of a sum, w the weight, and u holds the children's
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from capsexp.nn.autocast import without_autocast
 from capsexp.nn.functional import at_least_single
+from capsexp.nn.threads import each_in_a_thread
 
 
 class WeightedSum(torch.autograd.Function):
@@ -101,66 +103,98 @@ def only_first_piece() -> bool:
     return _first_alone
 
 
-def _pieces(u_BDI: Tensor, parents: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
-    """Slices of images and of parents, and the memory for their piece (parents, images, D, I).
+Piece = tuple[slice, slice]
+"""Some images and some parents."""
 
-    All pieces share one buffer, as the allocation of memory costs more than the writes to it.  The parents of the same
-    images follow one another, so that the poses of the images and their gradient stay in the cache.  A compiler
+
+def _pieces(u_BDI: Tensor, parents: int) -> tuple[list[slice], list[slice], Callable[[], Tensor | None]]:
+    """The slices of images and of parents, and what makes the memory of a piece (parents, images, D, I).
+
+    All pieces of a thread share one buffer, as the allocation of memory costs more than the writes to it.  A compiler
     allocates the memory itself.
     """
     images, shape = len(u_BDI), u_BDI.shape[1:]
     most = PIECE_BYTES.get(u_BDI.device.type, OTHER_PIECE_BYTES) // u_BDI.element_size() // max(1, shape.numel())
     rows = math.ceil(images / max(1, math.ceil(images / max(1, most)))) or 1  # pieces of one size
     several = min(parents, max(1, most // rows))
-    room = None if torch.compiler.is_compiling() else u_BDI.new_empty(several * rows * shape.numel())
-    for row in range(0, images, rows):
-        for parent in range(0, parents, several):
-            size = min(several, parents - parent), min(rows, images - row)
-            piece = None if room is None else room[: math.prod(size) * shape.numel()].view(*size, *shape)
-            yield slice(row, row + rows), slice(parent, parent + several), piece
-            if _first_alone:
-                return
+    size = several * rows * shape.numel()
+
+    def make_room() -> Tensor | None:
+        return None if torch.compiler.is_compiling() else u_BDI.new_empty(size)
+
+    some_images = [slice(row, min(row + rows, images)) for row in range(0, images, rows)]
+    some_parents = [slice(parent, min(parent + several, parents)) for parent in range(0, parents, several)]
+    if _first_alone:
+        return some_images[:1], some_parents[:1], make_room
+    return some_images, some_parents, make_room
+
+
+def _of_piece(room: Tensor | None, u_BDI: Tensor, parents: slice) -> Tensor | None:
+    """The memory for a piece's (parents, images, D, I)."""
+    shape = parents.stop - parents.start, *u_BDI.shape
+    return None if room is None else room[: math.prod(shape)].view(shape)
 
 
 def _sum_votes(y_BJI: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
     """dT/dx (B, J, E)."""
     found_BJE = u_BDI.new_empty(len(u_BDI), *w_JEDI.shape[:2])
-    for b, j, room in _pieces(u_BDI, len(w_JEDI)):
-        weighted = _weigh(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], room)
+    images, parents, make_room = _pieces(u_BDI, len(w_JEDI))
+
+    def work(piece: Piece, room: Tensor | None) -> None:
+        b, j = piece
+        weighted = _weigh(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], _of_piece(room, u_BDI[b], j))
         found_BJE[b, j] = bmm(weighted, w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
+
+    each_in_a_thread(work, list(itertools.product(images, parents)), make_room, u_BDI)
     return found_BJE
 
 
 def _agree(x_BJE: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Tensor:
     """dT/dy (B, J, I)."""
     found_BJI = u_BDI.new_empty(len(u_BDI), len(w_JEDI), u_BDI.shape[2])
-    for b, j, room in _pieces(u_BDI, len(w_JEDI)):
-        back = _pull(x_BJE[b, j].transpose(0, 1), w_JEDI[j], product_type, room)
+    images, parents, make_room = _pieces(u_BDI, len(w_JEDI))
+
+    def work(piece: Piece, room: Tensor | None) -> None:
+        b, j = piece
+        back = _pull(x_BJE[b, j].transpose(0, 1), w_JEDI[j], product_type, _of_piece(room, u_BDI[b], j))
         found_BJI[b, j] = back.mul_(u_BDI[b]).sum(2).transpose(0, 1)
+
+    each_in_a_thread(work, list(itertools.product(images, parents)), make_room, u_BDI)
     return found_BJI
 
 
 def _gradients(
     wanted: str, y_BJI: Tensor, x_BJE: Tensor, u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """The derivatives of T with respect to those of y, x, u and w that ``wanted`` names."""
+    """The derivatives of T with respect to those of y, x, u and w that ``wanted`` names.
+
+    That of u is a sum over parents, that of w a sum over images: a thread adds up all terms of one, in one order.
+    """
     like = {"y": y_BJI, "x": x_BJE, "u": u_BDI, "w": w_JEDI}
     start = {"y": torch.empty_like, "x": torch.empty_like, "u": torch.zeros_like, "w": torch.zeros_like}
     found = {name: start[name](like[name], memory_format=torch.contiguous_format) for name in wanted}
-    for b, j, room in _pieces(u_BDI, len(w_JEDI)):
-        y, x, w = y_BJI[b, j].transpose(0, 1)[:, :, None], x_BJE[b, j].transpose(0, 1), w_JEDI[j].flatten(2)
-        if "y" in wanted or "u" in wanted:
-            back = _pull(x, w_JEDI[j], product_type, room)
+    images, parents, make_room = _pieces(u_BDI, len(w_JEDI))
+
+    def pull(b: slice, room: Tensor | None) -> None:
+        for j in parents:
+            back = _pull(x_BJE[b, j].transpose(0, 1), w_JEDI[j], product_type, _of_piece(room, u_BDI[b], j))
             if "u" in wanted:
-                _add_product(found["u"][b], y, back)
+                _add_product(found["u"][b], y_BJI[b, j].transpose(0, 1)[:, :, None], back)
             if "y" in wanted:
                 found["y"][b, j] = back.mul_(u_BDI[b]).sum(2).transpose(0, 1)
-        if "x" in wanted or "w" in wanted:
-            weighted = _weigh(y, u_BDI[b], room)
+
+    def weigh(j: slice, room: Tensor | None) -> None:
+        for b in images:
+            weighted = _weigh(y_BJI[b, j].transpose(0, 1)[:, :, None], u_BDI[b], _of_piece(room, u_BDI[b], j))
             if "x" in wanted:
-                found["x"][b, j] = bmm(weighted, w.mT, product_type).transpose(0, 1)
+                found["x"][b, j] = bmm(weighted, w_JEDI[j].flatten(2).mT, product_type).transpose(0, 1)
             if "w" in wanted:
-                add_bmm(found["w"][j].flatten(2), x.mT, weighted, product_type)
+                add_bmm(found["w"][j].flatten(2), x_BJE[b, j].transpose(0, 1).mT, weighted, product_type)
+
+    if "y" in wanted or "u" in wanted:
+        each_in_a_thread(pull, images, make_room, u_BDI)
+    if "x" in wanted or "w" in wanted:
+        each_in_a_thread(weigh, parents, make_room, u_BDI)
     return found
 
 

@@ -1,0 +1,85 @@
+"""Pieces of an operator in parallel on a CPU: a piece per thread, where torch divides each small operation.
+
+An operation that is divided waits for its slowest thread.  Here threads wait for each other once per operator, and each
+works on what its own cache holds.  A piece is computed in one thread, so its numbers are the same for any number of
+threads.
+"""
+
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from capsexp.nn.autocast import without_autocast
+
+Item = TypeVar("Item")
+Room = TypeVar("Room")
+
+
+def each_in_a_thread(
+    work: Callable[[Item, Room], None], items: Sequence[Item], make_room: Callable[[], Room], like: Tensor
+) -> None:
+    """``work(item, room)`` for every item, without gradients and without autocast.
+
+    Args:
+        work: the function; two calls must not write to the same numbers.
+        items: what to work on; each thread takes the next one when it is ready.
+        make_room: makes the memory of a thread, which its calls share.
+        like: a tensor of the operator; its kind decides whether there can be several threads.
+    """
+    threads = min(torch.get_num_threads(), len(items)) if _can_be_shared(like) else 1
+    if threads < 2:
+        room = make_room()
+        for item in items:
+            work(item, room)
+        return
+    waiting, is_inference = deque(items), torch.is_inference_mode_enabled()
+
+    def take() -> None:
+        with torch.inference_mode(is_inference), torch.no_grad(), without_autocast(like.device.type):
+            room = make_room()
+            while waiting:
+                try:
+                    item = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                work(item, room)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    others = [_pool().submit(take) for _ in range(threads - 1)]
+    try:
+        take()
+    finally:
+        waiting.clear()  # after an error
+        errors = [other.exception() for other in others]
+        torch.set_num_threads(before)
+    for error in filter(None, errors):
+        raise error
+
+
+def _can_be_shared(like: Tensor) -> bool:
+    """False where a compiler, an exporter or a counter follows the operations of this thread."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    is_plain = type(like) in (Tensor, torch.nn.Parameter) and _get_current_dispatch_mode() is None
+    return is_plain and like.device.type == "cpu"
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "capsexp-pieces", _alone)
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads are not in the child
