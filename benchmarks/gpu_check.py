@@ -11,6 +11,7 @@ The steps, the most valuable first.  Each has a time limit, and what it found un
 OUT gets ``gpu_check.json`` with the machine, the outcome of each step and its figures, a log of each step, and
 ``cells.tar.xz`` with the finished cells (python -m capsexp.archive).  benchmarks/gpu_table.py makes tables of the JSON.
 If OUT has such an archive already, its cells are not run again, and with --work DIR unfinished cells go on too.
+With --only the other steps of OUT's record stay, if it is of the same machine, code and data.
 
 With --data FOLDER (or CAPSEXP_DATA) stacks and cells use its dhcd.npz, otherwise digits.  With --device cpu (or
 GPU_CHECK_DEVICE=cpu) the CPU takes the GPU's place, and every step is small.
@@ -64,11 +65,11 @@ SIZES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "tests": (),
         "stacks": (
             *("--gpu", "--widths", WIDTHS[0], "--stacked-widths", WIDTHS[1], "--epochs", "4", "--start-once"),
-            *("--ways", "capsexp-1", "grouped-auto", "capsexp-8", "capsexp-4", "capsexp-2"),
+            *("--ways", "capsexp-1", "grouped-auto", "capsexp-8", "grouped-1", "capsexp-4", "capsexp-2"),
         ),
         "memory": ("--device", "cuda"),
-        "chip": ("--device", "cuda", "--network", "512", "--shapes", "3", "--seconds", "1", "--turns", "2"),
-        "cells": ("hydra.launcher.members=45",),
+        "chip": ("--device", "cuda", "--network", "128", "--shapes", "3", "--seconds", "1", "--turns", "2"),
+        "cells": ("hydra.launcher.members=45", "hydra.launcher.buckets=1"),  # a stack must end within minutes
     },
     "cpu": {
         "tests": ("-k", "test_a_metric or test_a_criterion or test_batches"),
@@ -146,15 +147,24 @@ def check(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {"started": started.isoformat(timespec="seconds"), "seconds_at_most": given.seconds}
     kept |= {"command": " ".join(sys.argv), "data": "digits" if given.data is None else "dhcd"}
     kept |= {"machine": machine(given.device), "steps": []}
-    timed_steps.write(given.out / RECORD, kept)
+    steps = steps_before(given, kept)
     for name in (name for name in SHARES if name in given.only):
         try:
-            kept["steps"].append(one(name, given, work, until))
+            steps[name] = one(name, given, work, until)
         except (OSError, subprocess.SubprocessError, LookupError, ValueError) as error:  # the other steps go on
-            kept["steps"].append({"name": name, "outcome": "failed", "seconds": 0.0, "last_lines": [repr(error)]})
+            steps[name] = {"name": name, "outcome": "failed", "seconds": 0.0, "last_lines": [repr(error)]}
+        kept["steps"] = [steps[name] for name in SHARES if name in steps]
         kept["seconds"] = round(given.seconds - (until - time.perf_counter()), 1)
         timed_steps.write(given.out / RECORD, kept)
     return kept
+
+
+def steps_before(given: argparse.Namespace, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps that OUT's record has from an earlier run on the same machine with the same data; they stay."""
+    path = given.out / RECORD
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    alike = all(earlier.get(key) == kept[key] for key in ("machine", "data"))
+    return {step["name"]: step for step in earlier["steps"]} if alike else {}
 
 
 def one(name: str, given: argparse.Namespace, work: Path, until: float) -> dict[str, Any]:

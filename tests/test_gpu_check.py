@@ -33,7 +33,8 @@ def test_a_step_that_fails_or_takes_too_long_loses_nothing(
     slow = f"""
         import pathlib, subprocess, sys, time
         pathlib.Path({str(figures)!r}).write_text('{{"half": 1}}')
-        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+        sleeper = subprocess.Popen([sys.executable, "-c", stubborn])
         pathlib.Path({str(child)!r}).write_text(str(sleeper.pid))
         time.sleep(60)
     """
@@ -64,7 +65,10 @@ def test_a_step_that_fails_or_takes_too_long_loses_nothing(
     assert found["lost"]["last_lines"] == ["ValueError('no such figures')"]
     assert_gone(int(child.read_text()))
     given.seconds, given.only = 0.1, ["late"]
-    assert [step["outcome"] for step in check.check(given, tmp_path)["steps"]] == ["not started"]
+    more = check.check(given, tmp_path)["steps"]
+    assert [step["outcome"] for step in more] == [*outcomes.values(), "not started"], "the steps before stay"
+    given.data = tmp_path
+    assert [step["name"] for step in check.check(given, tmp_path)["steps"]] == ["late"], "but not those of other data"
 
 
 def assert_gone(pid: int) -> None:
@@ -244,9 +248,10 @@ def test_the_whole_command_with_the_cpu_in_the_gpus_place(tmp_path: Path) -> Non
     written = [path for path in out.rglob("*") if path.is_file()]
     assert len(written) <= 8
     assert max(path.stat().st_size for path in written) < 16 * 2**20
-    before = (out / "cells.tar.xz").read_bytes()
     whole(out, tmp_path, "--only", "cells")
-    assert (out / "cells.tar.xz").read_bytes() == before, "cells that are there already ran again"
+    *others, again = json.loads((out / "gpu_check.json").read_text())["steps"]
+    assert others == kept["steps"][:-1]
+    assert again["figures"] == found["cells"], "cells that are there already ran again"  # their seconds too
 
 
 def whole(out: Path, folder: Path, *more: str) -> str:

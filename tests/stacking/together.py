@@ -109,9 +109,9 @@ def unlike(one: Any, other: Any, within: float, where: str = "") -> Iterator[str
         for place, (mine, its) in enumerate(zip(one, other, strict=True)):
             yield from unlike(mine, its, within, f"{where}/{place}")
     elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.shape == other.shape and one.dtype == other.dtype
-        if not same or not torch.allclose(one.double(), other.double(), rtol=0, atol=within, equal_nan=True):
-            yield f"{where}: tensors differ by {(one - other).abs().max().item() if same else 'their shapes'}"
+        same, (mine, its) = one.shape == other.shape and one.dtype == other.dtype, (one.cpu(), other.cpu())
+        if not same or not torch.allclose(mine.double(), its.double(), rtol=0, atol=within, equal_nan=True):
+            yield f"{where}: tensors differ by {(mine - its).abs().max().item() if same else 'their shapes'}"
     elif isinstance(one, float) and isinstance(other, float):
         if not math.isclose(one, other, rel_tol=0, abs_tol=within) and not (math.isnan(one) and math.isnan(other)):
             yield f"{where}: {one} and {other}"
