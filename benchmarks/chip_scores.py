@@ -10,13 +10,18 @@ With --network the four layers of the CIFAR10 capsule network with 20 capsules o
 on the given number of images, and the time for the 50,000 training images is extrapolated.  It does not include the
 forward passes of the layers.
 
+--json keeps the numbers in a file that is written anew after each line.
+
     python benchmarks/chip_scores.py [--threads 2] [--seconds 5] [--images 8] [--device cuda] [--network 64]
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,15 +49,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="in a batch of ours")
     parser.add_argument("--device", default="cpu", help="of ours and of the loop")
     parser.add_argument("--network", type=int, default=0, metavar="N", help="score a whole network on N images")
+    parser.add_argument("--shapes", type=int, metavar="N", help="only the first N shapes")
+    parser.add_argument("--turns", type=int, default=4, help="runs of both at least; the first is a warm-up")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE, after each line")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     settle_allocator()
-    print(f"{'shape':16}{'loop ms':>10}{'ours ms':>10}{'ratio':>8}{'goal':>8}{'off by':>10}{'loop':>10}")
-    for shape in GOALS | dict.fromkeys(NETWORK.values(), 0):
-        row(shape, GOALS.get(shape), maps(options.images, shape).to(options.device), options.seconds)
+    kept: dict[str, Any] = {"device": options.device, "shapes": []}
     if options.network:
-        network(options.network, options.device)
+        kept["network"] = network(options.network, options.device)
+        keep(options.json, kept)
+    print(f"{'shape':16}{'loop ms':>10}{'ours ms':>10}{'ratio':>8}{'goal':>8}{'off by':>10}{'loop':>10}")
+    for shape in list(GOALS | dict.fromkeys(NETWORK.values(), 0))[: options.shapes]:
+        kept["shapes"].append(row(shape, GOALS.get(shape), options))
+        keep(options.json, kept)
+        if not kept["shapes"][-1]["off_by"] <= CLOSE:
+            raise SystemExit(f"error: scores must be the loop's to {CLOSE:g} of the largest")
+
+
+def keep(path: Path | None, kept: dict[str, Any]) -> None:
+    """Write what there is so far, if it is wanted."""
+    if path:
+        path.write_text(json.dumps(kept))
 
 
 def maps(images: int, shape: Shape) -> Tensor:
@@ -65,10 +84,11 @@ def maps(images: int, shape: Shape) -> Tensor:
 # -- against the loop -------------------------------------------------------------------------------------------------
 
 
-def row(shape: Shape, goal: int | None, maps_BCHW: Tensor, seconds: float) -> None:
-    """Print one line; exit the script if the scores differ from those of the loop."""
+def row(shape: Shape, goal: int | None, options: argparse.Namespace) -> dict[str, Any]:
+    """Print one line, and return its numbers."""
+    maps_BCHW = maps(options.images, shape).to(options.device)
     image_CL = maps_BCHW[0].flatten(1)
-    slow, ours = take_turns(lambda: loop(image_CL), lambda: scores(maps_BCHW), seconds)
+    slow, ours = take_turns(lambda: loop(image_CL), lambda: scores(maps_BCHW), options)
     ours /= len(maps_BCHW)
     exact_C = loop(image_CL.double()).cpu()
     errors = [off(found_C, exact_C) for found_C in (scores(maps_BCHW[:1]), loop(image_CL).cpu())]
@@ -76,8 +96,14 @@ def row(shape: Shape, goal: int | None, maps_BCHW: Tensor, seconds: float) -> No
     print(
         f"{name:16}{slow:10.2f}{ours:10.3f}{slow / ours:8.0f}{target:>8}{errors[0]:10.1e}{errors[1]:10.1e}", flush=True
     )
-    if not errors[0] <= CLOSE:
-        raise SystemExit(f"error: scores must be the loop's to {CLOSE:g} of the largest")
+    return {
+        "shape": shape,
+        "loop_ms": slow,
+        "ours_ms": ours,
+        "goal": goal,
+        "off_by": errors[0],
+        "loop_off_by": errors[1],
+    }
 
 
 def loop(maps_CL: Tensor) -> Tensor:
@@ -111,12 +137,15 @@ def off(found_C: Tensor, exact_C: Tensor) -> float:
 # -- a whole network --------------------------------------------------------------------------------------------------
 
 
-def network(images: int, device: str) -> None:
-    """Print a line per layer, and the sum."""
-    print(f"\n{'layer':16}{'ms / image':>12}{f'{TRAINING_IMAGES:,} images':>18}")
+def network(images: int, device: str) -> dict[str, float]:
+    """Print a line per layer, and the sum; return the seconds of each for the training images."""
+    print(f"{'layer':16}{'ms / image':>12}{f'{TRAINING_IMAGES:,} images':>18}")
     times = {name: layer_seconds(images, shape, device) / images for name, shape in NETWORK.items()}
-    for name, each in (times | {"together": sum(times.values())}).items():
+    times["together"] = sum(times.values())
+    for name, each in times.items():
         print(f"{name:16}{1000 * each:12.3f}{each * TRAINING_IMAGES:16.0f} s")
+    print()
+    return {name: each * TRAINING_IMAGES for name, each in times.items()}
 
 
 def layer_seconds(images: int, shape: Shape, device: str) -> float:
@@ -135,12 +164,14 @@ def settle_allocator() -> None:
     torch.zeros(24 * 2**20, dtype=torch.uint8)
 
 
-def take_turns(first: Callable[[], object], second: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Median milliseconds of each, over at least three runs."""
-    times, until = [(clock(first), clock(second))], time.perf_counter() + seconds
-    while len(times) < 4 or time.perf_counter() < until:
+def take_turns(
+    first: Callable[[], object], second: Callable[[], object], options: argparse.Namespace
+) -> tuple[float, float]:
+    """Median milliseconds of each, without the first run, which is a warm-up."""
+    times, until = [(clock(first), clock(second))], time.perf_counter() + options.seconds
+    while len(times) < max(2, options.turns) or time.perf_counter() < until:
         times.append((clock(first), clock(second)))
-    medians = [1000 * statistics.median(found) for found in zip(*times[1:], strict=True)]  # the first run is a warm-up
+    medians = [1000 * statistics.median(found) for found in zip(*times[1:], strict=True)]
     return medians[0], medians[1]
 
 

@@ -1,4 +1,4 @@
-"""The main memory of a training step: the estimate and the measurement.
+"""The memory of a training step: the estimate and the measurement.
 
 Each case runs in a separate process, on a CPU: the growth of its resident memory (VmHWM, Linux only) over three
 steps, parameters and batch included, against the number of capsexp.memory_estimate.  The cases are Wang's CNN, our
@@ -6,7 +6,11 @@ capsule network with its decoder, and a plain one that keeps all votes (two conv
 three rounds of routing), in both precisions that are useful on a CPU.  Steps of less than 300 MB are printed, but
 not counted: the memory of the libraries themselves has too large a share.
 
-    python benchmarks/memory_estimate.py [--threads 1] [--only capsules]
+With --device cuda all cases run in one process, and the measurement is the growth of torch's peak of allocated memory;
+``reserved`` is what its allocator took from the device for it.  --json keeps the numbers in a file that is written anew
+after each case.
+
+    python benchmarks/memory_estimate.py [--threads 1] [--only capsules] [--device cuda]
 """
 
 import argparse
@@ -55,26 +59,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="a net's name")
+    parser.add_argument("--largest", type=int, help="only batches of no more images")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--case", type=int, help="measure this one here and print JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE, after each case")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.case is not None:
         print(json.dumps(measured(*CASES[given.case])))
         return
     print(f"{'net':9} {'width':>5} {'batch':>5} {'precision':10} {'estimate':>9} {'measured':>9} {'ratio':>6}")
-    ratios = [show(number, given.threads) for number, case in enumerate(CASES) if given.only in case[0]]
-    counted = [ratio for ratio in ratios if ratio]
-    print(f"ratios from {min(counted):.3f} to {max(counted):.3f} where a step takes {COUNTED / 1e6:.0f} MB or more")
+    found = []
+    for number, (net, _, size, _) in enumerate(CASES):
+        if given.only in net and size <= (given.largest or size):
+            found.append(show(number, given))
+            if given.json:
+                given.json.write_text(json.dumps({"device": given.device, "counted": COUNTED, "cases": found}))
+    counted = [case["estimate"] / case["measured"] for case in found if case["measured"] >= COUNTED]
+    if counted:
+        print(f"ratios from {min(counted):.3f} to {max(counted):.3f} where a step takes {COUNTED / 1e6:.0f} MB or more")
 
 
-def show(number: int, threads: int) -> float:
-    """Run a case and print its line; return its ratio, or 0 for a step that is too small to count."""
-    line = [sys.executable, __file__, "--case", str(number), "--threads", str(threads)]
-    estimate, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+def show(number: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Run a case, print its line and return its numbers."""
     net, width, batch, precision = CASES[number]
+    if given.device == "cpu":
+        line = [sys.executable, __file__, "--case", str(number), "--threads", str(given.threads)]
+        estimate, took = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+        more = {}
+    else:
+        estimate, took, reserved = measured_on_gpu(net, width, batch, precision)
+        more = {"reserved": reserved}
     sizes = f"{estimate / 1e6:6.0f} MB {took / 1e6:6.0f} MB {estimate / took:6.3f}"
     print(f"{net:9} {width:5} {batch:5} {precision:10} {sizes}", flush=True)
-    return estimate / took if took >= COUNTED else 0.0
+    case = {"net": net, "width": width, "batch": batch, "precision": precision}
+    return {**case, "estimate": estimate, "measured": took, **more}
 
 
 def measured(net: str, width: int, size: int, precision: str) -> tuple[int, int]:
@@ -89,37 +108,51 @@ def measured(net: str, width: int, size: int, precision: str) -> tuple[int, int]
     return estimate, resident("VmHWM") - before
 
 
+def measured_on_gpu(net: str, width: int, size: int, precision: str) -> tuple[int, int, int]:
+    """Bytes by the estimate, by the peak of what torch allocated, and by that of what it took from the GPU."""
+    train(made(net, 8, "cuda"), images(2, "cuda"), precision)  # cuBLAS keeps the workspaces of its first use
+    estimate = training_step_bytes(made(net, width, "cuda"), images(size, "cuda"), autocast(precision, "cuda"))
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    train(made(net, width, "cuda"), images(size, "cuda"), precision)
+    torch.cuda.synchronize()
+    return estimate, torch.cuda.max_memory_allocated() - allocated, torch.cuda.max_memory_reserved() - reserved
+
+
 def train(module: BaseModule, batch: Batch, precision: str) -> None:
     """Three steps in Lightning's order."""
     optimizer = module.configure_optimizers()
     for _ in range(3):
-        with autocast(precision):
+        with autocast(precision, batch.images_BCHW.device.type):
             loss = module.shared_step(batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
-def made(net: str, width: int) -> BaseModule:
+def made(net: str, width: int, device: str = "cpu") -> BaseModule:
     """A module around a net with this number of filters in its first convolution."""
     adam = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
     if net == "capsnet":
         model = CapsNet(image_shape=(1, 28, 28), classes=10, routing=Dynamic, c1=width)
-        return CapsNetModule(model=model, make_optimizer=adam, sizes={})
+        return CapsNetModule(model=model, make_optimizer=adam, sizes={}).to(device)
     plain = CNN(image_shape=(1, 28, 28), classes=46, c1=width) if net == "cnn" else Capsules(width)
-    return ClassifierModule(plain, adam, {})
+    return ClassifierModule(plain, adam, {}).to(device)
 
 
-def images(size: int) -> Batch:
+def images(size: int, device: str = "cpu") -> Batch:
     """A batch of 28x28 gray images."""
-    pixels = torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8)
-    return Batch(pixels / 255, torch.randint(10, (size,)), pixels)
+    pixels = torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8, device=device)
+    return Batch(pixels / 255, torch.randint(10, (size,), device=device), pixels)
 
 
-def autocast(precision: str) -> Any:
+def autocast(precision: str, device: str = "cpu") -> Any:
     """The context in which Lightning runs the forward pass."""
     mixed = precision == "bf16-mixed"
-    return torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
+    return torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
 
 
 def resident(field: str) -> int:
@@ -140,7 +173,7 @@ class Capsules(nn.Module):
         """Lengths (B, 10) of the classes' capsules."""
         maps = self.conv2(F.relu(self.conv1(images_BCHW)))
         votes = torch.einsum("bid,ijde->bije", squash(maps.reshape(len(maps), -1, 8)), self.weight)
-        logits = torch.zeros(votes.shape[:3])
+        logits = torch.zeros(votes.shape[:3], device=votes.device)
         for _ in range(3):
             poses = squash(torch.einsum("bij,bije->bje", logits.softmax(2), votes))
             logits = logits + torch.einsum("bije,bje->bij", votes, poses)

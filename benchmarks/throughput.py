@@ -14,6 +14,9 @@ one).  Both include the start.  ``without start`` is the rate of a long sweep: i
 once all is done and, for each worker, the import of torch and Lightning, both measured in the same round (on a GPU with
 its first use, and by the clock, since cores wait there).  It needs enough epochs to exceed the noise.
 
+A stack needs more cells than one process can train in the same time: --stacked-widths gives the stacks a larger grid.
+--json keeps every run in a file that is written anew after each.
+
     python benchmarks/throughput.py [--dhcd dhcd.npz] [--ways basic capsexp grouped-auto] [--epochs 3] [--rounds 3]
 """
 
@@ -90,6 +93,11 @@ class Run(NamedTuple):
             seconds = {"clock": self.cost.wall_s, "CPU time": each_s[0], "without start": each_s[1]}
         return {name: 3600 * self.cells / each for name, each in seconds.items()}
 
+    def told(self, *, gpu: bool) -> dict[str, Any]:
+        """Its numbers as plain values, with the rates."""
+        costs = {name: getattr(self, name)._asdict() for name in ("cost", "done", "imports")}
+        return {**self._asdict(), **costs, "cells_per_hour": self.rates(gpu=gpu)}
+
 
 def main() -> None:
     """Measure and print."""
@@ -98,16 +106,22 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="on the GPUs of this machine")
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="which, the one to compare with first; else all")
     parser.add_argument("--widths", default="16,11,6,2", help="of both swept layers")
+    parser.add_argument("--stacked-widths", metavar="WIDTHS", help="of them in stacks; else the same")
     parser.add_argument("--epochs", type=int, default=3, help="of each cell")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=("digits", "dhcd"), help="this data set alone")
+    parser.add_argument("--start-once", action="store_true", help="measure a worker's imports once a round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs to FILE, after each of them")
     given = parser.parse_args()
     known = ways(gpu=given.gpu)
     if not known.keys() >= set(given.ways or known):
         parser.error(f"--ways: choose from {', '.join(known)}")
+    if given.only == "dhcd" and given.dhcd is None:
+        parser.error("--only dhcd needs --dhcd FILE")
     resolve = {way: known[way] for way in given.ways or known}
     with tempfile.TemporaryDirectory() as folder:
         for name, words in data_sets(given, Path(folder)).items():
-            runs = compare(name, resolve, [*words, *grid(given)], given)
+            runs = compare(name, resolve, words, given)
             print(f"\n{title(name, given, runs)}\n")
             print("\n".join(table(runs, gpu=given.gpu)), flush=True)
 
@@ -124,15 +138,21 @@ def ways(*, gpu: bool) -> Ways:
 
 def data_sets(given: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
     """The overrides of each data set on the command line."""
-    if given.dhcd is None:
-        return {"digits": ["data=digits"]}
-    path = write_part(given.dhcd, folder / "dhcd.npz")
-    return {"digits": ["data=digits"], "dhcd": ["data=dhcd", f"data.path={path}"]}
+    sets = {"digits": ["data=digits"]}
+    if given.dhcd is not None:
+        sets["dhcd"] = ["data=dhcd", f"data.path={write_part(given.dhcd, folder / 'dhcd.npz')}"]
+    return {name: words for name, words in sets.items() if given.only in (None, name)}
 
 
-def grid(given: argparse.Namespace) -> list[str]:
+def widths_of(way: Sequence[str], given: argparse.Namespace) -> str:
+    """Of both swept layers, where the cells run in this way."""
+    widths: str = given.stacked_widths if STACKED in way and given.stacked_widths else given.widths
+    return widths
+
+
+def grid(widths: str, given: argparse.Namespace) -> list[str]:
     """The common overrides of the cells."""
-    words = [f"model.c2={given.widths}", f"model.c3={given.widths}", f"trainer.max_epochs={given.epochs}"]
+    words = [f"model.c2={widths}", f"model.c3={widths}", f"trainer.max_epochs={given.epochs}"]
     device = f"trainer.accelerator={'gpu' if given.gpu else 'cpu'}"
     return [*words, "callbacks.peak.patience=100000", "threads=1", device, "logger.wandb.mode=disabled"]
 
@@ -162,28 +182,45 @@ def compare(name: str, resolve: Ways, words: Sequence[str], given: argparse.Name
     """The run of every way in every round."""
     runs: dict[str, list[Run]] = {way: [] for way in resolve}
     for number in range(given.rounds):
+        imports = imports_of(given) if given.start_once else None
         for way in list(resolve)[:: -1 if number % 2 else 1]:
             with tempfile.TemporaryDirectory() as folder:
-                runs[way].append(swept([*words, *resolve[way]], given, Path(folder)))
+                runs[way].append(swept([*words, *resolve[way]], given, Path(folder), imports))
             print(f"{name} {way:12s} {runs[way][-1].cost}", file=sys.stderr, flush=True)
+            if given.json:
+                keep(given.json, name, runs, given)
     return runs
 
 
-def swept(words: Sequence[str], given: argparse.Namespace, folder: Path) -> Run:
-    """Run a sweep, read its files, repeat its command, and run the imports of a worker."""
-    touch = "; import torch; torch.zeros(1, device='cuda')" if given.gpu else ""
-    line = ["-m", "capsexp", "+experiment=cnn_prune", *words, "-m"]
+def keep(path: Path, name: str, runs: Mapping[str, Sequence[Run]], given: argparse.Namespace) -> None:
+    """Write what a data set has given so far beside what the others have."""
+    told = {way: [run.told(gpu=given.gpu) for run in each] for way, each in runs.items() if each}
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**before, name: {"epochs": given.epochs, "ways": told}}))
+
+
+def swept(words: Sequence[str], given: argparse.Namespace, folder: Path, imports: Cost | None) -> Run:
+    """Run a sweep, read its files, repeat its command, and run the imports of a worker if they are not known."""
+    widths = widths_of(words, given)
+    line = ["-m", "capsexp", "+experiment=cnn_prune", *words, *grid(widths, given), "-m"]
     cost = cost_of(line, folder)
     bodies = [result["body"] for result in read(folder, "result.json")]
     stacks = [body["environment"]["stack"] for body in bodies if "stack" in body["environment"]]
-    assert len(bodies) == len(given.widths.split(",")) ** 2, f"{len(bodies)} cells finished"
+    assert len(bodies) == len(widths.split(",")) ** 2, f"{len(bodies)} cells finished"
     assert all(body["training"]["epochs"] == given.epochs for body in bodies), "a cell has stopped early"
     assert len(stacks) == (len(bodies) if STACKED in words else 0), f"{len(stacks)} cells were stacked"
     workers = len({status["pid"] for status in read(folder, "status.json")})
     members = max((stack["members"] for stack in stacks), default=1)
     gpu_bytes = max(body.get("gpu", {}).get("peak_bytes", 0) for body in bodies)
-    done, imports = cost_of(line, folder), cost_of(["-c", f"import capsexp.build{touch}"], folder)
-    return Run(len(bodies), cost, done, imports, workers, members, gpu_bytes)
+    done = cost_of(line, folder)
+    return Run(len(bodies), cost, done, imports or imports_of(given), workers, members, gpu_bytes)
+
+
+def imports_of(given: argparse.Namespace) -> Cost:
+    """The cost of what a worker imports before its first cell."""
+    touch = "; import torch; torch.zeros(1, device='cuda')" if given.gpu else ""
+    with tempfile.TemporaryDirectory() as folder:
+        return cost_of(["-c", f"import capsexp.build{touch}"], Path(folder))
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -211,7 +248,8 @@ def title(name: str, given: argparse.Namespace, runs: Mapping[str, Sequence[Run]
     imports_s = statistics.median(run.imports.cpu_s for run in every)
     where = "GPU" if given.gpu else f"{len(os.sched_getaffinity(0))} cores"
     start = f"{done_s:.1f} s of CPU time for the command, {imports_s:.1f} s for each worker"
-    return f"{name}, {every[0].cells} cells, epochs: {given.epochs}, rounds: {given.rounds}, {where}; start: {start}."
+    cells = " or ".join(str(count) for count in sorted({run.cells for run in every}))
+    return f"{name}, {cells} cells, epochs: {given.epochs}, rounds: {given.rounds}, {where}; start: {start}."
 
 
 def table(runs: Mapping[str, Sequence[Run]], *, gpu: bool) -> Iterator[str]:

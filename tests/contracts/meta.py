@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-META = torch.device("meta")
+from tests.contracts.parts import META
 
 LITERALS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor)
 """What makes a tensor of numbers that the host has."""
@@ -116,3 +116,14 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def labels(*shape: int) -> Tensor:
     """Classes of images, on ``meta``."""
     return empty(*shape, dtype=torch.int64)
+
+
+def flags(*shape: int) -> Tensor:
+    """True or false, on ``meta``."""
+    return empty(*shape, dtype=torch.bool)
+
+
+class Draw:
+    """Makes tensors on ``meta``."""
+
+    numbers, labels, flags = staticmethod(empty), staticmethod(labels), staticmethod(flags)

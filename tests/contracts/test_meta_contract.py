@@ -1,28 +1,25 @@
 """No step waits for the device: every part of one runs on ``meta``, where there is no number to read.
 
 Models, routings, augmentations and criteria are those of ``conf/``, losses, metrics and callbacks those of their
-packages; new ones join in.  A metric needs a line in ``UPDATES`` and a callback one in ``CALLBACKS``.
+packages; new ones join in.  A metric needs a line in ``UPDATES`` (``parts.py``) and a callback one in ``CALLBACKS``.
 """
 
 import importlib
 import inspect
 import os
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType, ModuleType, SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch.plugins.precision import Precision
-from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -30,7 +27,7 @@ import capsexp.callbacks
 import capsexp.lightning_modules
 import capsexp.losses
 import capsexp.metrics
-from capsexp import build, resolvers, rng
+from capsexp import build, rng
 from capsexp.callbacks.activity_vectors import ActivityVectors
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.channel_correlation import ChannelCorrelation
@@ -55,17 +52,10 @@ from capsexp.data.arrays import Arrays
 from capsexp.data.augment import SCHEMES, Augment
 from capsexp.data.base import ImageDataModule
 from capsexp.data.loaders import EvalLoader, Part, TrainLoader
-from capsexp.lightning_modules.autoencoder import AutoencoderModule
 from capsexp.lightning_modules.base import BaseModule
-from capsexp.lightning_modules.capsnet import CapsNetModule
-from capsexp.lightning_modules.classifier import ClassifierModule
-from capsexp.metrics.coupling import ClassMean, ColumnCorrelation, FirstColumns, MeanCoupling
-from capsexp.metrics.dead_capsules import DeadCapsules
-from capsexp.metrics.kernel_similarity import KernelSimilarity
-from capsexp.metrics.running import RunningMean
 from capsexp.nn import votes
 from capsexp.nn.capsules import Inference, capsule_layers, set_inference
-from capsexp.pruning.base import Criterion, Layer
+from capsexp.pruning.base import Layer
 from capsexp.pruning.chip import Chip, channel_independence, quadrature
 from capsexp.pruning.magnitude import Magnitude
 from capsexp.pruning.selection import Selection
@@ -73,13 +63,23 @@ from capsexp.stacking.convolutions import Impl
 from capsexp.stacking.folding import foldable
 from capsexp.stacking.stack import Stack
 from capsexp.stacking.streams import StackBatch
-from capsexp.sweep.cells import resolved
 from capsexp.types import Batch
-from tests.contracts.meta import META, Watch, empty, labels
-
-CONF = Path(__file__).parents[2] / "conf"
-BATCH, CLASSES, SHAPE = 6, 10, (1, 28, 28)
-SIZES = {"image_shape": SHAPE, "classes": CLASSES}
+from tests.contracts.meta import Draw, Watch, empty, labels
+from tests.contracts.parts import (
+    BATCH,
+    CLASSES,
+    META,
+    SHAPE,
+    SIZES,
+    UPDATES,
+    Case,
+    cases,
+    classes_of,
+    composed,
+    criterion,
+    modules_of,
+    names,
+)
 
 READS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -118,29 +118,6 @@ READS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """What reads from the device, by method, and why; nothing here is a part of a training step."""
 
 
-def names(group: str) -> list[str]:
-    return sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
-
-
-@cache
-def composed(*overrides: str) -> dict[str, Any]:
-    resolvers.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return resolved(compose("config", list(overrides)))
-
-
-def modules_of(package: ModuleType) -> Iterator[ModuleType]:
-    for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        yield importlib.import_module(each.name)
-
-
-def classes_of(package: ModuleType, base: type) -> list[type]:
-    """The public classes that a package defines, without the base."""
-    found = [value for module in modules_of(package) for value in vars(module).values() if inspect.isclass(value)]
-    own = {each for each in found if issubclass(each, base) and each.__module__.startswith(f"{package.__name__}.")}
-    return sorted((each for each in own if not each.__name__.startswith("_")), key=lambda each: each.__name__)
-
-
 def test_everything_on_the_list_is_there() -> None:
     parts = [*classes_of(capsexp.callbacks, L.Callback), *classes_of(capsexp.metrics, Metric)]
     known = {each.__name__ for each in parts} | {type(criterion(name)).__name__ for name in names("pruning")}
@@ -166,61 +143,6 @@ def _same_storage(one: Tensor, other: Tensor) -> bool:
 
 
 # -- networks: every model x routing x loss ---------------------------------------------------------------------------
-
-WIDER = {"deep_capsnet": ["model.depth=1"]}
-"""Overrides without which a part of a model would not be there."""
-
-TASKS: Mapping[type[BaseModule], tuple[Callable[[Any], None], ...]] = {
-    ClassifierModule: (lambda _: None,),
-    CapsNetModule: (lambda _: None,),
-    AutoencoderModule: (
-        lambda _: None,
-        lambda module: module.only("reconstruct"),
-        lambda module: module.only("classify"),
-    ),
-}
-"""What each module can be told to train."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model of a config file, how it routes, and what of its losses it is trained by."""
-
-    model: str
-    routing: str | None = None
-    task: int = 0
-    correlated: bool = False
-
-    @property
-    def config(self) -> dict[str, Any]:
-        config = composed(f"model={self.model}", *WIDER.get(self.model, []))
-        if self.routing is None:
-            return config
-        routing = OmegaConf.to_container(OmegaConf.load(CONF / "routing" / f"{self.routing}.yaml"))
-        return {**config, "model": {**config["model"], "routing": routing}, "routing": routing}
-
-    def build(self) -> BaseModule:
-        with META:
-            model = build.make_model(self.config, **SIZES)
-            module = build.make_module(self.config, model, {"image_shape": list(SHAPE), "classes": CLASSES})
-            assert type(module) in TASKS, f"{type(module).__name__} needs a line in TASKS: what can it train?"
-            TASKS[type(module)][self.task](module)
-            if self.correlated:
-                module.reward_correlation(0.01)
-        return module.to(META)
-
-
-@cache
-def cases(model: str) -> list[Case]:
-    """The first one has the model's own settings."""
-    routed = "routing" in composed(f"model={model}")["model"]
-    found = []
-    for routing in names("routing") if routed else [None]:
-        module = Case(model, routing).build()
-        found += [Case(model, routing, task) for task in range(len(TASKS[type(module)]))]
-        if module.model.channel_layers():  # type: ignore[operator, union-attr]
-            found.append(Case(model, routing, correlated=True))
-    return found
 
 
 def some_batch(images: int = BATCH) -> Batch:
@@ -301,28 +223,6 @@ def test_every_loss_is_one_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- metrics ----------------------------------------------------------------------------------------------------------
 
-I, J = 12, 10  # noqa: E741 - the legend's letter for children
-
-UPDATES: Mapping[type[Metric], tuple[Callable[[], Metric], tuple[Callable[[], tuple[Any, ...]], ...]]] = {
-    ClassMean: (
-        lambda: ClassMean(CLASSES, J, I),
-        (
-            lambda: (empty(BATCH, J, I), labels(BATCH)),
-            lambda: (empty(BATCH, J, I), labels(BATCH), empty(BATCH, dtype=torch.bool)),
-        ),
-    ),
-    ColumnCorrelation: (lambda: ColumnCorrelation(CLASSES, I), (lambda: (empty(BATCH, I), labels(BATCH)),)),
-    DeadCapsules: (DeadCapsules, (lambda: (empty(BATCH, 3, 4, 5, 5),),)),
-    FirstColumns: (lambda: FirstColumns(2 * BATCH - 1, I), (lambda: (empty(BATCH, I), labels(BATCH)),)),
-    KernelSimilarity: (KernelSimilarity, (lambda: (empty(7, 3, 3, 3),),)),
-    MeanCoupling: (
-        lambda: MeanCoupling(J, I),
-        (lambda: (empty(BATCH, J, I),), lambda: (empty(BATCH, J, I), empty(BATCH, I, dtype=torch.bool))),
-    ),
-    RunningMean: (RunningMean, (lambda: (empty(), BATCH),)),
-}
-"""How each metric is made, and what its updates are given."""
-
 
 @pytest.mark.parametrize("kind", classes_of(capsexp.metrics, Metric))
 def test_a_metric(kind: type[Metric]) -> None:
@@ -331,7 +231,7 @@ def test_a_metric(kind: type[Metric]) -> None:
     for given in updates:
         metric, watch = make().to(META), Watch(kind.__name__, READS)
         for _ in range(3):
-            watch.step("update", lambda metric=metric, given=given: metric.update(*given()))
+            watch.step("update", lambda metric=metric, given=given: metric.update(*given(Draw())))
         watch.once("compute", metric.compute)
         watch.once("reset", metric.reset)
         watch.done()
@@ -360,14 +260,6 @@ def test_batches(name: str) -> None:
 
 
 # -- criteria ---------------------------------------------------------------------------------------------------------
-
-
-@cache
-def criterion(name: str) -> Criterion:
-    own = {"_target_": OmegaConf.load(CONF / "pruning" / f"{name}.yaml")["_target_"]}
-    made = instantiate(own)
-    assert isinstance(made, Criterion)
-    return made
 
 
 @pytest.mark.parametrize("name", names("pruning"))

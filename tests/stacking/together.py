@@ -36,8 +36,17 @@ def cells_of(planned: Path, folder: Path) -> list[Cell]:
     return [Cell(folder / each.name, each.id, each.axes, configs[each.id], in_sweep=True) for each in sweep.cells]
 
 
-def together(folder: Path, *planned: Path, settings: Settings | None = None) -> dict[str, CellOutcome]:
-    """Run the cells of planned sweeps in stacks, in a folder of their own; how each ended, by its directory's name."""
+def together(
+    folder: Path, *planned: Path, settings: Settings | None = None, accelerator: str | None = None
+) -> dict[str, CellOutcome]:
+    """Run the cells of planned sweeps in stacks, in a folder of their own; how each ended, by its directory's name.
+
+    Args:
+        folder: where the cells go.
+        planned: folders of the sweeps.
+        settings: of the stacks.
+        accelerator: the device of the trainings, if it is not that of the plan.
+    """
     found: dict[str, CellOutcome] = {}
 
     def work(cell: Cell) -> CellOutcome:
@@ -52,6 +61,8 @@ def together(folder: Path, *planned: Path, settings: Settings | None = None) -> 
         assert found.setdefault(cell.name, how) is how, "a cell ends once"
 
     cells = [cell for each in planned for cell in cells_of(each, folder)]
+    for cell in cells if accelerator else []:
+        cell.config["trainer"] = {**cell.config["trainer"], "accelerator": accelerator}
     run(cells, ended, settings or Settings("grouped", 1), work)
     return found
 
@@ -64,11 +75,12 @@ def differences(stacked: Path, *serial: Path, within: float = 1e-12) -> list[str
 
 
 def _of_cells(one: Path, other: Path, within: float) -> Iterator[str]:
-    first, second = (_all_of(cell) for cell in (one, other))
-    yield from _unlike(first, second, within, "")
+    first, second = (all_of(cell) for cell in (one, other))
+    yield from unlike(first, second, within)
 
 
-def _all_of(cell: Path) -> dict[str, Any]:
+def all_of(cell: Path) -> dict[str, Any]:
+    """What the files of a cell say, without clocks: status, result, epochs, best weights, arrays."""
     status = json.loads((cell / records.STATUS).read_text())
     found: dict[str, Any] = {"state": status["state"], "cause": status["cause"]}
     result = records.read_result(cell)
@@ -80,25 +92,26 @@ def _all_of(cell: Path) -> dict[str, Any]:
             rows = list(csv.DictReader(stream))
         found["epochs"] = [{key: float(value or "nan") for key, value in row.items()} for row in rows]
     if (cell / records.BEST_CHECKPOINT).is_file():
-        found["best"] = torch.load(cell / records.BEST_CHECKPOINT, weights_only=True)
+        found["best"] = torch.load(cell / records.BEST_CHECKPOINT, weights_only=True, map_location="cpu")
     if (cell / records.ARRAYS).is_file():
         with np.load(cell / records.ARRAYS) as arrays:
             found["arrays"] = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     return found
 
 
-def _unlike(one: Any, other: Any, within: float, where: str) -> Iterator[str]:
+def unlike(one: Any, other: Any, within: float, where: str = "") -> Iterator[str]:
+    """A line for each place where two structures differ by more."""
     if isinstance(one, dict) and isinstance(other, dict):
         yield from (f"{where}/{key} is in one alone" for key in sorted(one.keys() ^ other.keys()))
         for key in one.keys() & other.keys():
-            yield from _unlike(one[key], other[key], within, f"{where}/{key}")
+            yield from unlike(one[key], other[key], within, f"{where}/{key}")
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         for place, (mine, its) in enumerate(zip(one, other, strict=True)):
-            yield from _unlike(mine, its, within, f"{where}/{place}")
+            yield from unlike(mine, its, within, f"{where}/{place}")
     elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.shape == other.shape and one.dtype == other.dtype
-        if not same or not torch.allclose(one.double(), other.double(), rtol=0, atol=within, equal_nan=True):
-            yield f"{where}: tensors differ by {(one - other).abs().max().item() if same else 'their shapes'}"
+        same, (mine, its) = one.shape == other.shape and one.dtype == other.dtype, (one.cpu(), other.cpu())
+        if not same or not torch.allclose(mine.double(), its.double(), rtol=0, atol=within, equal_nan=True):
+            yield f"{where}: tensors differ by {(mine - its).abs().max().item() if same else 'their shapes'}"
     elif isinstance(one, float) and isinstance(other, float):
         if not math.isclose(one, other, rel_tol=0, abs_tol=within) and not (math.isnan(one) and math.isnan(other)):
             yield f"{where}: {one} and {other}"
