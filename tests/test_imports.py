@@ -23,7 +23,7 @@ REPORTS = {"analysis", "analysis.spec"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"resolvers", "sweep"},
+    "cli": {"hardware", "resolvers", "sweep"},
     "api": {"cli", "sweep"},
     "archive": {"commands"},
     "clean": {"commands"},
