@@ -13,7 +13,7 @@ import capsexp
 from capsexp.errors import ConfigError
 from capsexp.filters import Everything, Filter, Pearson
 from capsexp.models import CNN, CapsNet, DeepCapsNet
-from capsexp.nn import ClassCapsules, capsule_layers, set_inference
+from capsexp.nn import ClassCapsules, ConvCapsules, capsule_layers, set_inference
 from capsexp.routing import MaxMin
 from tests.references import accumulation as reference
 
@@ -168,6 +168,17 @@ def test_a_network_without_capsules_or_with_another_routing_is_refused() -> None
     other = ClassCapsules(4, 3, 2, 2, OtherRouting)
     with pytest.raises(ConfigError, match=r"^0\.routing must be a capsexp\.routing\.Routing.*got 'OtherRouting'$"):
         capsexp.accumulate(nn.Sequential(other), batches(), filter=Everything())
+
+
+def test_class_capsules_come_last_and_all_layers_are_used(model: CapsNet) -> None:
+    middle = ConvCapsules(2, 2, 4, 4, MaxMin)
+    with pytest.raises(ConfigError, match=r"^model must register its class capsules last, after the others, got '1'$"):
+        capsexp.accumulate(nn.Sequential(model, middle), batches())
+    model.primary.add_module("unused", middle)
+    with pytest.raises(
+        ConfigError, match=r"^model must use each of its capsule layers .*, got 'primary.unused unused'$"
+    ):
+        capsexp.accumulate(model, batches())
 
 
 @pytest.mark.parametrize("routing", ["dynamic", MaxMin(children=4, parents=3, dim_in=2, dim_out=2)])
