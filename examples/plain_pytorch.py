@@ -111,7 +111,7 @@ def main() -> int:
 
     set_inference(model, "dynamic")
     chosen = Selection(0.5, granularity="capsule")  # whole capsules go, so that the others keep their matrices
-    smaller, kept, _ = prune(model, SmallCapsNet, Chip(), chosen, DataLoader(learnt, batch_size=100))
+    smaller, kept, _ = prune(model, Chip(), chosen, DataLoader(learnt, batch_size=100))
     print(f"kept channels {', '.join(f'{name} {len(index)}' for name, index in kept.items())}")
     tell("pruned", smaller, test)
     train(smaller, learnt, epochs=2)

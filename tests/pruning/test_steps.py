@@ -85,12 +85,12 @@ def test_scores_of_weights_need_no_images(model: CNN) -> None:
 def test_one_call_does_what_the_steps_do(model: CNN) -> None:
     selection = Selection(0.5, merge=True)
     with torch.random.fork_rng():
-        smaller, kept, scores = prune(model.eval(), make, Cosine(), selection)
+        smaller, kept, scores = prune(model.eval(), Cosine(), selection, make=make)
     torch.testing.assert_close(scores, score(model, Cosine()))
     torch.testing.assert_close(kept, select(model, scores, selection))
     by_hand = shrink(model, kept, make, into=find_partners(model, kept))
     torch.testing.assert_close(smaller.state_dict(), by_hand.state_dict())
-    unmerged = prune(model, make, Cosine(), 0.5).model
+    unmerged = prune(model, Cosine(), 0.5, make=make).model
     torch.testing.assert_close(unmerged.state_dict(), shrink(model, kept, make).state_dict())
     assert not torch.equal(unmerged.layers.linear.weight, smaller.layers.linear.weight)  # type: ignore[union-attr]
     assert smaller.widths() == {"conv1": 2, "conv2": 3, "conv3": 2}
@@ -98,7 +98,7 @@ def test_one_call_does_what_the_steps_do(model: CNN) -> None:
 
 
 def test_a_smaller_network_has_the_type_of_the_whole_one(model: CNN) -> None:
-    smaller = prune(model.double(), make, Magnitude(), Fewer(1), layers=["conv2"]).model
+    smaller = prune(model.double(), Magnitude(), Fewer(1), make=make, layers=["conv2"]).model
     assert smaller.widths() == {"conv1": 4, "conv2": 5, "conv3": 4}
     assert smaller(IMAGES.double()).dtype == torch.float64
     assert smaller.training
@@ -109,7 +109,7 @@ def test_the_scores_of_a_pruned_capsule_network_are_those_of_the_masked_one() ->
     sizes = {"image_shape": (1, 8, 8), "classes": 3, "kernel": 3, "dim": 2, "decoder": None}
     caps = partial(CapsNet, **sizes, routing=Dynamic)  # type: ignore[arg-type]
     whole = caps(c1=6, c2=8).eval()
-    pruned = prune(whole, caps, Chip(), Selection(0.5, granularity="capsule"), [IMAGES])
+    pruned = prune(whole, Chip(), Selection(0.5, granularity="capsule"), [IMAGES], make=caps)
     keeps = [
         whole.get_submodule(layer.maps).register_forward_hook(
             lambda _, __, maps, kept=pruned.kept[name]: torch.zeros_like(maps).index_copy(1, kept, maps[:, kept])
@@ -123,13 +123,13 @@ def test_the_scores_of_a_pruned_capsule_network_are_those_of_the_masked_one() ->
 def test_a_network_that_inherits_nothing_can_be_pruned() -> None:
     torch.manual_seed(0)
     own = Own().eval()
-    smaller = prune(own, Own, Chip(), 0.5, [IMAGES]).model
+    smaller = prune(own, Chip(), 0.5, [IMAGES]).model
     assert smaller.conv.out_channels == 3
     assert smaller.linear.in_features == 108
     twins = Own().eval()
     with torch.no_grad():
         twins.conv.weight[1], twins.conv.bias[1] = 2 * twins.conv.weight[0], 2 * twins.conv.bias[0]  # type: ignore[index]
-    merged = prune(twins, Own, Cosine(), Selection(1 / 6, merge=True))
+    merged = prune(twins, Cosine(), Selection(1 / 6, merge=True))
     assert merged.kept["first"].tolist() == [1, 2, 3, 4, 5]
     torch.testing.assert_close(merged.model(IMAGES), twins(IMAGES), rtol=0, atol=1e-5)
 
@@ -153,7 +153,7 @@ def test_a_network_that_inherits_nothing_can_be_pruned() -> None:
 )
 def test_wrong_arguments_are_one_line(model: CNN, arguments: Any, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        prune(model, make, *arguments)
+        prune(model, *arguments, make=make)
     assert str(caught.value) == line
 
 
@@ -186,7 +186,25 @@ def test_layers_that_are_not_there_are_named(model: CNN) -> None:
 def test_a_constructor_of_another_architecture_is_refused(wrong: Any, line: str) -> None:
     whole: Any = Own() if "difference" in line else make()
     with pytest.raises(ConfigError, match=line):
-        prune(whole, wrong, Random(), 0.5)
+        prune(whole, Random(), 0.5, make=wrong)
+
+
+def test_what_a_constructor_takes_and_makes_is_checked() -> None:
+    sizes: dict[str, Any] = {"image_shape": (1, 8, 8), "classes": 3, "kernel": 3, "dim": 2, "decoder": None}
+    caps = partial(CapsNet, **sizes, routing=Dynamic)
+    whole = caps(c1=6, c2=8)
+    for wrong, line in (
+        (None, r"take what sized\(\) of CapsNet returns \(c1, c2\) and need no more \(missing .*\), got 'CapsNet'$"),
+        (lambda c1: caps(c1=c1), r"take what sized\(\) .*unexpected keyword argument 'c2'\), got '<lambda>'$"),
+        (partial(caps, classes=4), r"make the architecture of the model, .*a difference in class_capsules.weight'$"),
+        (partial(caps, dim_class=4), r"make the architecture of the model, .*a difference in class_capsules.weight'$"),
+        (
+            partial(caps, image_shape=(3, 8, 8)),
+            r"make the architecture of the model, .*a difference in conv1.weight'$",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f"^make must {line}"):
+            prune(whole, Random(), 0.5, make=wrong)
 
 
 class Other(Own):
@@ -248,7 +266,7 @@ def test_what_a_network_lacks_is_one_line(network: Any, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         check_network(network)
     with pytest.raises(ConfigError, match=line):
-        prune(network, Own, Magnitude(), 0.5)
+        prune(network, Magnitude(), 0.5)
 
 
 def test_maps_that_no_forward_pass_makes_are_named() -> None:

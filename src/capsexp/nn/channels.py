@@ -80,7 +80,7 @@ class ChannelNetwork(Protocol):
         >>> isinstance(Net(), ChannelNetwork)
         True
         >>> from capsexp.pruning import Magnitude, prune
-        >>> prune(Net(), Net, Magnitude(), ratio=0.5).model.conv.out_channels
+        >>> prune(Net(), Magnitude(), ratio=0.5).model.conv.out_channels
         4
     """
 

@@ -37,11 +37,11 @@ class Pruned(NamedTuple, Generic[M]):
 
 def prune(
     model: M,
-    make: Callable[..., M],
     criterion: Criterion,
     ratio: float | Selection | Fewer,
     batches: Iterable[Any] | None = None,
     *,
+    make: Callable[..., M] | None = None,
     layers: Collection[str] | None = None,
     renew: bool = False,
 ) -> Pruned[M]:
@@ -52,11 +52,12 @@ def prune(
 
     Args:
         model: the network, which meets the contract of :class:`~capsexp.nn.ChannelNetwork`; it is not changed.
-        make: constructor of the architecture from the result of ``model.sized``; its other arguments must be those of
-            ``model`` (``functools.partial(CapsNet, image_shape=(1, 28, 28), classes=10, routing=Dynamic)``).
         criterion: ranks the channels.
         ratio: share of each layer's channels to remove, or a selection with further options.
         batches: images for a criterion that reads feature maps, see :func:`score`.
+        make: constructor of the architecture from the result of ``model.sized``; its other arguments must be those of
+            ``model`` (``functools.partial(CapsNet, image_shape=(1, 28, 28), classes=10, routing=Dynamic)``).  None for
+            the model's class, if ``sized`` returns all that it needs.
         layers: names of the layers to prune; None for all.
         renew: True lets all capsule layers begin with new matrices, see :func:`shrink`.
 
@@ -65,16 +66,16 @@ def prune(
 
     Raises:
         ConfigError: the network does not meet the contract, a layer does not exist or cannot be pruned in this way,
-            ``batches`` are lacking or hold no images, ``make`` makes another architecture.
+            ``batches`` are lacking or hold no images, ``make`` takes other arguments or makes another architecture.
 
     Example:
         >>> from functools import partial
         >>> from capsexp.models import CNN
         >>> make = partial(CNN, image_shape=(1, 8, 8), classes=10)
-        >>> smaller, kept, scores = prune(make(), make, Chip(), 0.5, [torch.rand(4, 1, 8, 8)])
+        >>> smaller, kept, scores = prune(make(), Chip(), 0.5, [torch.rand(4, 1, 8, 8)], make=make)
         >>> smaller.widths(), {name: len(index) for name, index in kept.items()}
         ({'conv1': 3, 'conv2': 8, 'conv3': 8}, {'conv1': 3, 'conv2': 8, 'conv3': 8})
-        >>> prune(make(), make, Cosine(), Selection(0.5, merge=True), layers=["conv2"]).model.widths()
+        >>> prune(make(), Cosine(), Selection(0.5, merge=True), make=make, layers=["conv2"]).model.widths()
         {'conv1': 6, 'conv2': 8, 'conv3': 16}
     """
     selection = Selection(ratio) if isinstance(ratio, int | float) else ratio
@@ -83,7 +84,7 @@ def prune(
     scores = score(model, criterion, batches, layers=layers)
     kept = select(model, scores, selection)
     into = find_partners(model, kept) if selection.merge else {}
-    smaller = shrink(model, kept, make, renew=renew, into=into)
+    smaller = shrink(model, kept, type(model) if make is None else make, renew=renew, into=into)
     whole, module = cast("nn.Module", model), cast("nn.Module", smaller)
     module.to(next(whole.parameters())).train(whole.training)
     return Pruned(smaller, kept, scores)

@@ -1,13 +1,14 @@
 """Construction of a smaller model from a model and a selection of its channels."""
 
+import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from capsexp.errors import require, require_number
+from capsexp.errors import ConfigError, require, require_number
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
 from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Prunable, Reader, convolution_of, widths_of
 from capsexp.pruning.contract import check_network
@@ -67,7 +68,9 @@ def shrink(
         _check_into(name, folds, model, kept)
     smaller = _made(model, make, {name: len(index) for name, index in kept.items()})
     whole, module = cast("Prunable", model), cast("nn.Module", smaller)
-    module.load_state_dict(_carried(whole, module, kept, into, renew))
+    carried, fresh = _carried(whole, module, kept, into, renew), module.state_dict()
+    _same_architecture(name for name, value in fresh.items() if carried[name].shape != value.shape)
+    module.load_state_dict(carried)
     for name, layer in capsule_layers(module).items():
         if layer.master_JI is not None:
             layer.inference = capsule_layers(whole)[name].inference
@@ -101,15 +104,45 @@ def transplant(model: Prunable, other: nn.Module) -> None:
 
 def _made(model: M, make: Callable[..., M], widths: Mapping[str, int]) -> M:
     """The network of these widths with initial weights, checked to be the model's architecture."""
-    smaller, wanted = make(**model.sized(widths)), widths_of(model) | dict(widths)
+    sizes, wanted = model.sized(widths), widths_of(model) | dict(widths)
+    _check_arguments(model, make, sizes)
+    smaller = make(**sizes)
     check_network(smaller)
     rule = f"make a network of the widths {wanted} from what sized() of {type(model).__name__} returns"
     require(widths_of(smaller) == wanted, "make", rule, widths_of(smaller))
     before, after = (set(cast("nn.Module", each).state_dict()) for each in (model, smaller))
-    other = sorted(name for name in before ^ after if not name.endswith("master_JI"))
-    rule = "make the architecture of the model, with its other arguments"
-    require(not other, "make", rule, f"a difference in {', '.join(other[:3])}")
+    _same_architecture(name for name in before ^ after if not name.endswith("master_JI"))
+    _same_architecture(_other_capsules(cast("nn.Module", model), cast("nn.Module", smaller)))
     return smaller
+
+
+def _check_arguments(model: ChannelNetwork, make: Callable[..., Any], sizes: Mapping[str, Any]) -> None:
+    """Check that a constructor can be called with these sizes; what has no signature is not checked."""
+    try:
+        signature = inspect.signature(make)
+    except ValueError:
+        return
+    try:
+        signature.bind(**sizes)
+    except TypeError as error:
+        rule = f"take what sized() of {type(model).__name__} returns ({', '.join(sizes)}) and need no more ({error})"
+        raise ConfigError("make", rule, getattr(make, "__name__", type(make).__name__)) from error
+
+
+def _other_capsules(model: nn.Module, smaller: nn.Module) -> Iterator[str]:
+    """The capsule layers whose capsules have other dimensions; in the last one there are also as many parents."""
+    before, after = capsule_layers(model), capsule_layers(smaller)
+    for name, layer in before.items():
+        first = 0 if name == list(before)[-1] else 1  # the parents of the others are channels, too
+        if layer.weight.shape[first:3] != after[name].weight.shape[first:3]:
+            yield f"{name}.weight"
+
+
+def _same_architecture(different: Iterable[str]) -> None:
+    """Raise an error if there are names of parameters that differ beyond what is pruned."""
+    names = sorted(different)
+    rule = "make the architecture of the model, with its other arguments"
+    require(not names, "make", rule, f"a difference in {', '.join(names[:3])}")
 
 
 def _check(name: str, layers: Mapping[str, ChannelLayer], model: ChannelNetwork, index: Tensor) -> None:
