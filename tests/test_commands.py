@@ -9,7 +9,7 @@ import pytest
 from capsexp import commands
 from capsexp.errors import CommandError, ConfigError
 
-COMMANDS = ("report", "claims", "archive", "clean", "plan", "status", "analyse", "export", "sync", "dashboard")
+COMMANDS = ("report", "claims", "archive", "clean", "plan", "status", "analyse", "export", "sync", "dashboard", "new")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

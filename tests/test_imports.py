@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"cli", "sweep"},
     "archive": {"commands"},
     "clean": {"commands"},
+    "new": {"commands"},
     "plan": {"cli", "commands", "forecast", "resolvers", "sweep"},
     "forecast": {"build", "lightning_modules", "making", "recipes", "sweep"},
     "commands": set(),
@@ -339,7 +340,8 @@ def test_help_and_errors_load_nothing_heavy(code: str, in_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["status.__main__", "report", "claims", "dashboard", "analyse", "plan", "sync", "export.__main__"]
+    "command",
+    ["status.__main__", "report", "claims", "dashboard", "analyse", "plan", "sync", "export.__main__", "new"],
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     code = f"from capsexp.{command} import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code"
