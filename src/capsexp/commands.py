@@ -12,8 +12,12 @@ from capsexp.errors import CommandError, ConfigError
 from capsexp.records import DamagedError
 from capsexp.text import plain, prepare_output
 
-TRUST = "make whatever the cell's config names, and so run any code: only for a folder whose author you trust"
-"""The help text of ``--trust``."""
+_ANY_CODE = "and so run any code: only for a folder whose author you trust"
+TRUST = f"make whatever the cell's config names, {_ANY_CODE}"
+"""The help text of ``--trust`` where cells are loaded."""
+
+TRUST_REPORT = f"import the modules of one's own that the report: block names as kinds of figures, {_ANY_CODE}"
+"""The help text of ``--trust`` where a ``report:`` block is read."""
 
 
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:

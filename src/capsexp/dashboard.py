@@ -60,8 +60,12 @@ class Plan:
         return not isinstance(node, Mapping | list)
 
 
-def read_plan(directory: Path) -> Plan:
+def read_plan(directory: Path, *, trust: bool = False) -> Plan:
     """Read the plan of a sweep from its folder.
+
+    Args:
+        directory: the folder.
+        trust: see :func:`~capsexp.analysis.spec.parse`.
 
     Raises:
         ConfigError: the folder holds no plan, or its report block is wrong.
@@ -73,7 +77,7 @@ def read_plan(directory: Path) -> Plan:
         raise ConfigError("DIR", f"hold a sweep ({records.SWEEP} is missing or damaged)", str(directory))
     frozen = records.read_configs(directory)
     config = next((cell.config for cell in frozen.values()), {})
-    return Plan(sweep, parse(sweep.report), config)
+    return Plan(sweep, parse(sweep.report, trust=trust), config)
 
 
 def workspace(plan: Plan, project: str, entity: str) -> Any:
@@ -180,11 +184,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the workspace instead of saving it; needs no login")
     parser.add_argument("--project", metavar="P", help="default: the cells' logger.wandb.project")
     parser.add_argument("--entity", metavar="E", help="default: the cells' logger.wandb.entity, else your own")
+    parser.add_argument("--trust", action="store_true", help=commands.TRUST_REPORT)
     return commands.run(parser, _make, words)
 
 
 def _make(given: argparse.Namespace) -> None:
-    plan = read_plan(given.directory)
+    plan = read_plan(given.directory, trust=given.trust)
     project = given.project if given.project is not None else plan.setting("project", "capsexp")
     entity = given.entity if given.entity is not None else plan.setting("entity", None)
     names.check(project, entity, plan.sweep.name)

@@ -37,6 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--metric", metavar="NAME", help="the metric that ranks several sweeps (default: test/acc)")
     best_help = "the value that comes first (default: max, but min for a loss, an error or params)"
     parser.add_argument("--best", metavar="max|min", help=best_help)
+    parser.add_argument("--trust", action="store_true", help=commands.TRUST_REPORT)
     schema_help = "write report.schema.json there, the JSON schema of report: blocks, and no report"
     parser.add_argument("--schema", metavar="DIR", type=Path, help=schema_help)
     return commands.run(parser, lambda given: _write(parser, given), words)
@@ -62,14 +63,14 @@ def _report(given: argparse.Namespace) -> tuple[Path, str]:
     from capsexp.analysis.write import write_report  # matplotlib and numpy would make --help slow
 
     (directory,) = given.directories
-    return write_report(directory, given.out or directory / "report", given.beside)
+    return write_report(directory, given.out or directory / "report", given.beside, trust=given.trust)
 
 
 def _compare(given: argparse.Namespace) -> tuple[Path, str]:
     require(given.beside is None, "--beside", "be given with the folder of one sweep alone", str(given.beside))
     from capsexp.analysis.comparison.page import Asked, write_comparison  # matplotlib and numpy would make --help slow
 
-    asked = Asked(given.directories, given.metric, given.best)
+    asked = Asked(given.directories, given.metric, given.best, given.trust)
     return write_comparison(asked, given.out or given.directories[0] / "comparison")
 
 

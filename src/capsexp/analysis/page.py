@@ -226,7 +226,8 @@ def _short(value: float) -> float | None:
 
 def _report_command(content: Content) -> str:
     beside = ["--beside", folder_of(content.beside.other)] if content.beside else []
-    return shlex.join([*REPORT, folder_of(content.results), *beside])
+    own = ["--trust"] if any("." in figure.kind for figure in content.spec.figures or []) else []
+    return shlex.join([*REPORT, folder_of(content.results), *beside, *own])
 
 
 def _environment(results: Results) -> list[tuple[str, str]]:

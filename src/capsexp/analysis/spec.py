@@ -27,8 +27,8 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
         - {kind: surface, name: fig01, x: model.c2, y: model.c3, metric: test/acc}
 
 ``python -m capsexp.report --schema DIR`` writes all keys with their descriptions as JSON schema.  The kinds of figures
-are the modules of :mod:`capsexp.analysis.figures`.  Axes that a figure or grid does not name (``seed`` apart, which is
-averaged over) give one picture or table for each of their values.
+are the modules of :mod:`capsexp.analysis.figures`, and modules of one's own by their dotted names.  Axes that a figure
+or grid does not name (``seed`` apart, which is averaged over) give one picture or table for each of their values.
 
 A row of a grid has three lines: ours (mean, deviation, and n where it is not that of the caption), the paper's number,
 and the difference.  A place without our number says why; rows and columns of the paper that were not run have the
@@ -51,16 +51,17 @@ TAKEN = ("results", "comparison", "cells", "timings")
 """Names of the files that every report has."""
 
 
-def parse(block: object) -> "Spec":
+def parse(block: object, *, trust: bool = False) -> "Spec":
     """The checked form of a ``report:`` block.
 
     Args:
         block: the content of the block in plain types; None is an empty block.
+        trust: True if kinds of figures may be modules of one's own, which are imported and may run any code.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value breaks a rule.
     """
-    spec = validated(Spec, "report", {} if block is None else block)
+    spec = validated(Spec, "report", {} if block is None else block, trust=trust)
     compare = [_with(row, paper_data=spec.paper_data) for row in spec.compare]
     return spec.model_copy(update={"compare": compare, "grids": [_completed(grid, spec) for grid in spec.grids]})
 
@@ -91,7 +92,7 @@ def _completed(grid: PaperTable, spec: "Spec") -> PaperTable:
     return completed
 
 
-AnyFigure = Annotated[Figure, ByKind(figures.kinds)]
+AnyFigure = Annotated[Figure, ByKind(figures.kinds, figures.of_module)]
 
 
 def _with_names(value: object) -> object:

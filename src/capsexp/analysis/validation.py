@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from capsexp.analysis.conditions import Condition
@@ -17,6 +26,9 @@ from capsexp.errors import ConfigError, require, require_int, require_number
 
 M = TypeVar("M", bound=BaseModel)
 UNKNOWN = "unknown_key"
+TRUST = "trust"
+"""Key of the validation's context: whether the modules of dotted kinds are imported."""
+
 RULES = {
     "missing": "be given",
     "string_type": "be a text",
@@ -43,19 +55,20 @@ class Model(BaseModel):
         return {name: item for name, item in raw.items() if item is not None or fields[name].default is None}
 
 
-def validated(model: type[M], key: str, value: object) -> M:
+def validated(model: type[M], key: str, value: object, *, trust: bool = False) -> M:
     """A value as a model.
 
     Args:
         model: the model.
         key: the value's key, as the user knows it.
         value: the content of a YAML file, in plain types.
+        trust: True if a kind may be the dotted name of a module, which is imported (see :class:`ByKind`).
 
     Raises:
         ConfigError: the first violation: a key that is unknown, missing, of a wrong type, or breaks another rule.
     """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context={TRUST: trust})
     except ValidationError as error:
         raise _first(error, key) from None
 
@@ -201,25 +214,36 @@ class ByKind:
 
     Attributes:
         kinds: the models by their names; asked for when there is a value, since some kinds need heavy libraries.
+        of_module: finds the model in a module by its dotted name; None if every kind is one of ``kinds``.
     """
 
     kinds: Callable[[], Mapping[str, type[Model]]]
+    of_module: Callable[[str], type[Model]] | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """A validator that looks for the kind."""
-        return core_schema.no_info_plain_validator_function(self._model)
+        return core_schema.with_info_plain_validator_function(self._validated)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> Any:
         """The schema of any kind."""
         kinds: dict[Any, CoreSchema] = {name: model.__pydantic_core_schema__ for name, model in self.kinds().items()}
         return handler(core_schema.tagged_union_schema(kinds, discriminator="kind"))
 
-    def _model(self, value: object) -> Model:
+    def _validated(self, value: object, info: ValidationInfo) -> Model:
         if isinstance(value, Model):
             return value
-        raw, kinds = named(value), self.kinds()
+        raw = named(value)
         kind = raw.get("kind")
         require(kind is not None, "kind", RULES["missing"], None)
-        if not isinstance(kind, str) or kind not in kinds:
-            raise ConfigError("kind", f"be one of {', '.join(kinds)}", kind)
-        return kinds[kind].model_validate(raw)
+        return self._model(kind, bool((info.context or {}).get(TRUST))).model_validate(raw, context=info.context)
+
+    def _model(self, kind: Any, trust: bool) -> type[Model]:
+        kinds = self.kinds()
+        if isinstance(kind, str) and kind in kinds:
+            return kinds[kind]
+        hint = ""
+        if self.of_module is not None and isinstance(kind, str) and "." in kind:
+            if trust:
+                return self.of_module(kind)
+            hint = "; trust (--trust) imports the module of any other: only for folders whose author you trust"
+        raise ConfigError("kind", f"be one of {', '.join(kinds)}{hint}", kind)

@@ -18,8 +18,14 @@ LINK = re.compile(r'<a href="([^"/\\]+\.(?:png|pdf|csv|md|tex))">')
 """A link from a page to a table or picture in its own folder."""
 
 
-def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple[Path, str]:
+def write_report(directory: Path, out: Path, other: Path | None = None, *, trust: bool = False) -> tuple[Path, str]:
     """Write every file of the report of ``directory`` into ``out``; its surfaces also beside those of an ``other`` one.
+
+    Args:
+        directory: the sweep's folder.
+        out: where to write.
+        other: another sweep's folder.
+        trust: see :func:`~capsexp.analysis.spec.parse`.
 
     Returns:
         The page's path, and one line on what was found and written.
@@ -29,7 +35,7 @@ def write_report(directory: Path, out: Path, other: Path | None = None) -> tuple
         ConfigError: its ``report:`` block breaks a rule.
     """
     read = results.read(directory)
-    spec = defaults.fill(parse(read.sweep.report), read)
+    spec = defaults.fill(parse(read.sweep.report, trust=trust), read)
     shown_beside = beside.beside(spec, read, _read_other(directory, other)) if other else None
     compared = compare(spec, read)
     makers = (tables.results_table, tables.cells_table, tables.timings_table)

@@ -151,7 +151,7 @@ def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
     from capsexp.analysis.spec import parse  # imports pydantic, which --help does not need
 
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    parse(report)
+    parse(report, trust=True)  # the command is one's own, and its configs may name any class
     configs = [frozen.config for frozen in grid.frozen.values()]
     launch = {**provenance(Path(__file__), configs), **_options(config)}
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)

@@ -47,11 +47,13 @@ class Asked:
         directories: the folders as they were given: several of sweeps, or one with sweeps below it.
         metric: the metric that ranks; None for the usual one.
         best: ``max`` or ``min``; None to go by the metric's name.
+        trust: see :func:`~capsexp.analysis.spec.parse`.
     """
 
     directories: Sequence[Path]
     metric: str | None = None
     best: str | None = None
+    trust: bool = False
 
     def folders(self) -> tuple[list[Path], list[str]]:
         """The folders of the sweeps; below a folder those that can be read, and a line for each of the others.
@@ -79,7 +81,7 @@ class Asked:
         """The command line."""
         options = [("--metric", self.metric), ("--best", self.best)]
         given = [word for option, value in options if value is not None for word in (option, value)]
-        return [*REPORT, *map(str, self.directories), *given]
+        return [*REPORT, *map(str, self.directories), *given, *(["--trust"] if self.trust else [])]
 
 
 def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
@@ -94,7 +96,7 @@ def write_comparison(asked: Asked, out: Path) -> tuple[Path, str]:
     """
     folders, left_out = asked.folders()
     joined = read_joined(folders)
-    spec = defaults.fill(parse(joined.results.sweep.report), joined.results)
+    spec = defaults.fill(parse(joined.results.sweep.report, trust=asked.trust), joined.results)
     measure, best = ranking(joined, spec, asked.metric, asked.best)
     metrics = common_metrics(joined, spec)
     metrics = metrics if measure.key in {each.key for each in metrics} else [measure, *metrics]

@@ -3,6 +3,9 @@
 A kind is a module with a subclass of :class:`~.base.Figure`, whose ``kind`` is the module's name, and a function
 ``draw(panel)``, which gives a picture, or None and a line that says why there is none.  A kind that shows arrays of a
 single cell also has ``picture(figure, read, caption)``, which takes any function that reads an array by its name.
+
+A kind of one's own is such a module anywhere, and its name the module's dotted name.  It is imported for one's own
+command, and for the report of a folder only if that is trusted.
 """
 
 import importlib
@@ -11,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from capsexp.analysis.figures.base import Figure
+from capsexp.errors import ConfigError, require
 
 
 @cache
@@ -21,9 +25,27 @@ def kinds() -> dict[str, type[Figure]]:
     return {name: model for name, model in found.items() if model}
 
 
+def of_module(name: str) -> type[Figure]:
+    """The model of a kind of one's own, whose name is the dotted name of its module.  The module is imported.
+
+    Raises:
+        ConfigError: there is no such module, or it defines no kind of its name.
+    """
+    require(all(part.isidentifier() for part in name.split(".")), "kind", "name a module by its dotted name", name)
+    try:
+        module = drawer(name)
+    except ImportError as error:
+        raise ConfigError("kind", f"name a module that can be imported ({error})", name) from error
+    model = _model(module, name)
+    if model is None or not callable(getattr(module, "draw", None)):
+        rule = "name a module with a function draw and a subclass of Figure whose kind is the module's name"
+        raise ConfigError("kind", rule, name)
+    return model
+
+
 def drawer(kind: str) -> Any:
     """The module of a kind."""
-    return importlib.import_module(f"{__name__}.{kind}")
+    return importlib.import_module(kind if "." in kind else f"{__name__}.{kind}")
 
 
 def _model(module: Any, name: str) -> type[Figure] | None:
