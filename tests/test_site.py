@@ -152,6 +152,24 @@ def test_the_gallery_has_every_kind_as_an_experiment_asks_for_it() -> None:
         assert block in yaml.safe_load(path.read_text(encoding="utf-8"))["report"]["figures"]
 
 
+@pytest.mark.parametrize(
+    ("page", "group"),
+    [("routings", "routing"), ("criteria", "pruning"), ("filters", "filter"), ("recipes", "recipe")],
+)
+def test_every_method_has_its_card(page: str, group: str) -> None:
+    text = (DOCS / "methods" / f"{page}.md").read_text(encoding="utf-8")
+    cards = dict(re.findall(rf"^## `{group}=(\w+)`\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert set(cards) == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+    experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    for card in cards.values():
+        rows = dict(re.findall(r"^\| (\w[\w ]*) \| (.+) \|$", card, re.MULTILINE))
+        assert list(rows) == ["What", "Source", "Keys", "Code", "Used in", "Cost"]
+        named = re.findall(r"`(\w+)`", rows["Used in"])
+        assert set(named) <= experiments
+        (module,) = re.findall(r"`(capsexp\.[\w.]+)`", rows["Code"])
+        assert importlib.util.find_spec(module)
+
+
 # -- mkdocs -----------------------------------------------------------------------------------------------------------
 
 
