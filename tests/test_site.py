@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from capsexp import commands
+from capsexp.analysis.page import SECTIONS
 from capsexp.analysis.spec import Spec
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +168,13 @@ def test_every_method_has_its_card(page: str, group: str) -> None:
         assert set(named) <= experiments
         (module,) = re.findall(r"`(capsexp\.[\w.]+)`", rows["Code"])
         assert importlib.util.find_spec(module)
+
+
+def test_the_sections_of_a_report_are_those_of_its_page() -> None:
+    text = (DOCS / "start/report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    assert rows[:2] == ["section", "the head"]
+    assert rows[2:] == list(SECTIONS.values())
 
 
 # -- mkdocs -----------------------------------------------------------------------------------------------------------
