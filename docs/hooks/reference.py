@@ -203,11 +203,6 @@ def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     return config
 
 
-def on_page_content(html: str, **_: object) -> str:
-    """Names in docstrings without the roles that Sphinx would read."""
-    return re.sub(r":(?:class|func|meth|mod|attr|data):<code>[~.]*", "<code>", html)
-
-
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the generated pages."""
     from mkdocs.structure.files import File
