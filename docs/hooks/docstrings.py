@@ -15,6 +15,7 @@ def as_markdown(text: str) -> str:
     text = FORMULA.sub(lambda found: f"{found[1]}```text\n{found[1]}{found[2]}\n{found[1]}```", text)
     text = ROLE.sub(r"`\1`", text)
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)  # the section that griffe knows
     return SESSION.sub(lambda found: f"```pycon\n{found[0]}\n```", text)
 
 
