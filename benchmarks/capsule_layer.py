@@ -7,18 +7,25 @@ of 16 on 8x8 positions, kernel 3, padding 1, batch 8; the reference is F.unfold 
 28x28 images, 256/256 channels, no decoder, batch 128; the reference is the same network with the einsum layer.
 
 Reference and layer alternate, so that a busy machine slows both; times are minima, and the last column is the ratio of
-the medians.  A training step is forward, sum of squares, backward.  Saved is the memory that autograd holds between the
-two passes, each piece counted once, without parameters on both sides.
+the medians.  Last come training steps of the class layer and of the windows with one thread and with several, which
+alternate, too: median and range of at least ten.  A training step is forward, sum of squares, backward.  Saved is the
+memory that autograd holds between the two passes, each piece counted once, without parameters on both sides.  Threads
+wait as in the commands: asleep, unless OMP_WAIT_POLICY says otherwise.
 
     python benchmarks/capsule_layer.py [--threads 2] [--seconds 5]
 """
 
 import argparse
 import copy
+import os
 import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+from capsexp import hardware
+
+os.environ.update({**hardware.WAITING, **os.environ})  # before torch is loaded
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +59,7 @@ def main() -> None:
     class_rows(options.seconds)
     window_rows(options.seconds)
     network_rows(options.seconds)
+    thread_rows(options.threads, options.seconds)
 
 
 # -- references -------------------------------------------------------------------------------------------------------
@@ -168,6 +176,29 @@ def network_rows(seconds: float) -> None:
         layers = take_turns(*(way(partial(output, net.class_capsules, poses)) for net in (plain, ours)), seconds / 3)
         shares = [100 * min(alone) / total for alone, total in zip(layers, whole, strict=True)]
         print(f"{'  of it the capsule layer, %':60}{shares[0]:10.0f}{shares[1]:10.0f}", flush=True)
+
+
+def thread_rows(threads: int, seconds: float) -> None:
+    """The training step of both layers with one thread and with several."""
+    layer, windows = ClassCapsules(*SIZES, Dynamic), ConvCapsules(16, 16, 16, 16, Dynamic)
+    poses = squash(torch.randn(BATCH, DIM_IN, CHILDREN), 1).transpose(1, 2).requires_grad_()
+    maps = squash(torch.randn(8, 16, 16, 8, 8), 2).requires_grad_()
+    for name, forward in (("class", partial(output, layer, poses)), ("windows", partial(output, windows, maps))):
+        alone, together = take_turns(*(with_threads(count, training(forward)) for count in (1, threads)), seconds, 10)
+        for count, times in ((1, alone), (threads, together)):
+            words = f"{statistics.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f}, {len(times)} steps)"
+            print(f"{name}, dynamic, training step, threads: {count}: {words}", flush=True)
+    torch.set_num_threads(threads)
+
+
+def with_threads(count: int, work: Work) -> Work:
+    """The same with so many threads."""
+
+    def counted() -> None:
+        torch.set_num_threads(count)
+        work()
+
+    return counted
 
 
 def routed(layer: CapsuleLayer, poses_BID: Tensor, form: Any) -> Tensor:

@@ -5,9 +5,9 @@ From any folder::
     python examples/own_criterion.py
 
 A criterion is a class that scores the channels of a layer; those with the lowest scores are removed.  It declares
-whether it uses the weights or the feature maps of a batch.  A ``Selection`` determines the number of channels, and
-``shrink`` constructs the smaller network.  All three are independent of training and command: the network is a plain
-``nn.Module``, trained here in a loop.
+whether it uses the weights or the feature maps of a batch.  ``score`` lets it score a network's layers, ``select``
+chooses the channels, and ``shrink`` constructs the smaller network (``prune`` does all three).  They are independent of
+training and command: the network is a plain ``nn.Module``, trained here in a loop.
 
 In the command (``recipe=prune_and_retrain``), ``pruning._target_=own_criterion.MeanActivation`` names the class, and
 ``~pruning.norm`` removes an option that only the default class has.  To keep your class, put it into
@@ -24,11 +24,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from capsexp.models.cnn import CNN
-from capsexp.nn.channels import FeatureMaps
-from capsexp.pruning.base import Criterion, Layer
-from capsexp.pruning.selection import Selection
-from capsexp.pruning.surgery import shrink
+from capsexp.models import CNN
+from capsexp.pruning import Criterion, Layer, score, select, shrink
 
 
 class MeanActivation(Criterion):
@@ -87,12 +84,8 @@ def main() -> int:
     make = functools.partial(CNN, image_shape=(1, 8, 8), classes=10, kernels=(3, 3, 3), c1=16, c2=24, c3=32)
     model = train(make(), *learnt, epochs=8)
 
-    with torch.no_grad(), FeatureMaps(model) as maps:
-        model(learnt[0])
-        layers = {name: Layer(name, model.convolution(name).weight, maps.last[name]) for name in model.channel_layers()}
-    scores = {name: MeanActivation().scores(layer) for name, layer in layers.items()}
-    selection = Selection(ratio=0.25)
-    kept = {name: selection.keep(layer, scores[name]) for name, layer in model.channel_layers().items()}
+    scores = score(model, MeanActivation(), [learnt[0]])
+    kept = select(model, scores, 0.25)
     smaller = shrink(model, kept, make).eval()
 
     with torch.no_grad():

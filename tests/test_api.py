@@ -1,5 +1,6 @@
 """The library: the same plan, engine and files as the command, from a script or notebook."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +62,17 @@ def test_a_grid_is_no_cell(quick: list[str], in_tmp: Path) -> None:
 
 
 def test_names_that_are_not_there(in_tmp: Path) -> None:
-    assert set(capsexp.__all__) == set(capsexp.PUBLIC) <= set(dir(capsexp))
+    assert set(capsexp.__all__) == {*capsexp.PUBLIC, *capsexp.PACKAGES} <= set(dir(capsexp))
     with pytest.raises(AttributeError, match="no attribute 'load_all'"):
         _ = capsexp.load_all  # type: ignore[attr-defined]
 
 
+def test_type_checkers_know_all_names() -> None:
+    stub = ast.parse(Path(capsexp.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    names = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert names == set(capsexp.__all__)
+
+
 def test_importing_the_package_loads_no_library() -> None:
-    code = "import sys, capsexp; sys.exit(str({'torch', 'pandas', 'hydra', 'numpy'} & set(sys.modules)))"
+    code = "import sys, capsexp; dir(capsexp); sys.exit(str({'torch', 'pandas', 'hydra', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "set()"

@@ -173,6 +173,18 @@ def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys:
     assert results(in_tmp) == before
 
 
+@pytest.mark.parametrize("given", [None, "active"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """Before torch is loaded: OpenMP reads the variable then."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert run("model.c9=1") == 2
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "passive")
+
+
 @pytest.mark.parametrize("position", [0, 1, -1])
 def test_multirun_flag_may_stand_anywhere(run: Run, quick: list[str], in_tmp: Path, position: int) -> None:
     words = [*quick, "model.c2=2,3"]

@@ -1,5 +1,6 @@
 """The scripts in examples/ do what they say, in this process where that is the same: it has torch already."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def test_every_example_is_tested() -> None:
         "load_and_predict.py",
         "own_criterion.py",
         "own_routing.py",
+        "plain_pytorch.py",
     }
 
 
@@ -92,3 +94,19 @@ def test_an_own_criterion_is_named_in_a_command(
     assert run(*quick, "recipe=prune_and_retrain", *own, "trainer.max_epochs=1") == 0
     (body,) = results(in_tmp).values()
     assert body["metrics"]["pruned/acc"] == body["metrics"]["test/acc"]
+
+
+def test_a_capsule_network_in_plain_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.random.fork_rng():
+        assert run_as_script("plain_pytorch.py") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "the master of the class capsules has the shape (10, 32)"
+    assert lines[3] == "kept channels conv 8, primary 16"
+    told = [re.search(r"accuracy (\S+) +(\d+) parameters", line) for line in lines[:2] + lines[4:]]
+    found = [(float(each[1]), int(each[2])) for each in told if each]
+    (routed, whole), (fast, same), (pruned, small), (again, still) = found
+    assert routed > 0.85
+    assert abs(fast - routed) < 0.06
+    assert 0.2 < pruned < again
+    assert again > routed - 0.05
+    assert whole == same > 2 * small == 2 * still

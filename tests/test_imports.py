@@ -23,7 +23,7 @@ REPORTS = {"analysis", "analysis.spec"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"resolvers", "sweep"},
+    "cli": {"hardware", "resolvers", "sweep"},
     "api": {"cli", "sweep"},
     "archive": {"commands"},
     "clean": {"commands"},
@@ -60,8 +60,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": {"analysis.spec"},
     "recipes": {"stop_request", "rng"} | BELOW_RECIPES | TRAINING_TOOLS,
     **{room: TRAINING_TOOLS for room in BELOW_RECIPES - {"callbacks"}},
-    "callbacks": TRAINING_TOOLS | {"fit_progress", "memory_estimate", "stop_request", "hardware", "rng"},
+    "callbacks": TRAINING_TOOLS
+    | {"master_coefficients", "fit_progress", "memory_estimate", "stop_request", "hardware", "rng"},
     "memory_estimate": {"nn", "types"},
+    "master_coefficients": {"filters", "metrics", "routing", "nn", "types"},
     **{room: {"routing", "nn", "types"} for room in ("models", "losses", "metrics")},
     "filters": {"metrics", "types"},  # filter and metric share what a correlation is
     "pruning": {"metrics", "routing", "nn", "types"},  # criterion and metric share one cosine similarity
@@ -86,6 +88,7 @@ ONLY_IN: dict[str, set[str]] = {
     | BELOW_RECIPES,
     "greenlet": {"stacking"},
     "torch": {"build", "export", "forecast", "loading", "memory_estimate", "rng", "recipes", "stacking", "trainers"}
+    | {"master_coefficients"}
     | BELOW_RECIPES
     | TRAINING_TOOLS,
     "torchmetrics": {"metrics", "lightning_modules"},

@@ -18,7 +18,7 @@ ROOMS = (
     *("pruning", "recipes", "records", "routing", "stacking", "status", "sweep", "tracking"),
     *("analyse.py", "build.py", "cell.py", "cli.py", "commands.py", "dashboard.py", "errors.py", "hardware.py"),
     *("making.py", "memory_estimate.py", "plan.py", "renamed.py", "resolvers.py", "rng.py", "stop_request.py"),
-    *("fit_progress.py", "progress_bar.py", "run_settings.py"),
+    *("fit_progress.py", "master_coefficients.py", "progress_bar.py", "run_settings.py"),
     *("sync.py", "text.py", "trainers.py", "types.py", "../hydra_plugins"),
     *("analysis", "claims.py", "report.py", "api.py", "archive.py", "clean.py"),
 )

@@ -12,6 +12,13 @@ MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
 MEMORY_PARTS = Path("/sys/fs/cgroup/memory.stat")
 
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""For the environment of a process before it loads torch: threads that wait for others sleep.
+
+By OpenMP's default they spin on cores that other processes need: beside other work, steps with two threads then take
+many times as long.
+"""
+
 
 def cores() -> int:
     """CPU cores that this process may use, by its affinity and its container's quota; at least one."""

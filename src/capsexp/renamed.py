@@ -11,7 +11,8 @@ from typing import Any
 
 MODULES = {
     "capsexp.callbacks.broken": "capsexp.callbacks.collapse",
-    "capsexp.callbacks.routed": "capsexp.callbacks.routing_hooks",
+    "capsexp.callbacks.routed": "capsexp.nn.routing_hooks",
+    "capsexp.callbacks.routing_hooks": "capsexp.nn.routing_hooks",
     "capsexp.footprint": "capsexp.memory_estimate",
     "capsexp.interruption": "capsexp.stop_request",
     "capsexp.machine": "capsexp.hardware",

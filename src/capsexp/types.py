@@ -49,6 +49,11 @@ class RoutingOutput(NamedTuple):
         poses_BJE: the parents' poses.
         activations_BJ: the activation of each parent; for most algorithms the length of its pose, in 0..1.
         coupling_BJI: the coefficients that weighted the returned poses.
+
+    Example:
+        >>> poses, activations, coupling = RoutingOutput(torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.ones(1, 2, 4))
+        >>> coupling.shape
+        torch.Size([1, 2, 4])
     """
 
     poses_BJE: Tensor

@@ -439,9 +439,10 @@ class Weigher(L.Callback):
         self.sizes: list[int] = []
 
     def on_predict_batch_end(self, *_: Any) -> None:
-        left_out = ("_reader", "log", "log_dict")  # the network, and what Lightning hangs on
-        held = {name: value for name, value in vars(self.callback).items() if name not in left_out}
-        self.sizes.append(len(pickle.dumps((held, self.callback._reader._last))))
+        left_out = ("_sums", "_reader", "log", "log_dict")  # the network, and what Lightning hangs on
+        sums = self.callback._sums
+        held = {name: value for name, value in {**vars(self.callback), **vars(sums)}.items() if name not in left_out}
+        self.sizes.append(len(pickle.dumps((held, sums._reader._last))))
 
 
 def test_what_it_holds_does_not_grow_with_the_images() -> None:

@@ -149,9 +149,9 @@ def test_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_environment_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    for name in names:
+    for name in (*names, "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    threads = dict.fromkeys(names, "3")
+    threads = {**dict.fromkeys(names, "3"), "OMP_WAIT_POLICY": "passive"}
     assert environment(None, 3) == threads
     assert environment("", 3) == {**threads, "CUDA_VISIBLE_DEVICES": "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

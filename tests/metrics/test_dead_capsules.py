@@ -1,6 +1,5 @@
 """Lengths and verdicts against a reference that keeps all poses."""
 
-import doctest
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 
 from capsexp.errors import ConfigError
-from capsexp.metrics import dead_capsules
 from capsexp.metrics.dead_capsules import Activity, DeadCapsules, Shares, shares
 from tests.references import dead_capsules as reference
 
@@ -175,9 +173,3 @@ def test_poses_of_another_layer_are_refused() -> None:
     metric.update(torch.zeros(2, 4, 3))
     with pytest.raises(ConfigError, match=r"^poses must be of one layer, \(4, 3, 1, 1\) per image, got \(2, 1, 3\)"):
         metric.update(torch.zeros(2, 1, 3))  # would broadcast
-
-
-def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(dead_capsules)
-    assert result.attempted > 0
-    assert result.failed == 0

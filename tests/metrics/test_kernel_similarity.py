@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from capsexp.errors import ConfigError
-from capsexp.metrics import kernel_similarity
 from capsexp.metrics.kernel_similarity import (
     KernelSimilarity,
     Pair,
@@ -173,9 +171,3 @@ def test_two_devices_combine_by_the_larger() -> None:
     first.merge_state(second)
     expected = max(largest(normal(6, 4)), largest(normal(6, 4, seed=1)))
     assert first.compute().max.item() == pytest.approx(expected, abs=1e-14)
-
-
-def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(kernel_similarity)
-    assert result.attempted > 0
-    assert result.failed == 0

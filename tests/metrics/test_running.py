@@ -1,12 +1,9 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsexp.metrics import running
 from capsexp.metrics.running import RunningMean
 
 batches = st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), min_size=1, max_size=6)
@@ -60,9 +57,3 @@ def test_two_devices_add_up() -> None:
     second.update(torch.tensor(2.0), 5)
     first.merge_state(second)
     assert float(first.compute()) == 2.0
-
-
-def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(running)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -201,7 +201,7 @@ def test_a_master_that_is_not_finite_is_refused(bad: float) -> None:
 @pytest.mark.parametrize("inference", SHARED)
 def test_without_a_master_there_is_only_routing(inference: Any) -> None:
     model = Two()
-    with pytest.raises(ConfigError, match=f"^inference must be routing: first has no master.*, got '{inference}'$"):
+    with pytest.raises(ConfigError, match=f"^inference must be dynamic: first has no master.*, got '{inference}'$"):
         set_inference(model, inference)
     model.first.set_master(normal(J, I))
     with pytest.raises(ConfigError, match="second has no master"):

@@ -66,6 +66,18 @@ def test_under_each_mode_and_autocast(mode: type) -> None:
     assert found[1].is_inference() == (mode is torch.inference_mode)
 
 
+def test_under_autocast_that_begins_after_the_votes() -> None:
+    """All threads then do as the caller's does: the products are of its type."""
+    votes = LinearVotes(torch.randn(B, I, D), torch.randn(J, E, D, I), form="factored")
+    coupling_BJI, found = torch.rand(B, J, I), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(votes.weighted_sum(coupling_BJI))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], votes.weighted_sum(coupling_BJI))
+
+
 def test_each_item_is_worked_on_once_and_by_more_than_one_thread() -> None:
     torch.set_num_threads(3)
     seen: list[tuple[int, int, int]] = []

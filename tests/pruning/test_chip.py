@@ -1,4 +1,3 @@
-import doctest
 import itertools
 import math
 from collections.abc import Callable
@@ -349,9 +348,3 @@ def test_refuses_no_maps_and_no_images() -> None:
         Chip().scores(Layer("conv", torch.ones(3, 1, 1, 1)))
     with pytest.raises(ConfigError, match=r"conv\.maps must hold at least one image"):
         found(torch.zeros(0, *WIDE))
-
-
-def test_example_in_the_docstring() -> None:
-    result = doctest.testmod(chip)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,4 +1,3 @@
-import doctest
 import time
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from capsexp.errors import ConfigError
-from capsexp.pruning import cosine, magnitude, random
 from capsexp.pruning.base import Layer
 from capsexp.pruning.cosine import Cosine
 from capsexp.pruning.magnitude import Magnitude
@@ -186,10 +184,3 @@ def test_random_leaves_the_global_generator_alone() -> None:
 def test_random_refuses_a_negative_seed() -> None:
     with pytest.raises(ConfigError, match="seed must be a whole number >= 0, got -1"):
         Random(seed=-1)
-
-
-@pytest.mark.parametrize("module", [cosine, magnitude, random])
-def test_examples_in_the_docstrings(module: object) -> None:
-    result = doctest.testmod(module)  # type: ignore[arg-type]
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,6 +1,5 @@
 """How many channels go, and which, against the rule in whole numbers."""
 
-import doctest
 import random
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from capsexp.errors import ConfigError
 from capsexp.nn.channels import ChannelLayer
-from capsexp.pruning import selection
 from capsexp.pruning.selection import Selection
 
 CONVOLUTION = ChannelLayer("conv", "relu", ())
@@ -164,9 +162,3 @@ def test_arguments_are_checked(options: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Selection(**options)
     assert str(caught.value) == line
-
-
-def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(selection)
-    assert result.attempted > 0
-    assert result.failed == 0

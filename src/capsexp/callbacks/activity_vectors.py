@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.first_of_class import FirstOfClass
-from capsexp.callbacks.routing_hooks import ClassReader
 from capsexp.errors import require, require_int, require_number
 from capsexp.nn.decoder import Decoder
+from capsexp.nn.routing_hooks import ClassReader
 from capsexp.types import Batch
 
 

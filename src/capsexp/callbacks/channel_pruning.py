@@ -10,8 +10,9 @@ from torch import Tensor
 from capsexp.callbacks import checkpoints
 from capsexp.callbacks.resume import resumable
 from capsexp.nn.channels import Prunable
-from capsexp.pruning.merging import Into, partners
+from capsexp.pruning.merging import Into
 from capsexp.pruning.selection import Fewer, Selection
+from capsexp.pruning.steps import find_partners, select
 from capsexp.pruning.surgery import shrink
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class ChannelPruning(L.Callback):
             kept: indices of the channels that remain; if none are given, those with the highest scores.
         """
         module = cast("HoldsModel", pl_module)
-        self.kept = dict(kept or self._choose(module.model))
+        self.kept = dict(kept or select(module.model, self.scores, self.selection))
         before = module.model.widths()
         into = self._partners(module.model) if self.selection.merge else {}
         smaller = shrink(module.model, self.kept, self._make_model, renew=self.renew, into=into)
@@ -75,18 +76,13 @@ class ChannelPruning(L.Callback):
         cut = {name: width for name, width in smaller.widths().items() if name in self.kept}
         log.info("pruned: %s", ", ".join(f"{name} {before[name]} to {width}" for name, width in cut.items()))
 
-    def _choose(self, model: Prunable) -> dict[str, Tensor]:
-        layers = model.channel_layers()
-        return {name: self.selection.keep(layers[name], scores) for name, scores in self.scores.items()}
-
     def _partners(self, model: Prunable) -> dict[str, Into]:
         """The partners in all layers, found in the model before any cut."""
-        found = {name: partners(model, name, index) for name, index in self.kept.items()}
-        counts = (
-            f"{name} {len(into)} of {model.widths()[name] - len(self.kept[name])}" for name, into in found.items()
-        )
+        found = find_partners(model, self.kept)
+        gone = {name: model.widths()[name] - len(index) for name, index in self.kept.items()}
+        counts = (f"{name} {len(found.get(name, {}))} of {count}" for name, count in gone.items())
         log.info("merged: %s", ", ".join(counts))
-        return {name: into for name, into in found.items() if into}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The kept channels, so that a resumed fit does not select again."""

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capsexp.callbacks.base import ResultCallback
-from capsexp.callbacks.routing_hooks import ClassReader, class_layer
 from capsexp.errors import require_int
 from capsexp.metrics.coupling import ClassMean, ColumnCorrelation, FirstColumns, ground_truth_columns, intra_inter
+from capsexp.nn.routing_hooks import ClassReader, class_layer
 from capsexp.types import Batch
 
 

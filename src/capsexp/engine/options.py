@@ -232,7 +232,8 @@ learned: dict[str, str] = {}
 def environment(device: str | None, threads: int) -> dict[str, str]:
     """The environment variables of a worker on ``device``."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    variables = {name: os.environ.get(name) or str(threads) for name in names}
+    usual = {**dict.fromkeys(names, str(threads)), **hardware.WAITING}
+    variables = {name: os.environ.get(name) or value for name, value in usual.items()}
     if device is not None:
         variables |= {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return variables | learned

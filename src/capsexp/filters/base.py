@@ -12,6 +12,15 @@ class Filter(ABC):
     with the capsule of its own class) of all training images ``looks`` times, in the same order each time.  Then
     :meth:`keep` chooses images, batch by batch.  The state of a filter must not grow with the number of images, or by
     at most one number per image.
+
+    Example:
+        A filter of one's own, which keeps images with a strong coupling:
+
+        >>> class Strong(Filter):
+        ...     def keep(self, columns_BI, labels_B):
+        ...         return columns_BI.amax(1) > 0.5
+        >>> Strong().keep(torch.tensor([[0.1, 0.9], [0.4, 0.3]]), torch.tensor([0, 1]))
+        tensor([ True, False])
     """
 
     looks: int = 0

@@ -130,6 +130,15 @@ class KMeans(Clustering):
     Args:
         starts: number of random starts.
         **options: clusters, sample, smallest_share, seed.
+
+    Example:
+        >>> columns, labels = torch.tensor([[0.9, 0.1]] * 8 + [[0.1, 0.9]] * 8 + [[9.0, 9.0]]), torch.zeros(17).long()
+        >>> chosen = KMeans(clusters=3, smallest_share=0.2)
+        >>> chosen.reset(classes=1, children=2)
+        >>> chosen.observe(columns, labels)
+        >>> chosen.end_look()
+        >>> chosen.keep(columns, labels).nonzero().flatten().tolist()  # the last one is an outlier
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     """
 
     def __init__(self, *, starts: int = 10, **options: Any) -> None:
@@ -154,6 +163,15 @@ class GaussianMixture(Clustering):
         floor: number added to each variance, as a share of the mean variance of the columns of the class; otherwise a
             child with an almost constant coupling would determine the result alone.
         **options: clusters, sample, smallest_share, seed.
+
+    Example:
+        >>> columns, labels = torch.tensor([[0.9, 0.1]] * 8 + [[0.1, 0.9]] * 8 + [[9.0, 9.0]]), torch.zeros(17).long()
+        >>> chosen = GaussianMixture(clusters=3, smallest_share=0.2)
+        >>> chosen.reset(classes=1, children=2)
+        >>> chosen.observe(columns, labels)
+        >>> chosen.end_look()
+        >>> chosen.keep(columns, labels).nonzero().flatten().tolist()  # the last one is an outlier
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     """
 
     def __init__(self, *, floor: float = 0.1, **options: Any) -> None:

@@ -93,7 +93,18 @@ class Similarity(Filter):
 
 
 class Pearson(Similarity):
-    """The similarity is Pearson's correlation; 0 for a column of equal couplings."""
+    """The similarity is Pearson's correlation; 0 for a column of equal couplings.
+
+    Example:
+        >>> columns, labels = torch.tensor([[0.1, 0.2, 0.6], [0.1, 0.3, 0.9], [0.5, 0.4, 0.3]]), torch.zeros(3).long()
+        >>> chosen = Pearson(keep=0.67)
+        >>> chosen.reset(classes=1, children=3)
+        >>> for _ in range(chosen.looks):  # the means, then the scores
+        ...     chosen.observe(columns, labels)
+        ...     chosen.end_look()
+        >>> chosen.keep(columns, labels)
+        tensor([ True,  True, False])
+    """
 
     def comparable(self, columns_NI: Tensor) -> Tensor:
         """Columns minus their mean, at length 1."""
@@ -101,7 +112,18 @@ class Pearson(Similarity):
 
 
 class DotProduct(Similarity):
-    """The similarity is the scalar product, so the strength of the couplings counts too."""
+    """The similarity is the scalar product, so the strength of the couplings counts too.
+
+    Example:
+        >>> columns, labels = torch.tensor([[0.1, 0.2, 0.6], [0.1, 0.3, 0.9], [0.1, 0.1, 0.1]]), torch.zeros(3).long()
+        >>> chosen = DotProduct(keep=0.67)
+        >>> chosen.reset(classes=1, children=3)
+        >>> for _ in range(chosen.looks):  # the means, then the scores
+        ...     chosen.observe(columns, labels)
+        ...     chosen.end_look()
+        >>> chosen.keep(columns, labels)
+        tensor([ True,  True, False])
+    """
 
     def comparable(self, columns_NI: Tensor) -> Tensor:
         """Columns as float64, otherwise unchanged."""

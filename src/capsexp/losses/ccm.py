@@ -26,6 +26,11 @@ def channel_correlation(maps_BCHW: Tensor) -> Tensor:
     Returns:
         A scalar from 0 to 1, at least 1 / C where no channel is constant.  NaN if a map holds NaN or
         infinite values.
+
+    Example:
+        >>> maps = torch.tensor([[0.0, 1.0], [0.0, 2.0], [1.0, 0.0]])[None, :, None, :]  # 3 channels of 1 x 2 places
+        >>> channel_correlation(maps).round(decimals=4)
+        tensor(1.)
     """
     maps_BCHW = at_least_single(maps_BCHW)
     with without_autocast(maps_BCHW.device.type):

@@ -18,6 +18,10 @@ def margin_loss(
         present: m+, the length above which a present class adds nothing.
         absent: m-, the length below which an absent class adds nothing.
         down_weight: lambda, the weight of absent classes.
+
+    Example:
+        >>> margin_loss(torch.tensor([[0.8, 0.3]]), torch.tensor([0]))  # 0.1 ** 2 + 0.5 * 0.2 ** 2
+        tensor(0.0300)
     """
     present_BK = F.one_hot(labels_B, lengths_BK.shape[1]).to(lengths_BK.dtype)
     missed_BK = (present - lengths_BK).clamp_min(0).square()

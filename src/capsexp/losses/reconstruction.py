@@ -11,5 +11,9 @@ def reconstruction_loss(drawn_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     Args:
         drawn_BCHW: the output of the decoder, in [0, 1].
         target_BCHW: the image in [0, 1], after cropping or shifting and before normalisation.
+
+    Example:
+        >>> reconstruction_loss(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
+        tensor(16.)
     """
     return (drawn_BCHW - target_BCHW).square().flatten(1).sum(1).mean()

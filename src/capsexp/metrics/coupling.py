@@ -19,7 +19,13 @@ from torchmetrics import Metric
 
 
 def ground_truth_columns(coupling_BJI: Tensor, labels_B: Tensor) -> Tensor:
-    """Each image's couplings with the capsule of its own class, (B, I)."""
+    """Each image's couplings with the capsule of its own class, (B, I).
+
+    Example:
+        >>> coupling = torch.tensor([[[0.9, 0.2], [0.1, 0.8]]])  # of 2 children with 2 classes
+        >>> ground_truth_columns(coupling, torch.tensor([1]))
+        tensor([[0.1000, 0.8000]])
+    """
     return coupling_BJI[torch.arange(len(labels_B), device=labels_B.device), labels_B]
 
 
@@ -51,6 +57,13 @@ class ClassMean(_Sums):
     Args:
         classes: K.
         *shape: shape of the values of one image.
+
+    Example:
+        >>> mean = ClassMean(2, 1)
+        >>> mean.update(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]))
+        >>> mean.compute()
+        tensor([[2.],
+                [5.]], dtype=torch.float64)
     """
 
     sums: Tensor
@@ -84,6 +97,13 @@ class MeanCoupling(_Sums):
     Args:
         parents: J.
         children: I.
+
+    Example:
+        >>> mean = MeanCoupling(parents=2, children=1)
+        >>> mean.update(torch.tensor([[[0.75], [0.25]], [[0.25], [0.75]]]))
+        >>> mean.compute()
+        tensor([[0.5000],
+                [0.5000]], dtype=torch.float64)
     """
 
     sums_JI: Tensor
@@ -116,6 +136,14 @@ class ColumnCorrelation(_Sums):
     Args:
         classes: K.
         children: I.
+
+    Example:
+        >>> correlation = ColumnCorrelation(classes=2, children=3)
+        >>> columns = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.4, 0.6], [0.3, 0.2, 0.1], [0.6, 0.4, 0.2]])
+        >>> correlation.update(columns, torch.tensor([0, 0, 1, 1]))
+        >>> correlation.compute().round(decimals=4)
+        tensor([[ 1., -1.],
+                [-1.,  1.]], dtype=torch.float64)
     """
 
     sums_KI: Tensor
@@ -155,6 +183,13 @@ class FirstColumns(_Sums):
     Args:
         images: N, number of images.
         children: I.
+
+    Example:
+        >>> first = FirstColumns(images=2, children=3)
+        >>> first.update(torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.5, 0.5, 0.5]]), torch.tensor([4, 7, 9]))
+        >>> correlation, labels = first.compute()
+        >>> round(float(correlation[0, 1]), 4), labels.tolist()
+        (-1.0, [4, 7])
     """
 
     columns_NI: Tensor
@@ -192,6 +227,11 @@ class IntraInter(NamedTuple):
 
 
 def intra_inter(correlation_KK: Tensor) -> IntraInter:
-    """Mean of the diagonal and mean of all other entries, without those that are NaN."""
+    """Mean of the diagonal and mean of all other entries, without those that are NaN.
+
+    Example:
+        >>> intra_inter(torch.tensor([[0.75, 0.25], [0.25, 0.5]]))
+        IntraInter(intra=0.625, inter=0.25)
+    """
     own = torch.eye(len(correlation_KK), dtype=torch.bool, device=correlation_KK.device)
     return IntraInter(float(correlation_KK[own].nanmean()), float(correlation_KK[~own].nanmean()))

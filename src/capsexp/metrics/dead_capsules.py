@@ -42,7 +42,14 @@ class Shares(NamedTuple):
 
 
 def shares(layers: Iterable[Activity]) -> Shares:
-    """Shares among all capsules of one or more layers together; each capsule counts once."""
+    """Shares among all capsules of one or more layers together; each capsule counts once.
+
+    Example:
+        >>> metric = DeadCapsules()
+        >>> metric.update(torch.tensor([[[0.5, 0.0], [0.0, 0.001]]]))  # of two capsules the second is dead
+        >>> shares([metric.compute()])
+        Shares(dead=0.5, silent=0.5)
+    """
     activities = list(layers)
     dead = torch.cat([activity.dead.flatten() for activity in activities])
     silent = torch.cat([activity.silent.flatten() for activity in activities])

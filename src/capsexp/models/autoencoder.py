@@ -40,6 +40,11 @@ class Autoencoder(Classifier):
         kernel: kernel size of all layers, odd, so that padding keeps the size.
         dropout: share of activations dropped after each pooling and unpooling, in [0, 1).
         decoder: "own" weights, the encoder's weights "shared", or None for no decoder.
+
+    Example:
+        >>> model = Autoencoder(image_shape=(1, 28, 28), classes=46, decoder="shared")
+        >>> model.reconstruct(torch.rand(2, 1, 28, 28)).shape, model(torch.rand(2, 1, 28, 28)).shape
+        (torch.Size([2, 1, 28, 28]), torch.Size([2, 46]))
     """
 
     stackable = frozenset({"c1", "c2", "latent", "dropout"})

@@ -16,6 +16,12 @@ class Classifier(Prunable, ABC):
     Attributes:
         random_states: random states after its weights were drawn, see :mod:`capsexp.rng`; a fit starts from them.  None
             if they are not saved.
+
+    Example:
+        >>> from capsexp.models import CNN
+        >>> model = CNN(image_shape=(1, 28, 28), classes=46, c1=6, c2=16, c3=16)
+        >>> isinstance(model, Classifier), model(torch.rand(2, 1, 28, 28)).shape, model.params_paper()
+        (True, torch.Size([2, 46]), 11622)
     """
 
     random_states: dict[str, Any] | None = None
@@ -39,12 +45,22 @@ class Classifier(Prunable, ABC):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The true number of trainable parameters, including biases."""
+    """The true number of trainable parameters, including biases.
+
+    Example:
+        >>> count_parameters(torch.nn.Linear(3, 2))
+        8
+    """
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_weights(model: nn.Module) -> int:
-    """The number of weights without biases, as in the formulas of Wang (2019)."""
+    """The number of weights without biases, as in the formulas of Wang (2019).
+
+    Example:
+        >>> count_weights(torch.nn.Sequential(torch.nn.Linear(3, 2)))
+        6
+    """
     return sum(p.numel() for name, p in model.named_parameters() if name.endswith("weight"))
 
 

@@ -30,6 +30,16 @@ class CapsNet(Classifier):
         dim_class: E, components of a class capsule.
         squash: squashing function of the primary capsules: classic, linear or exponential (the routing has its own).
         decoder: widths of the decoder's hidden layers; None for no decoder.
+
+    Example:
+        >>> from functools import partial
+        >>> from capsexp.routing import MaxMin
+        >>> routing = partial(MaxMin, iterations=2)
+        >>> model = CapsNet(image_shape=(1, 12, 12), classes=10, routing=routing, c1=8, c2=16, kernel=5, decoder=None)
+        >>> model(torch.rand(2, 1, 12, 12)).shape  # the lengths of the class capsules
+        torch.Size([2, 10])
+        >>> model.capsules(torch.rand(2, 1, 12, 12)).poses_BJE.shape
+        torch.Size([2, 10, 16])
     """
 
     stackable = frozenset({"c1", "c2"})

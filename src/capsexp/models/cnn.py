@@ -24,6 +24,11 @@ class CNN(Classifier):
         c3: output channels of the third convolution.
         kernels: kernel sizes of the three convolutions, odd, so that padding keeps the size.
         dropout: share of activations dropped after each pooling, in [0, 1).
+
+    Example:
+        >>> model = CNN(image_shape=(1, 28, 28), classes=46, c1=8)
+        >>> model(torch.rand(2, 1, 28, 28)).shape, model.widths()
+        (torch.Size([2, 46]), {'conv1': 8, 'conv2': 16, 'conv3': 16})
     """
 
     stackable = frozenset({"c1", "c2", "c3", "dropout"})

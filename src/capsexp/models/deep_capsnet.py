@@ -50,6 +50,12 @@ class DeepCapsNet(Classifier):
             values: less memory, more time, the same numbers.
         backbone: channels of the convolutions; None for C*D/4, C*D/2 and C*D (a pruned network has others).
         primary: channels of the primary capsules' convolution, a multiple of D; None for C*D.
+
+    Example:
+        >>> from capsexp.routing import Dynamic
+        >>> model = DeepCapsNet(image_shape=(3, 16, 16), classes=10, routing=Dynamic, capsules=2, dim=4, depth=1)
+        >>> model(torch.rand(2, 3, 16, 16)).shape, model.grid
+        (torch.Size([2, 10]), (3, 3))
     """
 
     @classmethod

@@ -1,1 +1,48 @@
-"""Building blocks of capsule networks: squash, votes, capsule layers, decoder."""
+"""Building blocks of capsule networks, as plain ``torch.nn`` modules and functions.
+
+Capsule layers (:class:`PrimaryCapsules`, :class:`ConvCapsules`, :class:`ClassCapsules`, and :func:`as_children` between
+grid and list), the choice between routing and master coefficients (:func:`set_inference`), the decoder, squashing
+functions, votes, max pooling with unpooling, and what a network offers whose channels can be pruned
+(:class:`ChannelNetwork`, :class:`Prunable`).
+"""
+
+from capsexp.nn.capsules import (
+    CapsuleLayer,
+    ClassCapsules,
+    ConvCapsules,
+    PrimaryCapsules,
+    as_children,
+    capsule_layers,
+    set_inference,
+)
+from capsexp.nn.channels import ChannelLayer, ChannelNetwork, FeatureMaps, Prunable, Reader
+from capsexp.nn.decoder import Decoder
+from capsexp.nn.functional import SQUASHES, lengths, squash, squash_exponential, squash_linear
+from capsexp.nn.unpooling import max_pool, max_unpool
+from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
+
+__all__ = [
+    "SQUASHES",
+    "CapsuleLayer",
+    "ChannelLayer",
+    "ChannelNetwork",
+    "ClassCapsules",
+    "ConvCapsules",
+    "Decoder",
+    "FeatureMaps",
+    "GivenVotes",
+    "LinearVotes",
+    "PrimaryCapsules",
+    "Prunable",
+    "Reader",
+    "Votes",
+    "as_children",
+    "capsule_layers",
+    "lengths",
+    "max_pool",
+    "max_unpool",
+    "set_inference",
+    "squash",
+    "squash_exponential",
+    "squash_linear",
+]

@@ -37,6 +37,11 @@ class PrimaryCapsules(nn.Module):
         stride: stride of the convolution.
         padding: padding of the convolution.
         squash: squashing function of the poses, one of :data:`~capsexp.nn.functional.SQUASHES`.
+
+    Example:
+        >>> primary = PrimaryCapsules(16, 32, dim=8, kernel=3, stride=2)  # 4 types of capsules of 8 components
+        >>> primary(torch.rand(2, 16, 9, 9)).shape
+        torch.Size([2, 4, 8, 4, 4])
     """
 
     def __init__(
@@ -64,7 +69,12 @@ class PrimaryCapsules(nn.Module):
 
 
 def as_children(poses_BTDHW: Tensor) -> Tensor:
-    """Capsules on a grid as one list (B, I, D), I = T * H * W, with the positions of a type adjacent."""
+    """Capsules on a grid as one list (B, I, D), I = T * H * W, with the positions of a type adjacent.
+
+    Example:
+        >>> as_children(torch.rand(2, 4, 8, 3, 3)).shape
+        torch.Size([2, 36, 8])
+    """
     poses_BDI = poses_BTDHW.flatten(3).transpose(1, 2).flatten(2)
     return poses_BDI.transpose(1, 2)  # a view: votes are fastest where the components vary slowest
 
@@ -86,6 +96,16 @@ class CapsuleLayer(nn.Module):
         dim_out: E.
         routing: constructor of the layer's routing from these four.
         weight_std: standard deviation of the initial matrices; None takes that of the routing.
+
+    Example:
+        >>> from capsexp.routing import Uniform
+        >>> layer = CapsuleLayer(6, 2, 4, 8, Uniform)
+        >>> layer.weight.shape
+        torch.Size([2, 8, 4, 6])
+        >>> layer.set_master(torch.full((2, 6), 0.5))  # a coupling for all images
+        >>> layer.inference = "folded"
+        >>> layer.route(torch.rand(3, 6, 4)).poses_BJE.shape
+        torch.Size([3, 2, 8])
     """
 
     master_JI: Tensor | None
@@ -101,6 +121,9 @@ class CapsuleLayer(nn.Module):
         weight_std: float | None = None,
     ) -> None:
         super().__init__()
+        made = isinstance(routing, nn.Module) or not callable(routing)
+        rule = "be the constructor of a routing, such as the class capsexp.routing.Dynamic"
+        require(not made, "routing", rule, type(routing).__name__)
         try:
             self.routing = routing(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
         except ConfigError as error:  # routing is a config group of its own, not a part of the model's
@@ -149,7 +172,13 @@ class CapsuleLayer(nn.Module):
 
 
 def capsule_layers(model: nn.Module) -> dict[str, CapsuleLayer]:
-    """The capsule layers of a model that route, by name, in the order of the model."""
+    """The capsule layers of a model that route, by name, in the order of the model.
+
+    Example:
+        >>> from capsexp.routing import Dynamic
+        >>> list(capsule_layers(torch.nn.Sequential(ClassCapsules(6, 2, 4, 8, Dynamic))))
+        ['0']
+    """
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CapsuleLayer)}
 
 
@@ -158,18 +187,36 @@ def set_inference(model: nn.Module, inference: Inference) -> None:
 
     Raises:
         ConfigError: a layer has no master coefficients.
+
+    Example:
+        >>> from capsexp.routing import Dynamic
+        >>> layer = ClassCapsules(6, 2, 4, 8, Dynamic)
+        >>> set_inference(layer, "fast")
+        Traceback (most recent call last):
+        ...
+        capsexp.errors.ConfigError: inference must be dynamic: ClassCapsules has no master coefficients, got 'fast'
     """
     require_choice("inference", inference, get_args(Inference))
     layers = capsule_layers(model)
     for name, layer in layers.items():
         known = inference == "dynamic" or layer.master_JI is not None
-        require(known, "inference", f"be routing: {name} has no master coefficients", inference)
+        rule = f"be dynamic: {name or type(layer).__name__} has no master coefficients"
+        require(known, "inference", rule, inference)
     for layer in layers.values():
         layer.inference = inference
 
 
 class ClassCapsules(CapsuleLayer):
-    """The class capsules, for which every child votes: Sabour et al. (2017), DigitCaps."""
+    """The class capsules, for which every child votes: Sabour et al. (2017), DigitCaps.
+
+    Example:
+        >>> from functools import partial
+        >>> from capsexp.routing import Dynamic
+        >>> layer = ClassCapsules(36, 10, 8, 16, partial(Dynamic, iterations=2))
+        >>> output = layer(torch.rand(5, 36, 8))
+        >>> output.poses_BJE.shape, output.activations_BJ.shape, output.coupling_BJI.shape
+        (torch.Size([5, 10, 16]), torch.Size([5, 10]), torch.Size([5, 10, 36]))
+    """
 
     def forward(self, poses_BID: Tensor) -> RoutingOutput:
         """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes."""
@@ -193,6 +240,12 @@ class ConvCapsules(CapsuleLayer):
         stride: distance between neighbouring windows.
         padding: border of positions without capsules; there are no votes from there, and ``Votes.mask_BI`` is False.
         weight_std: standard deviation of the initial matrices; None takes that of the routing.
+
+    Example:
+        >>> from capsexp.routing import Dynamic
+        >>> layer = ConvCapsules(4, 6, 8, 8, Dynamic, kernel=3, padding=1)
+        >>> layer(torch.rand(2, 4, 8, 5, 5)).poses_BJE.shape
+        torch.Size([2, 6, 8, 5, 5])
     """
 
     def __init__(

@@ -18,6 +18,11 @@ class Decoder(nn.Module):
         dim: E, components of a class capsule.
         image_shape: (C, H, W) of the image.
         hidden: widths of the hidden layers.
+
+    Example:
+        >>> decoder = Decoder(10, 16, (1, 8, 8), hidden=[32])
+        >>> decoder(torch.rand(2, 10, 16), shown_B=torch.tensor([3, 7])).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

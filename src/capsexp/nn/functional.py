@@ -22,24 +22,43 @@ def lengths(poses: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
         poses: any shape.
         dim: the dimension that holds a pose's components.
         keepdim: True keeps ``dim``, with size one.
+
+    Example:
+        >>> lengths(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        tensor([5., 2.])
     """
     squares = poses.square().sum(dim, keepdim=keepdim)
     return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
 
 def squash(poses: Tensor, dim: int = -1) -> Tensor:
-    """Length n becomes n^2 / (1 + n^2): Sabour et al. (2017), equation (1)."""
+    """Length n becomes n^2 / (1 + n^2): Sabour et al. (2017), equation (1).
+
+    Example:
+        >>> squash(torch.tensor([0.0, 3.0]))  # 9 / 10
+        tensor([0.0000, 0.9000])
+    """
     n = lengths(poses, dim, keepdim=True)
     return poses * (n / (1 + n.square()))
 
 
 def squash_linear(poses: Tensor, dim: int = -1) -> Tensor:
-    """Length n becomes n / (1 + n): Sahu and Altahhan (2024), equation (4) as it is printed."""
+    """Length n becomes n / (1 + n): Sahu and Altahhan (2024), equation (4) as it is printed.
+
+    Example:
+        >>> squash_linear(torch.tensor([0.0, 3.0]))  # 3 / 4
+        tensor([0.0000, 0.7500])
+    """
     return poses / (1 + lengths(poses, dim, keepdim=True))
 
 
 def squash_exponential(poses: Tensor, dim: int = -1) -> Tensor:
-    """Length n becomes 1 - exp(-n): Mazzia et al. (2021), Efficient-CapsNet, equation (1), after Xi et al. (2017)."""
+    """Length n becomes 1 - exp(-n): Mazzia et al. (2021), Efficient-CapsNet, equation (1), after Xi et al. (2017).
+
+    Example:
+        >>> squash_exponential(torch.tensor([0.0, 3.0]))  # 1 - exp(-3)
+        tensor([0.0000, 0.9502])
+    """
     n = lengths(poses, dim, keepdim=True)
     return poses * (-torch.expm1(-n) / n)
 

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from capsexp.nn.autocast import without_autocast
-
 Item = TypeVar("Item")
 Room = TypeVar("Room")
 
@@ -25,7 +23,7 @@ Room = TypeVar("Room")
 def each_in_a_thread(
     work: Callable[[Item, Room], None], items: Sequence[Item], make_room: Callable[[], Room], like: Tensor
 ) -> None:
-    """``work(item, room)`` for every item, without gradients and without autocast.
+    """``work(item, room)`` for every item, without gradients, and under autocast where the caller is.
 
     Args:
         work: the function; two calls must not write to the same numbers.
@@ -40,9 +38,10 @@ def each_in_a_thread(
             work(item, room)
         return
     waiting, is_inference = deque(items), torch.is_inference_mode_enabled()
+    is_autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-    def take() -> None:
-        with torch.inference_mode(is_inference), torch.no_grad(), without_autocast(like.device.type):
+    def take() -> None:  # a thread has modes of its own
+        with torch.inference_mode(is_inference), torch.no_grad(), torch.autocast("cpu", dtype, is_autocast):
             room = make_room()
             while waiting:
                 try:

@@ -13,6 +13,10 @@ def max_pool(maps_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The maxima (B, C, H/2, W/2), and their positions y*W + x in their map, int64; of equal values the first counts.
+
+    Example:
+        >>> max_pool(torch.tensor([[[[1.0, 4.0], [3.0, 2.0]]]]))
+        (tensor([[[[4.]]]]), tensor([[[[1]]]]))
     """
     pooled, places = F.max_pool2d(maps_BCHW, 2, return_indices=True)
     return pooled, places
@@ -27,6 +31,11 @@ def max_unpool(maps_BCHW: Tensor, places_BCHW: Tensor) -> Tensor:
     Args:
         maps_BCHW: the values.
         places_BCHW: positions of the same shape, from :func:`max_pool` of maps of twice the height and width.
+
+    Example:
+        >>> max_unpool(*max_pool(torch.tensor([[[[1.0, 4.0], [3.0, 2.0]]]])))
+        tensor([[[[0., 4.],
+                  [0., 0.]]]])
     """
     batch, channels, height, width = maps_BCHW.shape
     # Convolutions leave the channels of a pixel adjacent, so these are views, and an image is contiguous in memory.

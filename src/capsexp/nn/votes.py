@@ -31,6 +31,11 @@ class Votes(ABC):
 
     Attributes:
         mask_BI: True where a child exists, None if all exist.  Elsewhere (in the padding of a window) votes are zero.
+
+    Example:
+        >>> votes = GivenVotes(torch.ones(1, 2, 3, 4))  # 1 image, 2 parents of 3 components, 4 children
+        >>> isinstance(votes, Votes), votes.shape
+        (True, (1, 2, 3, 4))
     """
 
     mask_BI: Tensor | None = None
@@ -70,6 +75,15 @@ class GivenVotes(Votes):
     Args:
         votes_BJEI: (B, J, E, I).
         mask_BI: True where a child exists, or None if all exist.  Votes elsewhere must be zero.
+
+    Example:
+        >>> votes = GivenVotes(torch.ones(1, 2, 3, 4))
+        >>> votes.weighted_sum(0.5)  # of 4 children
+        tensor([[[2., 2., 2.],
+                 [2., 2., 2.]]])
+        >>> votes.agreement(torch.ones(1, 2, 3))
+        tensor([[[3., 3., 3., 3.],
+                 [3., 3., 3., 3.]]])
     """
 
     def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None = None) -> None:
@@ -108,6 +122,13 @@ class LinearVotes(Votes):
         folds: cache of the weight with a shared coupling multiplied into it; None keeps nothing between calls.
 
     Under autocast the matrix products run in the type of autocast; couplings, agreements and sums are float32.
+
+    Example:
+        >>> votes = LinearVotes(torch.rand(5, 36, 8), torch.rand(10, 16, 8, 36))
+        >>> votes.weighted_sum(torch.rand(5, 10, 36)).shape
+        torch.Size([5, 10, 16])
+        >>> votes.materialise().shape
+        torch.Size([5, 10, 16, 36])
     """
 
     def __init__(

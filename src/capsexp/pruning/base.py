@@ -25,6 +25,11 @@ class Layer:
 
     Raises:
         ConfigError: the weight is no convolution's or holds NaN or infinity, or the maps do not have O channels.
+
+    Example:
+        >>> layer = Layer("conv1", torch.rand(8, 3, 5, 5), torch.rand(4, 8, 10, 10))
+        >>> layer.channels, layer.filters.shape
+        (8, torch.Size([8, 75]))
     """
 
     name: str
@@ -60,6 +65,17 @@ class Criterion(ABC):
             lowest.
         equivariant: True if a permutation of the channels permutes the scores with them.  It must be True if the score
             depends on the channel and not on its position.
+
+    Example:
+        A criterion of one's own, by which channels go that are rarely active:
+
+        >>> class MeanActivation(Criterion):
+        ...     needs = "maps"
+        ...
+        ...     def scores(self, layer):
+        ...         return layer.maps_BCHW.double().mean((0, 2, 3)).cpu()
+        >>> MeanActivation().scores(Layer("conv1", torch.ones(2, 1, 1, 1), torch.ones(4, 2, 3, 3)))
+        tensor([1., 1.], dtype=torch.float64)
     """
 
     needs: ClassVar[Literal["weights", "maps"]]

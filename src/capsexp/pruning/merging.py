@@ -9,9 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from capsexp.errors import require
 from capsexp.metrics.kernel_similarity import cosine_similarity
 from capsexp.nn.capsules import CapsuleLayer
-from capsexp.nn.channels import ChannelLayer, Prunable
+from capsexp.nn.channels import ChannelLayer, ChannelNetwork, convolution_of
 from capsexp.pruning.base import Layer
 from capsexp.pruning.cosine import DECIMALS
 
@@ -23,7 +24,7 @@ FAINT = 1e-6
 without a response towards zero, but not to zero; with such a partner a ratio would be in the millions."""
 
 
-def partners(model: Prunable, name: str, kept: Tensor) -> Into:
+def partners(model: ChannelNetwork, name: str, kept: Tensor) -> Into:
     """For each removed channel of a layer, the most similar kept one.
 
     Filters are compared as the network uses them: filters with a batch normalisation after them are scaled by its
@@ -48,9 +49,20 @@ def partners(model: Prunable, name: str, kept: Tensor) -> Into:
         :data:`~capsexp.pruning.cosine.DECIMALS` decimals) the one with the lower index is the partner.
 
     Raises:
-        ConfigError: the filters hold NaN or infinity.
+        ConfigError: the filters hold NaN or infinity, or the model has no such layer.
+
+    Example:
+        >>> from capsexp.models import CNN
+        >>> model = CNN(image_shape=(1, 8, 8), classes=10, c1=2)
+        >>> with torch.no_grad():
+        ...     model.convolution("conv1").weight[1] = 3 * model.convolution("conv1").weight[0]
+        >>> found = partners(model, "conv1", kept=torch.tensor([0]))
+        >>> {gone: (partner, round(ratio, 3)) for gone, (partner, ratio) in found.items()}
+        {1: (0, 3.0)}
     """
-    if not mergeable(model, model.channel_layers()[name]):
+    layers = model.channel_layers()
+    require(name in layers, "name", f"be one of the layers {', '.join(layers)}", name)
+    if not mergeable(model, layers[name]):
         return {}
     filters_OF = _without_faint(_as_used(model, name))
     similarity_OO = cosine_similarity(filters_OF).round(decimals=DECIMALS)
@@ -63,19 +75,20 @@ def partners(model: Prunable, name: str, kept: Tensor) -> Into:
     return found
 
 
-def mergeable(model: Prunable, layer: ChannelLayer) -> bool:
+def mergeable(model: ChannelNetwork, layer: ChannelLayer) -> bool:
     """True if the channels of a layer reach all their readers unchanged, not as components of capsules."""
-    capsules = any(isinstance(model.get_submodule(reader.name), CapsuleLayer) for reader in layer.readers)
+    module = cast("nn.Module", model)
+    capsules = any(isinstance(module.get_submodule(reader.name), CapsuleLayer) for reader in layer.readers)
     return layer.dim == 1 and not capsules
 
 
-def _as_used(model: Prunable, name: str) -> Tensor:
+def _as_used(model: ChannelNetwork, name: str) -> Tensor:
     """(O, F), float64 on the CPU: the filters, with the batch normalisation after them folded in."""
-    filters_OF = Layer(name, model.convolution(name).weight).filters.cpu()
+    filters_OF = Layer(name, convolution_of(model, name).weight).filters.cpu()
     norm_name = model.channel_layers()[name].norm
     if norm_name is None:
         return filters_OF
-    norm = cast("nn.BatchNorm2d", model.get_submodule(norm_name))
+    norm = cast("nn.BatchNorm2d", cast("nn.Module", model).get_submodule(norm_name))
     variance_O = cast("Tensor", norm.running_var).cpu().double()
     return filters_OF * (norm.weight.detach().cpu().double() / (variance_O + norm.eps).sqrt())[:, None]
 

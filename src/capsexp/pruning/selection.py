@@ -84,6 +84,11 @@ class Fewer:
     Args:
         channels: number of channels to remove.
         merge: as in :class:`Selection`.
+
+    Example:
+        >>> from capsexp.nn import ChannelLayer
+        >>> Fewer(2).keep(ChannelLayer("conv1", "conv1", ()), torch.tensor([0.1, 0.4, 0.3, 0.2]))
+        tensor([1, 2])
     """
 
     def __init__(self, channels: int, *, merge: bool = False) -> None:
@@ -91,8 +96,13 @@ class Fewer:
         self.merge = merge
 
     def keep(self, layer: ChannelLayer, scores: Tensor) -> Tensor:
-        """The channels to keep, see :meth:`Selection.keep`."""
+        """The channels to keep, see :meth:`Selection.keep`.
+
+        Raises:
+            ConfigError: a score is NaN or infinite, or no channel would stay.
+        """
         require(bool(scores.isfinite().all()), "scores", "be finite", "NaN or infinity")
+        require(self.channels < len(scores), "channels", f"leave one of the {len(scores)} channels", self.channels)
         return _best(scores, len(scores) - self.channels)
 
 

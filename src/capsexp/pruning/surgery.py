@@ -1,21 +1,23 @@
 """Construction of a smaller model from a model and a selection of its channels."""
 
+import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from capsexp.errors import require, require_number
+from capsexp.errors import ConfigError, require, require_number
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
-from capsexp.nn.channels import ChannelLayer, Prunable, Reader
+from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Prunable, Reader, convolution_of, widths_of
+from capsexp.pruning.contract import check_network
 from capsexp.pruning.merging import Into, mergeable
 
 log = logging.getLogger(__name__)
 
 
-M = TypeVar("M", bound=Prunable)
+M = TypeVar("M", bound=ChannelNetwork)
 
 
 def shrink(
@@ -44,8 +46,19 @@ def shrink(
             take a removed channel are added, times the ratio, to those for its partner.  See ``merging``.
 
     Raises:
-        ConfigError: a layer cannot be pruned, or its channels cannot be merged, in this way.
+        ConfigError: the model lacks what a :class:`~capsexp.nn.ChannelNetwork` has; a layer cannot be pruned, or its
+            channels cannot be merged, in this way; ``make`` makes another architecture.
+
+    Example:
+        >>> from functools import partial
+        >>> from capsexp.models import CNN
+        >>> make = partial(CNN, image_shape=(1, 8, 8), classes=10)
+        >>> model = make(c1=4)
+        >>> smaller = shrink(model, {"conv1": torch.tensor([0, 3])}, make)
+        >>> bool((smaller.convolution("conv1").weight == model.convolution("conv1").weight[[0, 3]]).all())
+        True
     """
+    check_network(model)
     layers = model.channel_layers()
     kept = {name: index.cpu() for name, index in kept.items()}
     for name, index in kept.items():
@@ -53,11 +66,14 @@ def shrink(
     into = into or {}
     for name, folds in into.items():
         _check_into(name, folds, model, kept)
-    smaller = make(**model.sized({name: len(index) for name, index in kept.items()}))
-    smaller.load_state_dict(_carried(model, smaller, kept, into, renew))
-    for name, layer in capsule_layers(smaller).items():
+    smaller = _made(model, make, {name: len(index) for name, index in kept.items()})
+    whole, module = cast("Prunable", model), cast("nn.Module", smaller)
+    carried, fresh = _carried(whole, module, kept, into, renew), module.state_dict()
+    _same_architecture(name for name, value in fresh.items() if carried[name].shape != value.shape)
+    module.load_state_dict(carried)
+    for name, layer in capsule_layers(module).items():
         if layer.master_JI is not None:
-            layer.inference = capsule_layers(model)[name].inference
+            layer.inference = capsule_layers(whole)[name].inference
     return smaller
 
 
@@ -67,6 +83,16 @@ def transplant(model: Prunable, other: nn.Module) -> None:
     Args:
         model: the source; it is not changed.
         other: the target; its convolutions have the same sizes.
+
+    Example:
+        >>> from functools import partial
+        >>> from capsexp.models import DeepCapsNet
+        >>> from capsexp.routing import Dynamic
+        >>> make = partial(DeepCapsNet, image_shape=(1, 12, 12), classes=2, routing=Dynamic, capsules=2, dim=4)
+        >>> model, deeper = make(depth=0), make(depth=1)
+        >>> transplant(model, deeper)
+        >>> bool((deeper.convolution("conv1").weight == model.convolution("conv1").weight).all())
+        True
     """
     layers = model.channel_layers()
     state = model.state_dict()
@@ -76,9 +102,52 @@ def transplant(model: Prunable, other: nn.Module) -> None:
     assert not missing.unexpected_keys, "the other model has no such convolutions"
 
 
-def _check(name: str, layers: Mapping[str, ChannelLayer], model: Prunable, index: Tensor) -> None:
+def _made(model: M, make: Callable[..., M], widths: Mapping[str, int]) -> M:
+    """The network of these widths with initial weights, checked to be the model's architecture."""
+    sizes, wanted = model.sized(widths), widths_of(model) | dict(widths)
+    _check_arguments(model, make, sizes)
+    smaller = make(**sizes)
+    check_network(smaller)
+    rule = f"make a network of the widths {wanted} from what sized() of {type(model).__name__} returns"
+    require(widths_of(smaller) == wanted, "make", rule, widths_of(smaller))
+    before, after = (set(cast("nn.Module", each).state_dict()) for each in (model, smaller))
+    _same_architecture(name for name in before ^ after if not name.endswith("master_JI"))
+    _same_architecture(_other_capsules(cast("nn.Module", model), cast("nn.Module", smaller)))
+    return smaller
+
+
+def _check_arguments(model: ChannelNetwork, make: Callable[..., Any], sizes: Mapping[str, Any]) -> None:
+    """Check that a constructor can be called with these sizes; what has no signature is not checked."""
+    try:
+        signature = inspect.signature(make)
+    except ValueError:
+        return
+    try:
+        signature.bind(**sizes)
+    except TypeError as error:
+        rule = f"take what sized() of {type(model).__name__} returns ({', '.join(sizes)}) and need no more ({error})"
+        raise ConfigError("make", rule, getattr(make, "__name__", type(make).__name__)) from error
+
+
+def _other_capsules(model: nn.Module, smaller: nn.Module) -> Iterator[str]:
+    """The capsule layers whose capsules have other dimensions; in the last one there are also as many parents."""
+    before, after = capsule_layers(model), capsule_layers(smaller)
+    for name, layer in before.items():
+        first = 0 if name == list(before)[-1] else 1  # the parents of the others are channels, too
+        if layer.weight.shape[first:3] != after[name].weight.shape[first:3]:
+            yield f"{name}.weight"
+
+
+def _same_architecture(different: Iterable[str]) -> None:
+    """Raise an error if there are names of parameters that differ beyond what is pruned."""
+    names = sorted(different)
+    rule = "make the architecture of the model, with its other arguments"
+    require(not names, "make", rule, f"a difference in {', '.join(names[:3])}")
+
+
+def _check(name: str, layers: Mapping[str, ChannelLayer], model: ChannelNetwork, index: Tensor) -> None:
     require(name in layers, f"kept.{name}", f"name one of the layers {', '.join(layers)}", name)
-    channels = model.convolution(name).out_channels
+    channels = convolution_of(model, name).out_channels
     inside = len(index) > 0 and bool(((index >= 0) & (index < channels)).all())
     require(inside, f"kept.{name}", f"hold indices from 0 to {channels - 1}, at least one", index.tolist())
     require(len(set(index.tolist())) == len(index), f"kept.{name}", "name each channel once", index.tolist())
@@ -86,13 +155,13 @@ def _check(name: str, layers: Mapping[str, ChannelLayer], model: Prunable, index
     require(len(index) % layers[name].dim == 0, f"kept.{name}", rule, len(index))
 
 
-def _check_into(name: str, folds: Into, model: Prunable, kept: Mapping[str, Tensor]) -> None:
+def _check_into(name: str, folds: Into, model: ChannelNetwork, kept: Mapping[str, Tensor]) -> None:
     key = f"into.{name}"
     require(name in kept, key, f"name one of the layers that are cut ({', '.join(kept)})", name)
     rule = "name a layer whose channels do not become capsules: these cannot be merged"
     require(mergeable(model, model.channel_layers()[name]), key, rule, name)
     stay = set(kept[name].tolist())
-    go = set(range(model.widths()[name])) - stay
+    go = set(range(widths_of(model)[name])) - stay
     for gone, (partner, ratio) in folds.items():
         require(gone in go and partner in stay, key, "merge removed channels into kept channels", [gone, partner])
         require_number(key, ratio, 0, open_ends=">")

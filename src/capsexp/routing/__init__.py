@@ -1,1 +1,15 @@
-"""Routing algorithms, one per file: from votes to the poses of the parents."""
+"""Routing algorithms, from the votes for the capsules of a layer to their poses.
+
+:class:`Dynamic`, :class:`MaxMin`, :class:`Uniform` and :class:`Fixed` are handed to a capsule layer as constructors
+(``functools.partial(MaxMin, iterations=2)``).  An algorithm of one's own inherits from :class:`AgreementRouting` (the
+loop is there already) or from :class:`Routing`, and returns a :class:`RoutingOutput`.
+"""
+
+from capsexp.routing.base import AgreementRouting, Routing
+from capsexp.routing.dynamic import Dynamic
+from capsexp.routing.fixed import Fixed
+from capsexp.routing.max_min import MaxMin
+from capsexp.routing.uniform import Uniform
+from capsexp.types import RoutingOutput
+
+__all__ = ["AgreementRouting", "Dynamic", "Fixed", "MaxMin", "Routing", "RoutingOutput", "Uniform"]

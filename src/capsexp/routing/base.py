@@ -25,6 +25,21 @@ class Routing(nn.Module, ABC):
         dim_in: D, components of a child's pose.
         dim_out: E, components of a parent's pose.
         squash: squashing function of the parents' sums, one of :data:`~capsexp.nn.functional.SQUASHES`.
+
+    Example:
+        An algorithm of one's own, in which every child chooses the parent at random:
+
+        >>> class Lottery(Routing):
+        ...     coupling_sum = 1.0
+        ...
+        ...     def forward(self, votes, activations_BI=None):
+        ...         batch, parents, _, children = votes.shape
+        ...         chosen = torch.randint(parents, (batch, children))
+        ...         return self.weigh(votes, torch.nn.functional.one_hot(chosen, parents).float().transpose(1, 2))
+        >>> from capsexp.nn import ClassCapsules
+        >>> output = ClassCapsules(36, 10, 8, 16, Lottery)(torch.rand(5, 36, 8))
+        >>> output.coupling_BJI.sum(1).unique()
+        tensor([1.])
     """
 
     coupling_range: tuple[float, float] = (0.0, 1.0)
@@ -83,6 +98,22 @@ class AgreementRouting(Routing):
         gradient: ``full`` differentiates every iteration; ``last`` treats the coupling as a constant, so gradients flow
             through the last weighted sum only.
         **sizes: children, parents, dim_in, dim_out, and squash.
+
+    Example:
+        Dynamic routing with a temperature:
+
+        >>> class Sharp(AgreementRouting):
+        ...     coupling_sum = 1.0
+        ...
+        ...     @property
+        ...     def first_coupling(self):
+        ...         return 1 / self.parent_count
+        ...
+        ...     def couple(self, logits_BJI):
+        ...         return (logits_BJI / 0.5).softmax(1)
+        >>> from capsexp.nn import ClassCapsules
+        >>> ClassCapsules(36, 10, 8, 16, Sharp)(torch.rand(5, 36, 8)).poses_BJE.shape
+        torch.Size([5, 10, 16])
     """
 
     def __init__(self, *, iterations: int = 3, gradient: str = "full", **sizes: Any) -> None:

@@ -6,7 +6,15 @@ from capsexp.routing.base import AgreementRouting
 
 
 class Dynamic(AgreementRouting):
-    """Sabour, Frosst and Hinton (2017), *Dynamic Routing Between Capsules*, procedure 1."""
+    """Sabour, Frosst and Hinton (2017), *Dynamic Routing Between Capsules*, procedure 1.
+
+    Example:
+        >>> from capsexp.nn import GivenVotes
+        >>> votes = GivenVotes(torch.tensor([[[[3.0, 2.0]], [[1.0, -1.0]]]]))  # of 2 children for 2 parents
+        >>> coupling = Dynamic(children=2, parents=2, dim_in=1, dim_out=1, iterations=3)(votes).coupling_BJI
+        >>> coupling.sum(1).round(decimals=4)
+        tensor([[1., 1.]])
+    """
 
     coupling_sum = 1.0
 

@@ -22,6 +22,14 @@ class Fixed(Routing):
     Args:
         coupling: the matrix (J, I), or the path of a ``.npy`` file that holds it; None starts with 1 / J everywhere.
         **sizes: children, parents, dim_in, dim_out, and squash.
+
+    Example:
+        >>> from capsexp.nn import GivenVotes
+        >>> votes = GivenVotes(torch.tensor([[[[3.0, 2.0]], [[1.0, -1.0]]]]))  # of 2 children for 2 parents
+        >>> routing = Fixed(coupling=torch.eye(2), children=2, parents=2, dim_in=1, dim_out=1)
+        >>> routing(votes).poses_BJE  # the squashed votes 3 and -1
+        tensor([[[ 0.9000],
+                 [-0.5000]]])
     """
 
     coupling_JI: Tensor

@@ -20,6 +20,13 @@ class MaxMin(AgreementRouting):
         lower: p, the coupling with the parent of least agreement.
         upper: q, the coupling with the parent of largest agreement.
         **options: iterations, gradient, the four sizes and squash.
+
+    Example:
+        >>> from capsexp.nn import GivenVotes
+        >>> votes = GivenVotes(torch.tensor([[[[3.0, 2.0]], [[1.0, -1.0]]]]))  # of 2 children for 2 parents
+        >>> MaxMin(children=2, parents=2, dim_in=1, dim_out=1, iterations=2)(votes).coupling_BJI
+        tensor([[[1., 1.],
+                 [0., 0.]]])
     """
 
     def __init__(self, *, lower: float = 0.0, upper: float = 1.0, **options: Any) -> None:

@@ -16,6 +16,13 @@ class Uniform(Routing):
         iterations: has no effect; it exists so that one grid can sweep over algorithms.
         gradient: as ``iterations``.
         **sizes: children, parents, dim_in, dim_out, and squash.
+
+    Example:
+        >>> from capsexp.nn import GivenVotes
+        >>> votes = GivenVotes(torch.tensor([[[[3.0, 2.0]], [[1.0, -1.0]]]]))  # of 2 children for 2 parents
+        >>> Uniform(children=2, parents=2, dim_in=1, dim_out=1)(votes).coupling_BJI
+        tensor([[[0.5000, 0.5000],
+                 [0.5000, 0.5000]]])
     """
 
     coupling_sum = 1.0

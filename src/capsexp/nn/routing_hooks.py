@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from capsexp.errors import require
-from capsexp.nn.capsules import CapsuleLayer, capsule_layers
+from capsexp.nn.capsules import CapsuleLayer, ConvCapsules, capsule_layers
 from capsexp.types import RoutingOutput
 
 
@@ -43,6 +43,7 @@ class RoutingReader:
         self._hooks, self._last = [], {}
 
     def __getitem__(self, name: str) -> RoutingRecord:
+        require(name in self._last, "model", "use each of its capsule layers in every forward pass", f"{name} unused")
         return self._last[name]
 
     def _keeper(self, name: str) -> Any:
@@ -84,8 +85,10 @@ def class_layer(model: nn.Module) -> tuple[str, CapsuleLayer]:
     """The name and the layer of the class capsules, the model's last capsule layer.
 
     Raises:
-        ConfigError: the model has no capsule layers.
+        ConfigError: the model has no capsule layers, or the last one it registers has windows.
     """
     layers = list(capsule_layers(model).items())
     require(bool(layers), "model", "be a network with capsule layers", type(model).__name__)
-    return layers[-1]
+    name, last = layers[-1]
+    require(not isinstance(last, ConvCapsules), "model", "register its class capsules last, after the others", name)
+    return name, last
