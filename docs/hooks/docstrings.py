@@ -7,11 +7,14 @@ import griffe
 
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|math):`[~.]?([^`]*)`")
 FORMULA = re.compile(r"^( *)\.\. math::\s+(\S.*(?:\n\1 +\S.*)*)", re.MULTILINE)
+PRODUCT = re.compile(r"(`+[^`]*`+|^ *(?:>>>|\.\.\.) [^\n]*$)|(?<=\w)\*(?=\w)", re.MULTILINE)
+"""A star between two names, such as that of ``J*E``, outside code."""
 SESSION = re.compile(r"^>>> .*$(?:\n(?!\s*$).*$)*", re.MULTILINE)
 
 
 def as_markdown(text: str) -> str:
     """A docstring: names without roles, formulas and examples as blocks, and one colon before an indented block."""
+    text = PRODUCT.sub(lambda found: found[1] or r"\*", text)
     text = FORMULA.sub(lambda found: f"{found[1]}```text\n{found[1]}{found[2]}\n{found[1]}```", text)
     text = ROLE.sub(r"`\1`", text)
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
