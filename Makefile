@@ -8,12 +8,12 @@ ARGS       ?=
 VENV  := .venv
 RUN   := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-CODE  := src tests benchmarks examples
+CODE  := src tests benchmarks examples docs/hooks
 
 COMMAND = +experiment=$(EXPERIMENT) $(ARGS) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status report sync dashboard test versions lint type bench clean
+.PHONY: help sweep plan status report sync dashboard test versions lint type bench docs clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -78,8 +78,12 @@ bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/sweep_speed.py
 	@$(RUN) benchmarks/memory_estimate.py
 
+docs: $(STAMP)  ## build the documentation site into site/, strictly
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean:  ## remove caches and build outputs; results and the environment stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,4 +1,7 @@
-"""The package is in plain technical English: no retired names or phrases, no docstring that begins like a question."""
+"""The package and its pages are in plain technical English.
+
+No retired names or phrases, and no docstring that begins like a question.
+"""
 
 import ast
 import re
@@ -20,6 +23,12 @@ ROOMS = (
     *("analysis", "claims.py", "report.py", "api.py", "archive.py", "clean.py"),
 )
 """Rooms of ``src/capsexp`` that are checked; a room that is rewritten later is added here."""
+
+PAGES = [
+    *(SRC.parent / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(page for page in sorted((SRC.parent / "docs").rglob("*.md")) if "results" not in page.parts),
+]
+"""Pages for people; those of results are partly written by commands."""
 
 NOT_YET: tuple[str, ...] = ()
 """Files of these rooms that are not checked yet."""
@@ -132,6 +141,13 @@ def test_a_file_is_in_plain_english(path: Path) -> None:
     assert not list(retired_names(text))
     assert not list(retired_phrases(text))
     assert not list(questions(text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(SRC.parent).as_posix())
+def test_a_page_is_in_plain_english(page: Path) -> None:
+    """Outside its blocks: these repeat the words of files."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert not list(retired_phrases(text))
 
 
 def test_no_module_has_a_retired_name() -> None:

@@ -1,0 +1,212 @@
+"""The generated part of the reference: every key of ``conf/`` with its default and comment, and the API's pages."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+PACKAGE = ROOT / "src" / "capsexp"
+API = "reference/api"
+KEYS = "reference/keys.md"
+
+UNLISTED = {"claims", "experiment", "protocol"}
+"""Groups whose files are no defaults of keys: they set the keys of others, or are read by another command."""
+
+
+# -- keys of the configuration ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a YAML file.
+
+    Attributes:
+        name: dotted, as on the command line.
+        default: the text of its value in the file.
+        comment: what the file says of it, empty where nothing.
+    """
+
+    name: str
+    default: str
+    comment: str
+
+
+def header(text: str) -> str:
+    """The comment at the head of a YAML file, without the line that names its package."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if "@package" not in line:
+            lines.append(line.removeprefix("#").strip())
+    return " ".join(line for line in lines if line)
+
+
+def keys(text: str, prefix: str) -> list[Key]:
+    """All keys of a YAML file whose values are no mappings, in its order; a class counts where the file comments on it.
+
+    Args:
+        text: of the file.
+        prefix: of the names, such as ``model.``; empty for the root.
+    """
+    lines, found = text.splitlines(), []
+    for name, key, value in _leaves(yaml.compose(text), ()):
+        comment, default = _comment(lines, key, value), " ".join(text[_span(value)].split())
+        if name[-1] == "_target_":
+            name, default = name[:-1], default.rpartition(".")[2]
+        if name and name[0] != "defaults" and not name[-1].startswith("_") and (key.value != "_target_" or comment):
+            found.append(Key(prefix + ".".join(name), default, comment))
+    return found
+
+
+def classes(text: str) -> list[str]:
+    """The classes of this package that a YAML file names."""
+    return list(dict.fromkeys(re.findall(r"_target_: (capsexp\.[\w.]+)", text)))
+
+
+def prefix_of(path: Path) -> str:
+    """The dots and names before the keys of a file of ``conf/``: those of its group."""
+    if "@package _global_" in path.read_text(encoding="utf-8"):
+        return ""
+    return "".join(f"{part}." for part in path.relative_to(CONF).parent.parts)
+
+
+def keys_page() -> str:
+    """The page of all keys: a section per group, a table per file."""
+    body = ["# Keys", "", INTRODUCTION, ""]
+    for group, paths in _groups():
+        body += [f"## `{group}`" if group else "## The root", ""]
+        for path in paths:
+            body += _section(path, group)
+    return "\n".join(body)
+
+
+INTRODUCTION = """Every key that a command can override, with its default and the comment of its file in `conf/`. A file
+of a group is chosen by name (`model=capsnet`), a key is set with its dots (`model.c1=64`), and a key that is not there
+is added with a plus (`+pruning.merge=true`). `python -m capsexp --cfg job` prints the resolved keys of a cell. The
+keys of a `report:` block are those of [`capsexp.analysis.spec`](api/analysis.md)."""
+
+
+def _groups() -> Iterator[tuple[str, list[Path]]]:
+    found: dict[str, list[Path]] = {"": [CONF / "config.yaml"]}
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.relative_to(CONF).parent.as_posix()
+        if group.split("/")[0] not in UNLISTED and group != ".":
+            found.setdefault(group, []).append(path)
+    yield from found.items()
+
+
+def _section(path: Path, group: str) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    lines = [f"### `{group}={path.stem}`", ""] if group else []
+    lines += [_escaped(header(text)), ""] if header(text) else []
+    named = classes(text)
+    lines += ["Classes: " + ", ".join(f"[`{name}`][{name}]" for name in named) + ".", ""] if named else []
+    listed = keys(text, prefix_of(path))
+    if listed:
+        lines += ["| key | default | meaning |", "|---|---|---|"]
+        lines += [f"| `{key.name}` | {_code(key.default)} | {_escaped(key.comment)} |" for key in listed]
+        lines.append("")
+    return lines
+
+
+def _leaves(node: Any, name: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """The name, key and value of each entry whose value is no mapping over several lines."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(value, yaml.MappingNode) and not value.flow_style:
+            yield from _leaves(value, (*name, key.value))
+        else:
+            yield (*name, key.value), key, value
+
+
+def _span(node: Any) -> slice:
+    return slice(node.start_mark.index, node.end_mark.index)
+
+
+def _comment(lines: list[str], key: Any, value: Any) -> str:
+    """The comment at the end of an entry's last line, with the lines that go on with it, else that above the entry."""
+    column = key.start_mark.column
+    last = value.end_mark.line if value.end_mark.column else value.end_mark.line - 1
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: "q" * len(quoted[0]), lines[last])
+    if at_end := re.search(r"(?:^|\s)#\s?(.*)$", unquoted):
+        said = [lines[last][at_end.start(1) :]]
+        below = (re.match(rf"\s{{{column + 1},}}#\s*(.*)$", line) for line in lines[last + 1 :])
+        said += [line[1] for line in itertools.takewhile(bool, below) if line]
+    else:
+        above = (re.match(rf"\s{{{column}}}#\s?(.*)$", line) for line in reversed(_body(lines)[: key.start_mark.line]))
+        said = [line[1] for line in itertools.takewhile(bool, above) if line][::-1]
+    return " ".join(" ".join(said).split())
+
+
+def _body(lines: list[str]) -> list[str]:
+    """The lines of a file, with those of its header empty."""
+    start = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return [""] * start + lines[start:]
+
+
+def _code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|") if text else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+
+
+# -- the API ----------------------------------------------------------------------------------------------------------
+
+
+def api_pages() -> dict[str, str]:
+    """The place and text of each page of the API: one per package and per module of ``capsexp``, and a list of them."""
+    pages: dict[str, str] = {}
+    for path in sorted(PACKAGE.iterdir()):
+        if path.suffix == ".py" and not path.stem.startswith("_"):
+            pages[path.stem] = _api_page(path.stem, [f"capsexp.{path.stem}"])
+        elif (path / "__init__.py").exists():
+            pages[path.name] = _api_page(path.name, _modules(path))
+    listed = "\n".join(f"- [`capsexp.{name}`]({name}.md)" for name in pages)
+    start = f"# API\n\nWhat `import capsexp` gives, and every module.\n\n::: capsexp\n\n## Modules\n\n{listed}\n"
+    return {f"{API}/index.md": start, **{f"{API}/{name}.md": text for name, text in pages.items()}}
+
+
+def _modules(folder: Path) -> list[str]:
+    names = [
+        path.relative_to(PACKAGE.parent).with_suffix("") for path in folder.rglob("*.py") if path.stem != "__main__"
+    ]
+    return sorted(".".join(part for part in name.parts if part != "__init__") for name in names)
+
+
+def _api_page(name: str, modules: list[str]) -> str:
+    return f"# capsexp.{name}\n\n" + "\n".join(f"::: {module}\n" for module in modules)
+
+
+# -- hooks of mkdocs --------------------------------------------------------------------------------------------------
+
+
+def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
+    """Put the API's pages in the navigation, where ``mkdocs.yml`` names their folder."""
+    for section in config.nav or []:
+        for pages in section.values():
+            for entry in pages if isinstance(pages, list) else []:
+                if isinstance(entry, dict) and API in entry.values():
+                    (title,) = entry
+                    entry[title] = sorted(api_pages(), key=lambda place: (not place.endswith("index.md"), place))
+    return config
+
+
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
+    """Add the generated pages."""
+    from mkdocs.structure.files import File
+
+    for place, text in {KEYS: keys_page(), **api_pages()}.items():
+        files.append(File.generated(config, place, content=text))
+    return files

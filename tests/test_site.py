@@ -1,0 +1,194 @@
+"""The documentation site: its links, its generated pages, and what mkdocs says of it."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from capsexp import commands
+from capsexp.analysis.page import SECTIONS
+from capsexp.analysis.spec import Spec
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+COMMANDS = ("plan", "status", "report", "analyse", "export", "claims", "archive", "clean", "sync", "dashboard")
+
+
+def hook(name: str) -> ModuleType:
+    """A module of ``docs/hooks``, which are no package."""
+    spec = importlib.util.spec_from_file_location(f"site_{name}", DOCS / "hooks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+LINKS, REFERENCE = hook("links"), hook("reference")
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+
+
+def place(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as the repository's host and the site make them."""
+    heads = re.findall(r"^#+ (.*)$", LINKS.outside_fences(text, str), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))], ids=place)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    generated = {REFERENCE.KEYS, *REFERENCE.api_pages(), *LINKS.TAKEN.values()}
+    for target in LINK_TARGET.findall(LINKS.SPAN.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = target.partition("#")
+        goal = (page.parent / path).resolve() if path else page
+        if re.match(r"[a-z]+:", target) or (goal.is_relative_to(DOCS) and str(goal.relative_to(DOCS)) in generated):
+            continue
+        assert goal.exists(), target
+        if anchor:
+            assert anchor in anchors(goal.read_text(encoding="utf-8")), target
+
+
+LINK_TARGET = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize(
+    ("place", "link", "goal"),
+    [
+        ("guides/data.md", "../data.md#own", "../data.md#own"),
+        ("guides/claims.md", "../../conf/claims/wang.yaml", "../source/conf/claims/wang.yaml.txt"),
+        ("throughput.md", "../README.md#on-slurm", "index.md"),
+        ("throughput.md", "../CONTRIBUTING.md#tests", "developers/contributing.md#tests"),
+        ("results/wang.md", "dhcd/merge_walk", "dhcd/merge_walk/README.md"),
+        ("guides/slurm.md", "https://hydra.cc", "https://hydra.cc"),
+    ],
+)
+def test_a_link_is_adapted_to_the_site(place: str, link: str, goal: str) -> None:
+    fence = f"```text\n[a]({link})\n```"
+    assert LINKS.rewritten(f"[a]({link})\n\n{fence}\n", place) == f"[a]({goal})\n\n{fence}\n"
+
+
+# -- generated pages --------------------------------------------------------------------------------------------------
+
+
+def leaves(node: Any, name: str) -> list[str]:
+    """The dotted names of a file's keys that have no keys below them, without those that Hydra reads itself."""
+    if not isinstance(node, dict) or not node:
+        return [name]
+    return [leaf for key, value in node.items() for leaf in leaves(value, f"{name}.{key}") if not key.startswith("_")]
+
+
+def test_every_key_has_its_row() -> None:
+    text = REFERENCE.keys_page()
+    rows = set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+    paths = [path for path in (ROOT / "conf").rglob("*.yaml") if path.parent.name not in REFERENCE.UNLISTED]
+    assert len(paths) > 40
+    for path in paths:
+        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        body.pop("defaults", None)
+        for key, value in body.items():
+            for leaf in leaves(value, REFERENCE.prefix_of(path) + key) if not key.startswith("_") else ():
+                assert any(leaf == row or leaf.startswith(f"{row}.") for row in rows), (path, leaf)
+
+
+def test_a_key_has_the_comment_beside_it_or_above_it() -> None:
+    text = "# The head.\na: 1\nb:\n  # above\n  c: 'x # y'\n  d: [1]   # beside,\n           # and more\ne: 2\n"
+    found = [(key.name, key.default, key.comment) for key in REFERENCE.keys(text, "g.")]
+    assert found == [
+        ("g.a", "1", ""),
+        ("g.b.c", "'x # y'", "above"),
+        ("g.b.d", "[1]", "beside, and more"),
+        ("g.e", "2", ""),
+    ]
+
+
+def test_every_module_of_the_package_is_in_the_api() -> None:
+    named = set(re.findall(r"^::: (capsexp[\w.]*)$", "\n".join(REFERENCE.api_pages().values()), re.MULTILINE))
+    package = ROOT / "src" / "capsexp"
+    files = [path.relative_to(package.parent) for path in package.rglob("*.py") if path.stem != "__main__"]
+    assert {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files} == named
+
+
+# -- pages that repeat what code says ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_on_its_page(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsers: list[ArgumentParser] = []
+    monkeypatch.setattr(commands, "run", lambda parser, *_, **__: parsers.append(parser) or 0)
+    module = importlib.import_module(
+        f"capsexp.{command}.__main__" if command in ("status", "export") else f"capsexp.{command}"
+    )
+    module.main([])
+    page = (DOCS / "reference/commands.md").read_text(encoding="utf-8")
+    section = " ".join(page.partition(f"## capsexp.{command}\n")[2].partition("\n## ")[0].split())
+    (parser,) = parsers
+    for action in parser._actions:
+        assert all(name in section for name in action.option_strings)
+        said = (action.help or "").replace("%(default)g", f"{action.default}".removesuffix(".0"))
+        assert " ".join(said.split()) in section
+
+
+def test_the_gallery_has_every_kind_as_an_experiment_asks_for_it() -> None:
+    page = (DOCS / "guides/gallery.md").read_text(encoding="utf-8")
+    blocks = [entry for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for entry in yaml.safe_load(block)]
+    experiments = re.findall(r"^[^\n]*From \[`(\w+)`\]", page, re.MULTILINE)
+    kinds = Spec.model_json_schema()["properties"]["figures"]["anyOf"][0]["items"]["discriminator"]["mapping"]
+    assert sorted(block["kind"] for block in blocks) == sorted(kinds)
+    for block, experiment in zip(blocks, experiments, strict=True):
+        path = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
+        assert block in yaml.safe_load(path.read_text(encoding="utf-8"))["report"]["figures"]
+
+
+@pytest.mark.parametrize(
+    ("page", "group"),
+    [("routings", "routing"), ("criteria", "pruning"), ("filters", "filter"), ("recipes", "recipe")],
+)
+def test_every_method_has_its_card(page: str, group: str) -> None:
+    text = (DOCS / "methods" / f"{page}.md").read_text(encoding="utf-8")
+    cards = dict(re.findall(rf"^## `{group}=(\w+)`\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert set(cards) == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+    experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    for card in cards.values():
+        rows = dict(re.findall(r"^\| (\w[\w ]*) \| (.+) \|$", card, re.MULTILINE))
+        assert list(rows) == ["What", "Source", "Keys", "Code", "Used in", "Cost"]
+        named = re.findall(r"`(\w+)`", rows["Used in"])
+        assert set(named) <= experiments
+        (module,) = re.findall(r"`(capsexp\.[\w.]+)`", rows["Code"])
+        assert importlib.util.find_spec(module)
+
+
+def test_the_sections_of_a_report_are_those_of_its_page() -> None:
+    text = (DOCS / "start/report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    assert rows[:2] == ["section", "the head"]
+    assert rows[2:] == list(SECTIONS.values())
+
+
+# -- mkdocs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="https?:', text), page
+        assert 'class="mermaid"' not in text, page  # the theme would fetch a library for it
+        assert not re.findall(r":(?:class|func|meth|math):|<blockquote>\s*<blockquote>|<em>E, D</em>", text), (
+            page
+        )  # of docstrings
