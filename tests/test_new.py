@@ -69,6 +69,7 @@ def test_every_file_has_the_name(project: Path) -> None:
         ("torch", "be the name of no module"),
         ("capsexp", "be the name of no module"),
         ("tests", "be no folder of the project itself"),
+        ("multirun", "be no folder of the project itself"),
         ("max_min", "be the name of no routing of capsexp"),
         ("digits", "be the name of no data of capsexp"),
         ("depth", "be the name of no experiment of capsexp"),

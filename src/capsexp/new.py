@@ -24,7 +24,7 @@ LONGEST = 60
 GROUPS = ("experiment", "routing", "data")
 """Groups in which the project has an option of its name; of two options of one name, Hydra takes capsexp's."""
 
-TAKEN = ("conf", "tests")
+TAKEN = ("conf", "multirun", "tests")
 WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf")
 """Words that YAML or Hydra read as something else than a text."""
 
