@@ -13,7 +13,7 @@ CODE  := src tests benchmarks examples docs/hooks
 COMMAND = +experiment=$(EXPERIMENT) $(ARGS) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status report sync dashboard test versions lint type bench docs clean
+.PHONY: help sweep plan status report sync dashboard test versions lint type bench docs dist clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -81,6 +81,11 @@ bench: $(STAMP)  ## measure the framework against plain references
 docs: $(STAMP)  ## build the documentation site into site/, strictly
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "site/index.html"
+
+dist: $(STAMP)  ## build the wheel and the source distribution into dist/, and check them
+	@rm -rf dist
+	@$(RUN) -m build --no-isolation --outdir dist > /dev/null
+	@$(RUN) -m twine check --strict dist/*
 
 clean:  ## remove caches and build outputs; results and the environment stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -178,6 +178,7 @@ NOT_RUN = {
     "needs a GPU": 1,
     "needs MNIST": 2,
     "needs files that are not public": 1,
+    "publishes": 1,
 }
 """The marks above blocks of code that no test runs, and how many of each there may be."""
 

@@ -53,6 +53,7 @@ def test_metadata_names_the_command_and_the_licence(unpacked: Path) -> None:
     assert (metadata / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     version = (metadata / "METADATA").read_text().split("\nVersion: ")[1].split("\n")[0]
     assert f'__version__ = "{version}"' in (unpacked / "capsexp" / "__init__.py").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_runs_from_a_foreign_folder_with_its_own_configs(unpacked: Path, tmp_path: Path) -> None:
