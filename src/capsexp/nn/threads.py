@@ -9,7 +9,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -24,6 +24,8 @@ def each_in_a_thread(
     work: Callable[[Item, Room], None], items: Sequence[Item], make_room: Callable[[], Room], like: Tensor
 ) -> None:
     """``work(item, room)`` for every item, without gradients, and under autocast where the caller is.
+
+    For one caller at a time: torch's number of threads, which is that of the process, is 1 until all items are done.
 
     Args:
         work: the function; two calls must not write to the same numbers.
@@ -50,10 +52,10 @@ def each_in_a_thread(
                     return
                 work(item, room)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    others = [_pool().submit(take) for _ in range(threads - 1)]
-    try:
+    before, others = torch.get_num_threads(), list[Future[None]]()
+    try:  # the number of threads is put back after Ctrl-C, too
+        torch.set_num_threads(1)
+        others += [_pool().submit(take) for _ in range(threads - 1)]
         take()
     finally:
         waiting.clear()  # after an error
