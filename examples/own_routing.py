@@ -32,7 +32,7 @@ class Tempered(AgreementRouting):
         **options: iterations, gradient and squash; the layer adds its sizes.
     """
 
-    coupling_sum = 1.0  # declared, so that the tests check it
+    shares = "parents"  # couplings add up to 1 over them: declared, so that the tests check it
 
     def __init__(self, *, temperature: float = 1.0, **options: Any) -> None:
         super().__init__(**options)

@@ -50,8 +50,8 @@ class SmallCapsNet(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Class scores (B, 10): the lengths of the class capsules."""
-        poses_BTDHW = self.primary(self.relu(self.conv(images_BCHW)))
-        lengths_BK: Tensor = self.digits(as_children(poses_BTDHW)).activations_BJ
+        capsules = self.primary(self.relu(self.conv(images_BCHW)))
+        lengths_BK: Tensor = self.digits(as_children(capsules)).activations_BJ
         return lengths_BK
 
     def channel_layers(self) -> dict[str, ChannelLayer]:

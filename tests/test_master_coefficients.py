@@ -14,7 +14,7 @@ from capsexp.errors import ConfigError
 from capsexp.filters import Everything, Filter, Pearson
 from capsexp.models import CNN, CapsNet, DeepCapsNet
 from capsexp.nn import ClassCapsules, ConvCapsules, capsule_layers, set_inference
-from capsexp.routing import MaxMin
+from capsexp.routing import MaxMin, Uniform
 from tests.references import accumulation as reference
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -110,11 +110,8 @@ def test_the_layers_between_get_the_mean_over_images_and_places() -> None:
     torch.testing.assert_close(masters.by_layer["intermediate.layer1"].float(), expected_JI)
 
 
-class OtherRouting(nn.Module):
-    weight_std = 0.1
-
-    def __init__(self, **sizes: int) -> None:
-        super().__init__()
+class Masterless(Uniform):
+    has_master = False
 
 
 def shrinking() -> Any:
@@ -165,8 +162,8 @@ def test_what_cannot_be_accumulated_is_one_line(model: CapsNet, given: Any, opti
 def test_a_network_without_capsules_or_with_another_routing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^model must be a network with capsule layers, got 'CNN'$"):
         capsexp.accumulate(CNN(image_shape=(1, 8, 8), classes=3), batches())
-    other = ClassCapsules(4, 3, 2, 2, OtherRouting)
-    with pytest.raises(ConfigError, match=r"^0\.routing must be a capsexp\.routing\.Routing.*got 'OtherRouting'$"):
+    other = ClassCapsules(4, 3, 2, 2, Masterless)
+    with pytest.raises(ConfigError, match=r"^0\.master must be absent: Masterless has no master coefficients"):
         capsexp.accumulate(nn.Sequential(other), batches(), filter=Everything())
 
 

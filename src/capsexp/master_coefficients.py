@@ -15,7 +15,7 @@ from capsexp.filters.base import Filter
 from capsexp.filters.everything import Everything
 from capsexp.metrics.coupling import ClassMean, MeanCoupling, ground_truth_columns
 from capsexp.metrics.running import RunningMean
-from capsexp.nn.capsules import CapsuleLayer, capsule_layers, set_inference
+from capsexp.nn.capsules import CapsuleLayer, capsule_layers, check_master, set_inference
 from capsexp.nn.passes import device_of, evaluation, images_of, labels_of
 from capsexp.nn.routing_hooks import RoutingReader, class_layer
 from capsexp.routing.base import Routing
@@ -81,8 +81,7 @@ def accumulate(
     layers = capsule_layers(model)
     _, last = class_layer(model)
     for name, layer in layers.items():
-        rule = "be a capsexp.routing.Routing, whose couplings can be accumulated"
-        require(isinstance(layer.routing, Routing), f"{name}.routing", rule, type(layer.routing).__name__)
+        check_master(layer.routing, f"{name}.master")
     sums = MasterSums(filter, columns)
     again = sums.passes == 1 or not isinstance(batches, Iterator)
     require(again, "batches", f"be no iterator, since the filter takes {sums.passes} passes", type(batches).__name__)

@@ -42,13 +42,30 @@ class Batch(NamedTuple):
     pixels_BCHW: Tensor
 
 
+class Capsules(NamedTuple):
+    """The capsules that a layer hands to the next one.
+
+    Attributes:
+        poses: (B, I, D) in a list, (B, T, D, H, W) on a grid.
+        activations: of the same capsules, (B, I) or (B, T, H, W); None stands for the lengths of the poses.
+
+    Example:
+        >>> poses, activations = Capsules(torch.rand(5, 36, 8))
+        >>> activations is None
+        True
+    """
+
+    poses: Tensor
+    activations: Tensor | None = None
+
+
 class RoutingOutput(NamedTuple):
     """The output of a routing algorithm.
 
     Attributes:
         poses_BJE: the parents' poses.
         activations_BJ: the activation of each parent; for most algorithms the length of its pose, in 0..1.
-        coupling_BJI: the coefficients that weighted the returned poses.
+        coupling_BJI: the coupling of each child with each parent; in most algorithms it weighted the poses.
 
     Example:
         >>> poses, activations, coupling = RoutingOutput(torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.ones(1, 2, 4))

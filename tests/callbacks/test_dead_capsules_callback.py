@@ -17,7 +17,8 @@ from capsexp.errors import ConfigError
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.metrics.dead_capsules import DeadCapsules
 from capsexp.models.cnn import CNN
-from capsexp.nn.capsules import ClassCapsules, ConvCapsules, PrimaryCapsules, as_children
+from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
+from capsexp.nn.primary import PrimaryCapsules
 from capsexp.routing.dynamic import Dynamic
 from capsexp.types import RoutingOutput
 from tests.references import dead_capsules as reference
@@ -44,7 +45,7 @@ class Net(nn.Module):
 
     def poses(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Those of every layer on a grid."""
-        found = {"primary": cast("Tensor", self.primary(images_BCHW))}
+        found = {"primary": cast("Tensor", self.primary(images_BCHW).poses)}
         for name, layer in self.intermediate.items():
             found[name] = cast("RoutingOutput", layer(list(found.values())[-1])).poses_BJE
         return found

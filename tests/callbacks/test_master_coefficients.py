@@ -24,7 +24,8 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.losses.margin import margin_loss
 from capsexp.models.capsnet import CapsNet
-from capsexp.nn.capsules import ClassCapsules, ConvCapsules, PrimaryCapsules, as_children, capsule_layers
+from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children, capsule_layers
+from capsexp.nn.primary import PrimaryCapsules
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
@@ -109,7 +110,7 @@ class Deep(nn.Module):
         self.last = ClassCapsules(3 * places, 4, 5, 6, Dynamic)
 
     def first(self, images_BCHW: Tensor) -> Tensor:
-        poses_BTDHW: Tensor = self.primary(self.conv(images_BCHW).relu())  # 3 x 3 places
+        poses_BTDHW: Tensor = self.primary(self.conv(images_BCHW).relu()).poses  # 3 x 3 places
         return poses_BTDHW
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.losses.margin import margin_loss
 from capsexp.models.base import count_parameters
 from capsexp.models.deep_capsnet import DeepCapsNet, preserving_std
-from capsexp.nn.capsules import ConvCapsules, PrimaryCapsules
+from capsexp.nn.capsules import ConvCapsules
+from capsexp.nn.primary import PrimaryCapsules
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.max_min import MaxMin
-from capsexp.types import Batch, RoutingOutput
+from capsexp.types import Batch, Capsules
 
 CIFAR = (3, 32, 32)
 
@@ -51,11 +52,16 @@ def test_widths_of_the_papers_networks(capsules: int, dim: int) -> None:
     assert [layer.dim for layer in model.channel_layers().values()] == [1, 1, 1, dim]
 
 
+def shape_of(found: Tensor | Capsules) -> tuple[int, ...]:
+    """Of one image, of maps or of poses."""
+    return tuple((found if isinstance(found, Tensor) else found.poses).shape[1:])
+
+
 def test_maps_and_grid_of_the_base() -> None:
     model, shapes = made(capsules=3), {}
     for name in ("backbone.relu1", "backbone.relu2", "backbone.relu3", "primary"):
         module = model.get_submodule(name)
-        module.register_forward_hook(lambda _, __, found, name=name: shapes.update({name: tuple(found.shape[1:])}))
+        module.register_forward_hook(lambda _, __, found, name=name: shapes.update({name: shape_of(found)}))
     assert model(images()).shape == (2, 10)
     assert shapes == {
         "backbone.relu1": (3, 32, 32),
@@ -121,8 +127,8 @@ def lengths(model: DeepCapsNet) -> list[float]:
     """Mean length of the primary capsules' poses and of each layer behind them."""
     found: list[float] = []
 
-    def listen(_: nn.Module, __: Any, output: Tensor | RoutingOutput) -> None:
-        poses_BTDHW = output if isinstance(output, Tensor) else output.poses_BJE
+    def listen(_: nn.Module, __: Any, output: tuple[Tensor, ...]) -> None:
+        poses_BTDHW = output[0]
         found.append(poses_BTDHW.norm(dim=2).mean().item())
 
     layers = [layer for layer in model.modules() if isinstance(layer, PrimaryCapsules | ConvCapsules)]
@@ -189,7 +195,9 @@ def test_routing_and_squashes_are_options() -> None:
     model = made(depth=1, routing=partial(MaxMin, iterations=1), squash="linear")
     assert isinstance(model.intermediate["layer1"].routing, MaxMin)
     assert model(images()).shape == (2, 10)
-    assert not torch.equal(model.primary(model.backbone(images())), made(depth=1).primary(made().backbone(images())))
+    plain = made(depth=1)
+    found, other = (each.primary(each.backbone(images())).poses for each in (model, plain))
+    assert not torch.equal(found, other)
 
 
 # -- recomputing -------------------------------------------------------------------------------------------------------
@@ -268,7 +276,7 @@ def test_five_layers_train_a_step(recompute: bool) -> None:
     [
         ({"capsules": 0}, "capsules must be a whole number >= 1, got 0"),
         ({"dim": 0}, "dim must be a whole number >= 1, got 0"),
-        ({"dim_class": 1.5}, "dim_class must be a whole number >= 1, got 1.5"),
+        ({"dim_class": 1.5}, "dim_class must be a whole number >= 0, got 1.5"),
         ({"depth": -1}, "depth must be a whole number from 0 to 1000, got -1"),
         ({"depth": 1001}, "depth must be a whole number from 0 to 1000, got 1001"),
         ({"kernels": []}, "kernels must hold one size per convolution, got []"),
@@ -280,7 +288,7 @@ def test_five_layers_train_a_step(recompute: bool) -> None:
         ({"primary_kernel": 0}, "primary_kernel must be a whole number >= 1, got 0"),
         ({"intermediate_kernel": 2}, "intermediate_kernel must be odd, so that a padding keeps the grid, got 2"),
         ({"intermediate_kernel": 0}, "intermediate_kernel must be a whole number >= 1, got 0"),
-        ({"intermediate_std": "kept"}, "intermediate_std must be a number above 0, or preserving, got 'kept'"),
+        ({"intermediate_std": "kept"}, "intermediate_std must be a number above 0, preserving, or null, got 'kept'"),
         ({"intermediate_std": 0}, "intermediate_std must be a number in (0, inf], got 0"),
         ({"recompute": 1}, "recompute must be true or false, got 1"),
         ({"squash": "x"}, "squash must be one of classic, linear, exponential, got 'x'"),

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from capsexp.errors import ConfigError
-from capsexp.nn.capsules import ClassCapsules, ConvCapsules, PrimaryCapsules, as_children
+from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
 from capsexp.nn.functional import SQUASHES, squash
+from capsexp.nn.primary import PrimaryCapsules
 from capsexp.nn.votes import LinearVotes
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
@@ -46,9 +47,9 @@ def identity(name: str = "classic") -> PrimaryCapsules:
 @pytest.mark.parametrize("name", SQUASHES)
 def test_a_capsule_is_neighbouring_channels_at_one_place(name: str) -> None:
     maps_BCHW = known_maps()
-    poses_BTDHW = identity(name)(maps_BCHW)
+    poses_BTDHW = identity(name)(maps_BCHW).poses
     assert poses_BTDHW.shape == (B, T, D, H, W)
-    children_BID = as_children(poses_BTDHW)
+    children_BID = as_children(poses_BTDHW).poses
     assert children_BID.shape == (B, T * H * W, D)
     for b in range(B):
         for t in range(T):
@@ -64,14 +65,14 @@ def test_a_capsule_is_neighbouring_channels_at_one_place(name: str) -> None:
 
 def test_capsules_are_not_the_maps_cut_up_as_they_lie_in_memory() -> None:
     scrambled_BID = squash(known_maps().view(B, -1, D))
-    children_BID = as_children(identity()(known_maps()))
+    children_BID = as_children(identity()(known_maps())).poses
     assert children_BID.shape == scrambled_BID.shape
     assert not torch.isclose(children_BID, scrambled_BID).all(2).any(), "no capsule is the same in both"
 
 
 def test_the_convolution_is_configured() -> None:
     made = PrimaryCapsules(2, 6, 3, kernel=3, stride=2, padding=1)
-    poses_BTDHW = made(torch.randn(4, 2, 7, 9))
+    poses_BTDHW = made(torch.randn(4, 2, 7, 9)).poses
     assert poses_BTDHW.shape == (4, 2, 3, 4, 5)
     assert made.conv.weight.shape == (6, 2, 3, 3)
     assert (poses_BTDHW.norm(dim=2) < 1).all()
@@ -79,7 +80,7 @@ def test_the_convolution_is_configured() -> None:
 
 def test_poses_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert identity().float()(known_maps().float()).dtype == torch.float32
+        assert identity().float()(known_maps().float()).poses.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_class_capsules_route_the_votes_of_their_weight(make: type) -> None:
 @pytest.mark.parametrize("make", [Dynamic, MaxMin, Uniform, Fixed])
 def test_a_child_votes_the_same_wherever_its_components_lie(make: type) -> None:
     layer = ClassCapsules(T * H * W, 3, D, 2, make).double()
-    children_BID = as_children(normal(B, T, D, H, W))
+    children_BID = as_children(normal(B, T, D, H, W)).poses
     for found, expected in zip(layer(children_BID), layer(children_BID.contiguous()), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 

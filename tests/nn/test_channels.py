@@ -12,7 +12,7 @@ from capsexp.models.baseline_cnn import BaselineCNN
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.models.deep_capsnet import DeepCapsNet
-from capsexp.nn.capsules import CapsuleLayer
+from capsexp.nn.capsules import CapsuleLayer, capsules_of
 from capsexp.nn.channels import FeatureMaps, Prunable
 from capsexp.routing.dynamic import Dynamic
 
@@ -67,7 +67,7 @@ def test_a_channel_reaches_no_layer_but_its_readers(model: Prunable) -> None:
     seen: list[Tensor] = []
 
     def listen(module: Any, inputs: tuple[Any, ...]) -> None:
-        poses = inputs[0]
+        poses = capsules_of(inputs[0]).poses
         seen.append(module._windows(poses).clone() if hasattr(module, "_windows") else poses.clone())
 
     hook = model.get_submodule(reader.name).register_forward_pre_hook(listen)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capsexp.errors import ConfigError
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
@@ -112,18 +112,16 @@ def test_equals_the_nested_loops(name: str, kernel: int, stride: int, padding: i
         torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-10)
 
 
-class Listening(nn.Module):
+class Listening(Uniform):
     """A routing that keeps the votes it was given."""
 
-    weight_std = 0.1
-
     def __init__(self, **sizes: int) -> None:
-        super().__init__()
-        self.inner, self.heard = Uniform(**sizes), []
+        super().__init__(**sizes)
+        self.heard: list[Votes] = []
 
-    def forward(self, votes: Votes) -> RoutingOutput:
+    def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         self.heard.append(votes)
-        return self.inner(votes)
+        return super().forward(votes)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), WINDOWS)

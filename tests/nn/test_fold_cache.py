@@ -31,7 +31,7 @@ def layer(dtype: torch.dtype = torch.float32, seed: int = 0) -> ClassCapsules:
 def unfolded(made: ClassCapsules, poses_BID: Tensor) -> Tensor:
     coupling_BJI = made.routing.coupling_JI.expand(len(poses_BID), J, I)
     linear = LinearVotes(poses_BID, made.weight.detach(), form="factored")
-    return made.routing.squash(linear.weighted_sum(coupling_BJI), -1)
+    return made.routing.finish(linear.weighted_sum(coupling_BJI))
 
 
 @torch.no_grad()

@@ -81,6 +81,6 @@ def test_with_gradient_last_the_coupling_is_a_constant() -> None:
     assert not torch.allclose(*grads)
     constant = full.coupling_BJI.detach()
     s_BJE = torch.einsum("bjei,bji->bje", votes_BJEI, constant)
-    expected_BJE = routing(5, 3, 4).squash(s_BJE, -1)
+    expected_BJE = routing(5, 3, 4).finish(s_BJE)
     (expected,) = torch.autograd.grad((expected_BJE * weights).sum(), votes_BJEI)
     torch.testing.assert_close(grads[0], expected)

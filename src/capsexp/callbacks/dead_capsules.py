@@ -12,8 +12,9 @@ from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.layers import by_short_name
 from capsexp.errors import require_number
 from capsexp.metrics.dead_capsules import Activity, DeadCapsules, shares
-from capsexp.nn.capsules import ConvCapsules, PrimaryCapsules
-from capsexp.types import RoutingOutput
+from capsexp.nn.capsules import ConvCapsules
+from capsexp.nn.primary import PrimaryCapsules
+from capsexp.types import Capsules, RoutingOutput
 
 
 class DeadCapsuleLogger(ResultCallback):
@@ -128,8 +129,8 @@ def _intermediate(module: L.LightningModule) -> set[str]:
 
 
 def _adder(metric: DeadCapsules) -> Any:
-    def add(_: nn.Module, arguments: tuple[Any, ...], output: Tensor | RoutingOutput) -> None:
-        metric.update(output if isinstance(output, Tensor) else output.poses_BJE)
+    def add(_: nn.Module, arguments: tuple[Any, ...], output: Capsules | RoutingOutput) -> None:
+        metric.update(output[0])
 
     return add
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
-from capsexp.nn.votes import GivenVotes, LinearVotes, fold
+from capsexp.nn.votes import GivenVotes, fold
 from capsexp.routing.fixed import Fixed
 from capsexp.types import RoutingOutput
 
@@ -38,11 +38,20 @@ def _shared(layer: CapsuleLayer) -> Tensor | None:
     return layer.master_JI if layer.inference == "folded" else None
 
 
-def _route(layer: CapsuleLayer, folded: bool, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
+def _route(
+    layer: CapsuleLayer,
+    folded: bool,
+    poses_BID: Tensor,
+    mask_BI: Tensor | None = None,
+    activations_BI: Tensor | None = None,
+) -> RoutingOutput:
     """``CapsuleLayer.route`` in plain operations that do not depend on the batch size."""
-    votes = LinearVotes(poses_BID, layer.weight, mask_BI, form="materialised")
+    votes = layer.votes(poses_BID, mask_BI, form="materialised")
     weigh = cast("Callable[..., RoutingOutput]", layer.routing.weigh)
     if folded:
         return weigh(votes, 1.0)
-    built = GivenVotes(votes.materialise(), mask_BI)
-    return weigh(built, layer.master_JI) if layer.inference == "fast" else cast("RoutingOutput", layer.routing(built))
+    built = GivenVotes(votes.materialise(), mask_BI, poses_BID)
+    if layer.inference == "fast":
+        return weigh(built, layer.master_JI)
+    used_BI = layer.activations_for_routing(poses_BID, mask_BI, activations_BI)
+    return cast("RoutingOutput", layer.routing(built) if used_BI is None else layer.routing(built, used_BI))

@@ -1,23 +1,38 @@
-"""Classification by capsule lengths: margin loss, and reconstruction loss if the network has a decoder."""
+"""Classification by class capsules: a loss of their scores, and of a reconstruction if the network has a decoder."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsexp.errors import require_number
+from capsexp.errors import require, require_choice, require_number
 from capsexp.lightning_modules.base import BaseModule, Made
 from capsexp.losses.margin import margin_loss
+from capsexp.losses.nll import nll_loss
 from capsexp.losses.reconstruction import reconstruction_loss
-from capsexp.models.capsnet import CapsNet
+from capsexp.models.base import CapsuleClassifier
+from capsexp.nn.routing_hooks import class_layer
 from capsexp.types import Batch, StepOutput
+
+LOSSES = ("margin", "nll", "cross_entropy")
+
+FITTING: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "length": (LOSSES, "are lengths"),
+    "share": (("nll", "cross_entropy"), "add up to 1 and are no lengths"),
+    "none": (("cross_entropy",), "are none"),
+}
+"""The losses that fit each kind of activations, and why others do not."""
 
 
 class CapsNetModule(BaseModule):
     """Sabour et al. (2017), sections 3 and 4.1: loss = margin + reconstruction_weight * squared pixel differences.
 
-    The decoder reconstructs from the true class in training, and from the longest capsule in evaluation.
+    The decoder reconstructs from the true class in training, and from the class of the highest score in evaluation.
 
     Args:
+        loss: ``margin``, for lengths; ``nll`` of activations divided by their sum (Hahn et al. 2019); or
+            ``cross_entropy`` of scores read as logits (Tsai et al. 2020).
         present: m+ of the margin loss.
         absent: m- of the margin loss.
         down_weight: lambda of the margin loss.
@@ -28,13 +43,16 @@ class CapsNetModule(BaseModule):
     def __init__(
         self,
         *,
+        loss: str = "margin",
         present: float = 0.9,
         absent: float = 0.1,
         down_weight: float = 0.5,
         reconstruction_weight: float = 0.0005,
         **parts: Any,
     ) -> None:
+        self._loss = require_choice("loss", loss, LOSSES)
         super().__init__(**parts)
+        check_loss(self.model, loss)
         self._margin = {
             "present": require_number("present", present, 0, 1),
             "absent": require_number("absent", absent, 0, 1),
@@ -45,22 +63,45 @@ class CapsNetModule(BaseModule):
     @property
     def terms(self) -> tuple[str, ...]:
         """The names of the two terms of the loss; empty without a decoder."""
-        return () if cast("CapsNet", self.model).decoder is None else ("margin", "reconstruction")
+        return () if cast("CapsuleClassifier", self.model).decoder is None else (self._loss, "reconstruction")
 
     def made_by(self, model: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> Made:
-        """``lengths`` (B, K) of the capsules and, if ``model`` has a decoder, its images ``drawn`` (B, C, H, W)."""
-        capsnet = cast("CapsNet", model)
-        poses_BKE, lengths_BK, _ = capsnet.capsules(images_BCHW)
+        """``scores`` (B, K) of the classes and, if ``model`` has a decoder, its images ``drawn`` (B, C, H, W)."""
+        capsnet = cast("CapsuleClassifier", model)
+        output = capsnet.capsules(images_BCHW)
+        scores_BK = capsnet.scores(output)
         if capsnet.decoder is None:
-            return {"lengths": lengths_BK}
-        shown_B = labels_B if capsnet.training else capsnet.decoder.longest(lengths_BK)
-        return {"lengths": lengths_BK, "drawn": capsnet.decoder(poses_BKE, shown_B)}
+            return {"scores": scores_BK}
+        shown_B = labels_B if capsnet.training else capsnet.decoder.longest(scores_BK)
+        return {"scores": scores_BK, "drawn": capsnet.decoder(output.poses_BJE, shown_B)}
 
     def judged(self, made: Made, batch: Batch) -> StepOutput:
         """The loss and the scores for the outputs ``made`` of a batch."""
-        margin = margin_loss(made["lengths"], batch.labels_B, **self._margin)
+        loss = self._loss_of(made["scores"], batch.labels_B)
         if "drawn" not in made:
-            return StepOutput(margin, made["lengths"])
+            return StepOutput(loss, made["scores"])
         reconstruction = reconstruction_loss(made["drawn"], batch.pixels_BCHW / 255)
-        loss = margin + self._reconstruction_weight * reconstruction
-        return StepOutput(loss, made["lengths"], {"margin": margin, "reconstruction": reconstruction})
+        whole = loss + self._reconstruction_weight * reconstruction
+        return StepOutput(whole, made["scores"], {self._loss: loss, "reconstruction": reconstruction})
+
+    def _loss_of(self, scores_BK: Tensor, labels_B: Tensor) -> Tensor:
+        if self._loss == "margin":
+            return margin_loss(scores_BK, labels_B, **self._margin)
+        return nll_loss(scores_BK, labels_B) if self._loss == "nll" else F.cross_entropy(scores_BK, labels_B)
+
+
+def check_loss(model: Any, loss: str) -> None:
+    """Refuse a loss that makes no sense for the scores of a network.
+
+    Raises:
+        ConfigError: the message says which losses fit.
+    """
+    name = type(model).__name__
+    require(isinstance(model, CapsuleClassifier), "model", "be a capsexp.models.base.CapsuleClassifier", name)
+    if model.head is not None:
+        require(loss == "cross_entropy", "loss", "be cross_entropy: the scores of model.head=linear are logits", loss)
+        return
+    routing = class_layer(model)[1].routing
+    fitting, why = FITTING[routing.activation]
+    rule = f"be {' or '.join(fitting)}: the activations of {type(routing).__name__} {why}"
+    require(loss in fitting, "loss", rule, loss)

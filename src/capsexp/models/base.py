@@ -6,8 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from capsexp.errors import require
+from capsexp.errors import require, require_choice
+from capsexp.nn.capsules import ClassCapsules
 from capsexp.nn.channels import Prunable
+from capsexp.nn.decoder import Decoder
+from capsexp.nn.head import SharedScore
+from capsexp.types import RoutingOutput
 
 
 class Classifier(Prunable, ABC):
@@ -42,6 +46,56 @@ class Classifier(Prunable, ABC):
     @abstractmethod
     def params_paper(self) -> int:
         """The number of parameters by the paper's own formula, which may omit some."""
+
+
+HEADS = ("activations", "linear")
+
+
+class CapsuleClassifier(Classifier):
+    """A classifier by class capsules, which :class:`~capsexp.lightning_modules.capsnet.CapsNetModule` trains.
+
+    Attributes:
+        head: makes the scores of the class capsules' poses; None where their activations are the scores.
+        decoder: reconstructs the image, or None.
+    """
+
+    head: SharedScore | None
+    decoder: Decoder | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = self.decoder = None
+
+    @abstractmethod
+    def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
+        """Poses (B, K, E), activations (B, K) and coupling (B, K, I) of the class capsules."""
+
+    def scores(self, output: RoutingOutput) -> Tensor:
+        """Class scores (B, K) of what :meth:`capsules` gives."""
+        return output.activations_BJ if self.head is None else self.head(output.poses_BJE)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Class scores (B, K)."""
+        return self.scores(self.capsules(images_BCHW))
+
+
+def make_head(kind: str, layer: ClassCapsules) -> SharedScore | None:
+    """The head of a network with these class capsules.
+
+    Args:
+        kind: ``activations`` for none: they are the scores; ``linear`` for a :class:`~capsexp.nn.head.SharedScore`.
+        layer: the class capsules.
+
+    Raises:
+        ConfigError: the class capsules have no activations, or no poses, and the head needs them.
+    """
+    name, dim = type(layer.routing).__name__, layer.dim_out
+    require_choice("head", kind, HEADS)
+    if kind == "linear":
+        require(dim > 0, "head", "be activations where class capsules have no poses (dim_class=0)", kind)
+        return SharedScore(dim)
+    require(layer.routing.activation != "none", "head", f"be linear: {name} has no activations", kind)
+    return None
 
 
 def count_parameters(model: nn.Module) -> int:

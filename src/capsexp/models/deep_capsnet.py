@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from capsexp.errors import require, require_int, require_number
-from capsexp.models.base import Classifier, count_parameters
-from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, PrimaryCapsules, as_children
+from capsexp.models.base import CapsuleClassifier, count_parameters, make_head
+from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, as_children
 from capsexp.nn.channels import ChannelLayer, Reader
-from capsexp.types import RoutingOutput
+from capsexp.nn.primary import PrimaryCapsules
+from capsexp.types import Capsules, RoutingOutput
 
 MOST_LAYERS = 1000
 """Largest number of intermediate layers; the paper goes to some 30, and a mistyped number would fill the memory."""
@@ -22,7 +23,7 @@ GAIN = 2.0
 """Initial gain of poses before the squash with ``intermediate_std=preserving``, see :func:`preserving_std`."""
 
 
-class DeepCapsNet(Classifier):
+class DeepCapsNet(CapsuleClassifier):
     """A network of convolutions with batch normalisation, primary, intermediate and class capsules.
 
     Source: Sahu and Altahhan (2024), section 3.1.  With 32x32 images the maps are 32x32, 16x16 and 16x16.  Then
@@ -44,8 +45,14 @@ class DeepCapsNet(Classifier):
         primary_padding: padding of the primary capsules' convolution.
         intermediate_kernel: side of an intermediate capsule's window, odd; the padding keeps the grid.
         intermediate_std: initial standard deviation of the intermediate layers' matrices, or ``preserving``: see
-            :func:`preserving_std`.
+            :func:`preserving_std`; None begins as the routing does.
+        intermediate_normaliser: ``batch_norm`` normalises each component of each type's poses after an intermediate
+            layer (Hahn et al. 2019); ``none`` leaves them.
         squash: squash of the primary capsules (the routing has its own).
+        epsilon: of the primary capsules' squash, see :func:`~capsexp.nn.finish.squashed`.
+        normaliser: what makes the primary capsules' poses: see :class:`~capsexp.nn.primary.PrimaryCapsules`.
+        activation: the primary capsules' activations: as there.
+        head: source of the class scores: ``activations`` of the class capsules, or ``linear``, a map from their poses.
         recompute: True to repeat an intermediate layer's forward pass in the backward pass instead of storing its
             values: less memory, more time, the same numbers.
         backbone: channels of the convolutions; None for C*D/4, C*D/2 and C*D (a pruned network has others).
@@ -84,15 +91,20 @@ class DeepCapsNet(Classifier):
         primary_stride: int = 2,
         primary_padding: int = 0,
         intermediate_kernel: int = 3,
-        intermediate_std: float | str = 0.5,
+        intermediate_std: float | str | None = 0.5,
+        intermediate_normaliser: str = "none",
         squash: str = "classic",
+        epsilon: float = 0.0,
+        normaliser: str = "squash",
+        activation: str = "length",
+        head: str = "activations",
         recompute: bool = False,
         backbone: Sequence[int] | None = None,
         primary: int | None = None,
     ) -> None:
         super().__init__()
         for key, value in (("capsules", capsules), ("dim", dim), ("dim_class", dim_class)):
-            require_int(key, value, 1)
+            require_int(key, value, 0 if key == "dim_class" else 1)
         require(isinstance(recompute, bool), "recompute", "be true or false", recompute)
         self.depth, self.dim, self.recompute = require_int("depth", depth, 0, MOST_LAYERS), dim, recompute
         shapes = _convolutions(kernels, strides, paddings)
@@ -104,27 +116,40 @@ class DeepCapsNet(Classifier):
         self.backbone = _backbone([image_shape[0], *widths], shapes)
         kernel, stride, padding = last
         self.primary = PrimaryCapsules(
-            widths[-1], channels, dim, kernel=kernel, stride=stride, padding=padding, squash=squash
+            widths[-1],
+            channels,
+            dim,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            squash=squash,
+            epsilon=epsilon,
+            normaliser=normaliser,
+            activation=activation,
         )
-        self.intermediate = _intermediate(depth, channels // dim, dim, routing, intermediate_kernel, intermediate_std)
+        rule = "be false with intermediate_normaliser=batch_norm, whose statistics would count twice"
+        require(not recompute or intermediate_normaliser == "none", "recompute", rule, recompute)
+        self.intermediate = _intermediate(
+            depth,
+            channels // dim,
+            dim,
+            routing,
+            intermediate_kernel,
+            intermediate_std,
+            intermediate_normaliser,
+        )
         places = self.grid[0] * self.grid[1]
         self.class_capsules = ClassCapsules(channels // dim * places, classes, dim, dim_class, routing)
-        self.decoder = None  # modules that train capsule networks read this attribute
+        self.head = make_head(head, self.class_capsules)
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
-        """Poses (B, K, E), lengths (B, K) and coupling (B, K, I) of the class capsules."""
-        poses_BTDHW = self.primary(self.backbone(images_BCHW))
+        """Poses (B, K, E), activations (B, K) and coupling (B, K, I) of the class capsules."""
+        capsules: Capsules = self.primary(self.backbone(images_BCHW))
         again = self.recompute and torch.is_grad_enabled()
         for layer in self.intermediate.values():
-            poses_BTDHW = (
-                checkpoint(_poses, layer, poses_BTDHW, use_reentrant=False) if again else _poses(layer, poses_BTDHW)
-            )
-        output: RoutingOutput = self.class_capsules(as_children(poses_BTDHW))
+            capsules = checkpoint(_next, layer, capsules, use_reentrant=False) if again else _next(layer, capsules)
+        output: RoutingOutput = self.class_capsules(as_children(capsules))
         return output
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Class scores (B, K): the lengths of the class capsules."""
-        return self.capsules(images_BCHW).activations_BJ
 
     def params_paper(self) -> int:
         """The true number of parameters, since the paper gives no formula."""
@@ -135,19 +160,18 @@ class DeepCapsNet(Classifier):
     def channel_layers(self) -> dict[str, ChannelLayer]:
         """The backbone's convolutions and the primary capsules', each cut in multiples of D."""
         names = [f"conv{number}" for number in range(1, len(self.backbone) // 3 + 1)]
-        readers = [*(f"backbone.{name}" for name in names[1:]), "primary.conv"]
+        readers = [*((Reader(f"backbone.{name}"),) for name in names[1:]), self.primary.readers("primary")]
         found = {
             name: ChannelLayer(
                 f"backbone.{name}",
                 f"backbone.relu{number}",
-                (Reader(reader),),
+                reader,
                 norm=f"backbone.norm{number}",
                 step=self.dim,
             )
             for number, (name, reader) in enumerate(zip(names, readers, strict=True), 1)
         }
-        after = self._after_primary()
-        return found | {"primary": ChannelLayer("primary.conv", "primary.conv", (after,), step=self.dim, dim=self.dim)}
+        return found | {"primary": self.primary.channel_layer("primary", [self._after_primary()])}
 
     def sized(self, widths: Mapping[str, int]) -> dict[str, Any]:
         """The arguments of a network like this one with other widths of these layers."""
@@ -176,27 +200,46 @@ def preserving_std(children: int, parents: int, dim: int) -> float:
     return GAIN * parents / math.sqrt(dim * children)
 
 
-def _poses(layer: nn.Module, poses_BTDHW: Tensor) -> Tensor:
-    return cast("RoutingOutput", layer(poses_BTDHW)).poses_BJE
+def _next(layer: nn.Module, capsules: Capsules) -> Capsules:
+    output: RoutingOutput = layer(capsules)
+    return Capsules(output.poses_BJE, output.activations_BJ)
 
 
 def _intermediate(
-    depth: int, types: int, dim: int, routing: MakeRouting, kernel: int, std: float | str
+    depth: int,
+    types: int,
+    dim: int,
+    routing: MakeRouting,
+    kernel: int,
+    std: float | str | None,
+    normaliser: str,
 ) -> nn.ModuleDict:
     rule = "be odd, so that a padding keeps the grid"
     require(require_int("intermediate_kernel", kernel, 1) % 2 == 1, "intermediate_kernel", rule, kernel)
     scale = _std(std, types * kernel**2, types, dim)
 
     def layer() -> ConvCapsules:
-        return ConvCapsules(types, types, dim, dim, routing, kernel=kernel, padding=kernel // 2, weight_std=scale)
+        return ConvCapsules(
+            types,
+            types,
+            dim,
+            dim,
+            routing,
+            kernel=kernel,
+            padding=kernel // 2,
+            weight_std=scale,
+            normaliser=normaliser,
+        )
 
     return nn.ModuleDict({f"layer{number}": layer() for number in range(1, depth + 1)})
 
 
-def _std(given: float | str, children: int, parents: int, dim: int) -> float:
+def _std(given: float | str | None, children: int, parents: int, dim: int) -> float | None:
     if given == "preserving":
         return preserving_std(children, parents, dim)
-    rule = "be a number above 0, or preserving"
+    if given is None:
+        return None
+    rule = "be a number above 0, preserving, or null"
     require(not isinstance(given, str), "intermediate_std", rule, given)
     return require_number("intermediate_std", given, 0, open_ends="<")
 

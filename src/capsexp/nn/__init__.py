@@ -10,31 +10,39 @@ from capsexp.nn.capsules import (
     CapsuleLayer,
     ClassCapsules,
     ConvCapsules,
-    PrimaryCapsules,
     as_children,
     capsule_layers,
     set_inference,
 )
-from capsexp.nn.channels import ChannelLayer, ChannelNetwork, FeatureMaps, Prunable, Reader
+from capsexp.nn.channels import ChannelLayer, ChannelNetwork, FeatureMaps, Follower, Prunable, Reader
 from capsexp.nn.decoder import Decoder
+from capsexp.nn.finish import LayerNorm, Squash
 from capsexp.nn.functional import SQUASHES, lengths, squash, squash_exponential, squash_linear
+from capsexp.nn.matrix_votes import MatrixVotes
+from capsexp.nn.primary import PrimaryCapsules
 from capsexp.nn.unpooling import max_pool, max_unpool
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
+from capsexp.types import Capsules
 
 __all__ = [
     "SQUASHES",
     "CapsuleLayer",
+    "Capsules",
     "ChannelLayer",
     "ChannelNetwork",
     "ClassCapsules",
     "ConvCapsules",
     "Decoder",
     "FeatureMaps",
+    "Follower",
     "GivenVotes",
+    "LayerNorm",
     "LinearVotes",
+    "MatrixVotes",
     "PrimaryCapsules",
     "Prunable",
     "Reader",
+    "Squash",
     "Votes",
     "as_children",
     "capsule_layers",

@@ -1,4 +1,4 @@
-"""Capsule layers: from feature maps to capsules, and from capsules to capsules."""
+"""Capsule layers: from capsules to capsules, by transformation matrices and routing."""
 
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsexp.errors import ConfigError, require, require_choice, require_int
-from capsexp.nn.functional import SQUASHES, at_least_single
-from capsexp.nn.votes import FoldCache, GivenVotes, LinearVotes
-from capsexp.types import RoutingOutput
+from capsexp.errors import ConfigError, require, require_choice
+from capsexp.nn.functional import at_least_single, lengths
+from capsexp.nn.matrix_votes import MatrixVotes, side_of
+from capsexp.nn.votes import FoldCache, Form, GivenVotes, LinearVotes, Votes
+from capsexp.types import Capsules, RoutingOutput
 
 MakeRouting = Callable[..., nn.Module]
 """Constructor of routing from ``children``, ``parents``, ``dim_in`` and ``dim_out``; see ``routing/base.py``."""
@@ -23,60 +24,32 @@ master into the transformation matrices, and the layer is one matrix product.  B
 """
 
 
-class PrimaryCapsules(nn.Module):
-    """A convolution whose channels are read as capsules: Sabour et al. (2017), section 4.
+Given = Tensor | Capsules | RoutingOutput
+"""What a capsule layer takes: the poses of its children alone, or with their activations."""
 
-    Capsule type t has ``dim`` neighbouring channels, t * dim to (t + 1) * dim - 1, and one capsule at every position.
-    The components of a capsule come from one position of the image.
+
+def capsules_of(given: Given) -> Capsules:
+    """Poses with their activations, or with None if only poses are given."""
+    return Capsules(given) if isinstance(given, Tensor) else Capsules(given[0], given[1])
+
+
+def as_children(given: Given) -> Capsules:
+    """Capsules on a grid as one list, I = T * H * W, with the positions of a type adjacent.
 
     Args:
-        in_channels: channels of the input maps.
-        channels: output channels of the convolution, a multiple of ``dim``.
-        dim: D, components of a capsule.
-        kernel: kernel size of the convolution.
-        stride: stride of the convolution.
-        padding: padding of the convolution.
-        squash: squashing function of the poses, one of :data:`~capsexp.nn.functional.SQUASHES`.
+        given: poses (B, T, D, H, W), alone or with activations (B, T, H, W).
+
+    Returns:
+        Poses (B, I, D), and the activations (B, I) if they are given.
 
     Example:
-        >>> primary = PrimaryCapsules(16, 32, dim=8, kernel=3, stride=2)  # 4 types of capsules of 8 components
-        >>> primary(torch.rand(2, 16, 9, 9)).shape
-        torch.Size([2, 4, 8, 4, 4])
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        dim: int,
-        *,
-        kernel: int,
-        stride: int = 1,
-        padding: int = 0,
-        squash: str = "classic",
-    ) -> None:
-        super().__init__()
-        self.dim = require_int("dim", dim, 1)
-        require(channels % dim == 0, "channels", f"be a multiple of the capsules' dimension, {dim}", channels)
-        self.conv = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding)
-        self.squash = SQUASHES[require_choice("squash", squash, tuple(SQUASHES))]
-
-    def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """Poses (B, T, D, H', W') of T = channels / dim types at every position, in float32 or better."""
-        maps_BCHW = at_least_single(self.conv(maps_BCHW))
-        batch, _, height, width = maps_BCHW.shape
-        return self.squash(maps_BCHW.reshape(batch, -1, self.dim, height, width), 2)
-
-
-def as_children(poses_BTDHW: Tensor) -> Tensor:
-    """Capsules on a grid as one list (B, I, D), I = T * H * W, with the positions of a type adjacent.
-
-    Example:
-        >>> as_children(torch.rand(2, 4, 8, 3, 3)).shape
+        >>> as_children(torch.rand(2, 4, 8, 3, 3)).poses.shape
         torch.Size([2, 36, 8])
     """
+    poses_BTDHW, activations_BTHW = capsules_of(given)
     poses_BDI = poses_BTDHW.flatten(3).transpose(1, 2).flatten(2)
-    return poses_BDI.transpose(1, 2)  # a view: votes are fastest where the components vary slowest
+    # A view of the poses: votes are fastest where the components vary slowest.
+    return Capsules(poses_BDI.transpose(1, 2), None if activations_BTHW is None else activations_BTHW.flatten(1))
 
 
 class CapsuleLayer(nn.Module):
@@ -95,7 +68,9 @@ class CapsuleLayer(nn.Module):
         dim_in: D.
         dim_out: E.
         routing: constructor of the layer's routing from these four.
-        weight_std: standard deviation of the initial matrices; None takes that of the routing.
+        weight_std: standard deviation of the initial matrices; None begins as the routing does.
+        matrix: True for poses that are square matrices, D = E = m * m, multiplied by matrices (m, m): the weight is
+            then (J, m, m, I).
 
     Example:
         >>> from capsexp.routing import Uniform
@@ -119,17 +94,19 @@ class CapsuleLayer(nn.Module):
         routing: MakeRouting,
         *,
         weight_std: float | None = None,
+        matrix: bool = False,
     ) -> None:
         super().__init__()
-        made = isinstance(routing, nn.Module) or not callable(routing)
-        rule = "be the constructor of a routing, such as the class capsexp.routing.Dynamic"
-        require(not made, "routing", rule, type(routing).__name__)
-        try:
-            self.routing = routing(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
-        except ConfigError as error:  # routing is a config group of its own, not a part of the model's
-            raise error.within("routing", outermost=True) from error
-        std = cast("float", self.routing.weight_std) if weight_std is None else weight_std
-        self.weight = nn.Parameter(torch.randn(parents, dim_out, dim_in, children) * std)
+        self.routing = _routing(routing, children, parents, dim_in, dim_out)
+        name, whole = type(self.routing).__name__, self.routing.poses_optional and dim_out == 0
+        require(whole or dim_out > 0, "dim_class", f"be at least 1: {name} gives no activations without poses", dim_out)
+        self.dim_in, self.dim_out, self.matrix = dim_in, dim_out, matrix
+        weight_JEDI = torch.empty(parents, *self._sides(), children)
+        if weight_std is None:
+            self.routing.start(weight_JEDI)
+        else:
+            weight_JEDI = torch.randn_like(weight_JEDI) * weight_std
+        self.weight = nn.Parameter(weight_JEDI)
         self.inference: Inference = "dynamic"
         self.register_buffer("master_JI", None)
         self._folds = FoldCache()
@@ -138,8 +115,9 @@ class CapsuleLayer(nn.Module):
         """Set a coupling for all images, which is part of the checkpoint.
 
         Raises:
-            ConfigError: its shape is wrong, or it holds NaN or infinite values.
+            ConfigError: its shape is wrong, or it holds NaN or infinite values, or the routing has no master.
         """
+        check_master(self.routing, "master")
         parents, _, _, children = self.weight.shape
         rule = f"have the shape (parents, children) = {(parents, children)}"
         require(coupling_JI.shape == (parents, children), "master", rule, tuple(coupling_JI.shape))
@@ -151,15 +129,47 @@ class CapsuleLayer(nn.Module):
         self._folds.clear()
         return super().train(mode)
 
-    def route(self, poses_BID: Tensor, mask_BI: Tensor | None = None) -> RoutingOutput:
-        """The output of routing for the votes of the children."""
-        folds = None if self.training else self._folds
-        votes = LinearVotes(poses_BID, self.weight, mask_BI, folds=folds)
+    def route(
+        self, poses_BID: Tensor, mask_BI: Tensor | None = None, activations_BI: Tensor | None = None
+    ) -> RoutingOutput:
+        """The output of routing for the votes of the children.
+
+        Args:
+            poses_BID: poses of the children.
+            mask_BI: True where a child exists, or None if all exist.
+            activations_BI: activations of the children; None for the lengths of their poses.
+        """
+        votes = self.votes(poses_BID, mask_BI)
         if self.inference == "dynamic":
-            return cast("RoutingOutput", self.routing(votes))
+            used_BI = self.activations_for_routing(poses_BID, mask_BI, activations_BI)
+            return cast("RoutingOutput", self.routing(votes) if used_BI is None else self.routing(votes, used_BI))
         given = votes if self.inference == "folded" else GivenVotes(votes.materialise(), mask_BI)
-        weigh = cast("Callable[..., RoutingOutput]", self.routing.weigh)
-        return weigh(given, self.master_JI)
+        return cast("RoutingOutput", self.routing.weigh(given, self.master_JI))
+
+    def votes(self, poses_BID: Tensor, mask_BI: Tensor | None = None, form: Form | None = None) -> Votes:
+        """The votes of children with these poses."""
+        if self.matrix:
+            return MatrixVotes(poses_BID, self.weight, mask_BI, form)
+        return LinearVotes(poses_BID, self.weight, mask_BI, form, None if self.training else self._folds)
+
+    def _sides(self) -> tuple[int, int]:
+        """Rows and columns of a transformation matrix."""
+        if not self.matrix:
+            return self.dim_out, self.dim_in
+        side = side_of(self.dim_in)
+        rule = f"be false: matrices need a square number of components, and as many after ({self.dim_out}) as before"
+        require(side is not None and self.dim_in == self.dim_out, "matrix", f"{rule} ({self.dim_in})", self.matrix)
+        return cast("int", side), cast("int", side)
+
+    def activations_for_routing(
+        self, poses_BID: Tensor, mask_BI: Tensor | None, activations_BI: Tensor | None
+    ) -> Tensor | None:
+        """Activations of the children, 0 for those that do not exist; None if the routing needs none."""
+        if not self.routing.needs_activations:
+            return None
+        if activations_BI is None:
+            activations_BI = lengths(at_least_single(poses_BID))
+        return activations_BI if mask_BI is None else activations_BI * mask_BI
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Allocate the master if the checkpoint has one, and remove it if not."""
@@ -169,6 +179,34 @@ class CapsuleLayer(nn.Module):
         if not there:
             self.inference = "dynamic"
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+DECLARED = ("activation", "needs_activations", "poses_optional", "has_master", "start", "weigh")
+"""What a layer asks of its routing, see :class:`capsexp.routing.Routing`."""
+
+
+def _routing(make: MakeRouting, children: int, parents: int, dim_in: int, dim_out: int) -> Any:
+    """The routing of a layer, checked to be one."""
+    made = isinstance(make, nn.Module) or not callable(make)
+    rule = "be the constructor of a routing, such as the class capsexp.routing.Dynamic"
+    require(not made, "routing", rule, type(make).__name__)
+    try:
+        routing = make(children=children, parents=parents, dim_in=dim_in, dim_out=dim_out)
+    except ConfigError as error:  # routing is a config group of its own, not a part of the model's
+        raise error.within("routing", outermost=True) from error
+    whole = all(hasattr(routing, name) for name in DECLARED)
+    require(whole, "routing", "make a capsexp.routing.Routing", type(routing).__name__)
+    return routing
+
+
+def check_master(routing: Any, key: str) -> None:
+    """Refuse what needs master coefficients if a routing has none.
+
+    Raises:
+        ConfigError: its message begins with ``key``.
+    """
+    name = type(routing).__name__
+    require(routing.has_master, key, f"be absent: {name} has no master coefficients", name)
 
 
 def capsule_layers(model: nn.Module) -> dict[str, CapsuleLayer]:
@@ -218,9 +256,14 @@ class ClassCapsules(CapsuleLayer):
         (torch.Size([5, 10, 16]), torch.Size([5, 10]), torch.Size([5, 10, 36]))
     """
 
-    def forward(self, poses_BID: Tensor) -> RoutingOutput:
-        """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes."""
-        return self.route(poses_BID)
+    def forward(self, children: Given) -> RoutingOutput:
+        """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes.
+
+        Args:
+            children: poses (B, I, D), alone or with activations (B, I).
+        """
+        poses_BID, activations_BI = capsules_of(children)
+        return self.route(poses_BID, None, activations_BI)
 
 
 class ConvCapsules(CapsuleLayer):
@@ -239,7 +282,10 @@ class ConvCapsules(CapsuleLayer):
         kernel: side of the window.
         stride: distance between neighbouring windows.
         padding: border of positions without capsules; there are no votes from there, and ``Votes.mask_BI`` is False.
-        weight_std: standard deviation of the initial matrices; None takes that of the routing.
+        weight_std: standard deviation of the initial matrices; None begins as the routing does.
+        normaliser: ``batch_norm`` normalises each component of each type's poses over images and positions; ``none``
+            leaves them.
+        matrix: see :class:`CapsuleLayer`.
 
     Example:
         >>> from capsexp.routing import Dynamic
@@ -260,16 +306,31 @@ class ConvCapsules(CapsuleLayer):
         stride: int = 1,
         padding: int = 1,
         weight_std: float | None = None,
+        normaliser: str = "none",
+        matrix: bool = False,
     ) -> None:
-        super().__init__(in_types * kernel**2, out_types, dim_in, dim_out, routing, weight_std=weight_std)
+        children = in_types * kernel**2
+        super().__init__(children, out_types, dim_in, dim_out, routing, weight_std=weight_std, matrix=matrix)
         self.kernel, self.stride, self.padding = kernel, stride, padding
+        normal = require_choice("normaliser", normaliser, ("none", "batch_norm")) == "batch_norm"
+        self.norm = nn.BatchNorm2d(out_types * dim_out) if normal else None
 
-    def forward(self, poses_BTDHW: Tensor) -> RoutingOutput:
-        """Poses (B, J, E, H', W'), activations (B, J, H', W') and coupling (B, L, J, I)."""
+    def forward(self, children: Given) -> RoutingOutput:
+        """Poses (B, J, E, H', W'), activations (B, J, H', W') and coupling (B, L, J, I).
+
+        Args:
+            children: poses (B, T, D, H, W), alone or with activations (B, T, H, W).
+        """
+        poses_BTDHW, activations_BTHW = capsules_of(children)
         batch, _, _, height, width = poses_BTDHW.shape
         rows, columns = self._places(height), self._places(width)
-        output = self.route(self._windows(poses_BTDHW), self._mask(poses_BTDHW))
+        activations_BI = None
+        if self.routing.needs_activations and activations_BTHW is not None:
+            activations_BI = self._windows(activations_BTHW[:, :, None]).squeeze(2)
+        output = self.route(self._windows(poses_BTDHW), self._mask(poses_BTDHW), activations_BI)
         poses = output.poses_BJE.view(batch, rows, columns, *output.poses_BJE.shape[1:]).permute(0, 3, 4, 1, 2)
+        if self.norm is not None:
+            poses = self.norm(poses.flatten(1, 2)).view_as(poses)
         activations = output.activations_BJ.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
         coupling = output.coupling_BJI.view(batch, rows * columns, *output.coupling_BJI.shape[1:])
         return RoutingOutput(poses, activations, coupling)

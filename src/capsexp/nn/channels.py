@@ -28,6 +28,25 @@ class Reader:
 
 
 @dataclass(frozen=True)
+class Follower:
+    """A layer whose output channels go with the channels of another layer: its own have no meaning without them.
+
+    Attributes:
+        name: dotted name of a convolution or a batch normalisation.
+        per_unit: True if it has one channel per unit (per capsule type), False if it has one per channel.
+
+    Example:
+        >>> Follower("primary.conv")  # a depthwise convolution, after the layer that makes its maps
+        Follower(name='primary.conv', per_unit=False)
+        >>> Follower("primary.activation_conv", per_unit=True)  # gives each capsule type its activation
+        Follower(name='primary.activation_conv', per_unit=True)
+    """
+
+    name: str
+    per_unit: bool = False
+
+
+@dataclass(frozen=True)
 class ChannelLayer:
     """A convolution whose output channels can be pruned, and the modules that depend on them, by their dotted names.
 
@@ -40,6 +59,7 @@ class ChannelLayer:
         step: number of channels whose multiples are pruned; in the whole backbone of a capsule network it is the
             dimension of the capsules.
         dim: number of channels that make one unit of the readers: components of a capsule, or 1.
+        followers: layers whose output channels go with these.
 
     Example:
         >>> ChannelLayer("conv1", "relu1", (Reader("conv2"),), norm="norm1").step
@@ -53,6 +73,7 @@ class ChannelLayer:
     norm: str | None = None
     step: int = 1
     dim: int = 1
+    followers: tuple[Follower, ...] = ()
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ class Votes(ABC):
 
     Attributes:
         mask_BI: True where a child exists, None if all exist.  Elsewhere (in the padding of a window) votes are zero.
+        poses_BID: the children's poses, None if only their votes are known.
 
     Example:
         >>> votes = GivenVotes(torch.ones(1, 2, 3, 4))  # 1 image, 2 parents of 3 components, 4 children
@@ -39,6 +40,7 @@ class Votes(ABC):
     """
 
     mask_BI: Tensor | None = None
+    poses_BID: Tensor | None = None
 
     @property
     @abstractmethod
@@ -75,6 +77,7 @@ class GivenVotes(Votes):
     Args:
         votes_BJEI: (B, J, E, I).
         mask_BI: True where a child exists, or None if all exist.  Votes elsewhere must be zero.
+        poses_BID: the children's poses, for algorithms that look at them.
 
     Example:
         >>> votes = GivenVotes(torch.ones(1, 2, 3, 4))
@@ -86,8 +89,8 @@ class GivenVotes(Votes):
                  [3., 3., 3., 3.]]])
     """
 
-    def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None = None) -> None:
-        self._votes_BJEI, self.mask_BI = at_least_single(votes_BJEI), mask_BI
+    def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None = None, poses_BID: Tensor | None = None) -> None:
+        self._votes_BJEI, self.mask_BI, self.poses_BID = at_least_single(votes_BJEI), mask_BI, poses_BID
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
@@ -105,7 +108,8 @@ class GivenVotes(Votes):
         return self._votes_BJEI
 
     def detach(self) -> "GivenVotes":  # noqa: D102
-        return GivenVotes(self._votes_BJEI.detach(), self.mask_BI)
+        poses_BID = None if self.poses_BID is None else self.poses_BID.detach()
+        return GivenVotes(self._votes_BJEI.detach(), self.mask_BI, poses_BID)
 
 
 class LinearVotes(Votes):
@@ -140,7 +144,8 @@ class LinearVotes(Votes):
         folds: "FoldCache | None" = None,
     ) -> None:
         device = poses_BID.device.type
-        self.poses, self.mask_BI = poses_BID, mask_BI
+        self.poses_BID: Tensor = poses_BID
+        self.mask_BI = mask_BI
         self._product_type = autocast_type(device)
         self._weight_JEDI, self._folds = at_least_single(weight_JEDI), folds
         self._poses_BDI = at_least_single(poses_BID).transpose(1, 2).contiguous()
@@ -150,7 +155,7 @@ class LinearVotes(Votes):
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
         parents, components, _, children = self._weight_JEDI.shape
-        return self.poses.shape[0], parents, components, children  # in a trace len() is a number, not a symbol
+        return self.poses_BID.shape[0], parents, components, children  # in a trace len() is a number, not a symbol
 
     def weighted_sum(self, coupling: Tensor | float) -> Tensor:  # noqa: D102
         if not isinstance(coupling, Tensor):
@@ -165,7 +170,7 @@ class LinearVotes(Votes):
         return cast("Tensor", Agreement.apply(parents_BJE, *self.operands()))  # type: ignore[no-untyped-call]
 
     def materialise(self) -> Tensor:  # noqa: D102
-        with without_autocast(self.poses.device.type):
+        with without_autocast(self.poses_BID.device.type):
             return materialised(self._poses_BDI, self._weight_JEDI, self._product_type)
 
     def fold(self, coupling_JI: Tensor) -> Tensor:
@@ -176,7 +181,7 @@ class LinearVotes(Votes):
 
     def detach(self) -> "LinearVotes":  # noqa: D102
         other = copy.copy(self)
-        other.poses, other._poses_BDI = self.poses.detach(), self._poses_BDI.detach()
+        other.poses_BID, other._poses_BDI = self.poses_BID.detach(), self._poses_BDI.detach()
         other._weight_JEDI = self._weight_JEDI.detach()
         return other
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from capsexp.errors import ConfigError, require
 from capsexp.nn.capsules import CapsuleLayer
-from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Reader, convolution_of
+from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Follower, Reader, convolution_of
 
 METHODS = {
     "channel_layers": "channel_layers(), which returns a dict of capsexp.nn.ChannelLayer by name",
@@ -67,6 +67,16 @@ def _check_layer(network: ChannelNetwork, name: str) -> None:
     require(len(layer.readers) > 0, f"{key}.readers", "name the layers that take the channels as input", layer.readers)
     for reader in layer.readers:
         _check_reader(network, f"{key}.readers", reader, channels // layer.dim)
+    for follower in layer.followers:
+        _check_follower(network, f"{key}.followers", follower, channels // layer.dim if follower.per_unit else channels)
+
+
+def _check_follower(network: ChannelNetwork, key: str, follower: Follower, channels: int) -> None:
+    """Check that a follower has one output channel for each channel, or for each capsule type."""
+    weight = getattr(_module(network, key, follower.name), "weight", None)
+    rule = f"name layers with a weight for {channels} output channels ({follower.name})"
+    found = len(weight) if isinstance(weight, nn.Parameter) and weight.ndim else 0
+    require(found == channels, key, rule, found)
 
 
 def _check_reader(network: ChannelNetwork, key: str, reader: Reader, units: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from capsexp.errors import ConfigError, require, require_number
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
-from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Prunable, Reader, convolution_of, widths_of
+from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Prunable, convolution_of, widths_of
 from capsexp.pruning.contract import check_network
 from capsexp.pruning.merging import Into, mergeable
 
@@ -172,14 +172,15 @@ def _carried(
 ) -> dict[str, Tensor]:
     """The state of the smaller model: the merged and pruned state of the whole one, else the initial weights."""
     layers, state, fresh = model.channel_layers(), _merged(model, into), smaller.state_dict()
-    regrouped = {reader.name for name, index in kept.items() for reader in _lost(layers[name], index)}
+    regrouped = {lost for name, index in kept.items() for lost in _lost(layers[name], index)}
+    followers = [each.name for layer in layers.values() for each in layer.followers if each.per_unit]
     for name, index in kept.items():
         for parameter, dimension, entries in _entries(model, layers[name], index):
             if parameter in state:
                 state[parameter] = state[parameter].index_select(dimension, entries.to(state[parameter].device))
-    for layer in capsule_layers(model):
-        if renew or layer in regrouped or _other_sizes(layer, state, fresh):
-            log.info("%s begins with new matrices", layer)
+    for layer in (*capsule_layers(model), *followers):
+        if (renew and layer not in followers) or layer in regrouped or _other_sizes(layer, state, fresh):
+            log.info("%s begins with new %s", layer, "weights" if layer in followers else "matrices")
             state = {name: value for name, value in state.items() if not name.startswith(f"{layer}.")}
             state |= {name: value for name, value in fresh.items() if name.startswith(f"{layer}.")}
     return state
@@ -207,9 +208,11 @@ def _other_sizes(layer: str, state: Mapping[str, Tensor], fresh: Mapping[str, Te
     return any(state[name].shape != value.shape for name, value in fresh.items() if name.startswith(f"{layer}."))
 
 
-def _lost(layer: ChannelLayer, index: Tensor) -> tuple[Reader, ...]:
-    """The readers of a layer whose input capsules are no longer the same."""
-    return () if _units(layer, index) is not None else layer.readers
+def _lost(layer: ChannelLayer, index: Tensor) -> tuple[str, ...]:
+    """The readers of a layer whose input capsules are no longer the same, and what goes with these capsules."""
+    if _units(layer, index) is not None:
+        return ()
+    return (*(reader.name for reader in layer.readers), *(each.name for each in layer.followers if each.per_unit))
 
 
 def _units(layer: ChannelLayer, index: Tensor) -> Tensor | None:
@@ -224,17 +227,23 @@ def _entries(model: nn.Module, layer: ChannelLayer, index: Tensor) -> Iterator[t
     """Parameters with the dimension and the indices of their kept entries."""
     for name in ("weight", "bias"):
         yield f"{layer.conv}.{name}", 0, index
-    if layer.norm is not None:
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            yield f"{layer.norm}.{name}", 0, index
     units = _units(layer, index)
+    going = [] if layer.norm is None else [(layer.norm, index)]
+    going += [(follower.name, index) for follower in layer.followers if not follower.per_unit]
+    if units is not None:
+        going += [(follower.name, units) for follower in layer.followers if follower.per_unit]
+    for module, entries in going:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            yield f"{module}.{name}", 0, entries
     if units is None:
         return
     for reader in layer.readers:
         inputs = (units[:, None] * reader.places + torch.arange(reader.places)).flatten()
-        if isinstance(model.get_submodule(reader.name), CapsuleLayer):
+        capsules = model.get_submodule(reader.name)
+        if isinstance(capsules, CapsuleLayer):
             yield f"{reader.name}.weight", 3, inputs
-            for coupling in ("master_JI", "routing.coupling_JI"):
-                yield f"{reader.name}.{coupling}", 1, inputs
+            yield f"{reader.name}.master_JI", 1, inputs
+            for own, dimension in capsules.routing.children_at.items():
+                yield f"{reader.name}.routing.{own}", dimension, inputs
         else:
             yield f"{reader.name}.weight", 1, inputs

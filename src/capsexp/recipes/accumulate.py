@@ -63,7 +63,11 @@ class Accumulate(Recipe):
         data = factories.make_data()
         module = Networks(factories).new()
         rule = "be train for a network without capsule layers (model=capsnet has some)"
-        require(bool(capsule_layers(module.model)), "recipe", rule, type(self).__name__.lower())
+        layers = capsule_layers(module.model)
+        require(bool(layers), "recipe", rule, type(self).__name__.lower())
+        for layer in layers.values():
+            rule = f"be train: {type(layer.routing).__name__} has no master coefficients"
+            require(layer.routing.has_master, "recipe", rule, type(self).__name__.lower())
         trained = factories.stages.get(self.first, lambda directory: self._train(factories, directory))
         module.load_state_dict(read_best(trained.directory).weights)
         trainer = factories.make_trainer(callbacks=[self._masters, self._analysis], in_run=False)

@@ -37,7 +37,19 @@ FILES = ("data.path", "data.source.path", "routing.coupling", "model.routing.cou
 FORMER_TARGETS = {"capsexp.callbacks.collapse.CollapseGuard": "capsexp.callbacks.broken.BrokenGuard"}
 """The name of a renamed class in ids, by its present name: a cell keeps its id after a rename."""
 
-IMPLIED: dict[str, Any] = {}
+IMPLIED: dict[str, Any] = {
+    "routing.bias": False,
+    "routing.epsilon": 0.0,
+    "model.routing.bias": False,
+    "model.routing.epsilon": 0.0,
+    "model.epsilon": 0.0,
+    "model.normaliser": "squash",
+    "model.activation": "length",
+    "model.depthwise": False,
+    "model.head": "activations",
+    "model.intermediate_normaliser": "none",
+    "model.module.loss": "margin",
+}
 """Dotted keys that a later version added, with the value that a config without them implies.
 
 Such a key counts in an id only if it has another value, so that finished cells keep their ids.

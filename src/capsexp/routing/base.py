@@ -1,23 +1,33 @@
 """The base class of all routing algorithms, and the loop of routing by agreement."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from capsexp.errors import require_choice, require_int
-from capsexp.nn.functional import SQUASHES, lengths
+from capsexp.nn.finish import MakeFinish, Squash
+from capsexp.nn.functional import lengths
 from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import Votes
 from capsexp.types import RoutingOutput
+
+Activation = Literal["length", "share", "none"]
+"""What the activations of an algorithm are.
+
+``length``: the length of a parent's pose.  ``share``: a distribution over the parents, which adds up to 1.  ``none``:
+the algorithm has no activations, and the lengths of poses stand in their place; a network that classifies with it needs
+scores of its own (``head``).
+"""
 
 
 class Routing(nn.Module, ABC):
     """A routing algorithm: a function from the votes for the capsules of a layer to their poses.
 
     Its config has ``_partial_``: the layer calls it with its four sizes and holds the instance, which may have
-    parameters or buffers.
+    parameters or buffers.  Class attributes declare what others need to know of it.
 
     Args:
         children: I.
@@ -25,12 +35,15 @@ class Routing(nn.Module, ABC):
         dim_in: D, components of a child's pose.
         dim_out: E, components of a parent's pose.
         squash: squashing function of the parents' sums, one of :data:`~capsexp.nn.functional.SQUASHES`.
+        bias: True adds a trainable bias to the sums before they are squashed.
+        epsilon: see :func:`~capsexp.nn.finish.squashed`.
+        finish: what makes poses of the sums in place of a squash; the three arguments before have then no effect.
 
     Example:
         An algorithm of one's own, in which every child chooses the parent at random:
 
         >>> class Lottery(Routing):
-        ...     coupling_sum = 1.0
+        ...     shares = "parents"
         ...
         ...     def forward(self, votes, activations_BI=None):
         ...         batch, parents, _, children = votes.shape
@@ -44,27 +57,57 @@ class Routing(nn.Module, ABC):
 
     coupling_range: tuple[float, float] = (0.0, 1.0)
     """Lower and upper bound of every coupling."""
-    coupling_sum: float | None = None
-    """Sum of the couplings of a child over its parents, or None if it is not fixed."""
+    shares: ClassVar[Literal["parents"] | None] = None
+    """Over what the couplings of a child add up to 1: the parents of its window, or nothing."""
+    activation: ClassVar[Activation] = "length"
+    """What the activations are, see :data:`Activation`."""
+    activation_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Lower and upper bound of every activation."""
+    needs_activations: ClassVar[bool] = False
+    """True if the layer is to hand in the children's activations."""
+    poses_optional: ClassVar[bool] = False
+    """True if the algorithm gives activations without poses where E = 0."""
+    has_master: ClassVar[bool] = True
+    """True if ``weigh`` with a mean coupling gives poses in the sense of Zhao et al. (2019): master coefficients."""
+    children_at: ClassVar[Mapping[str, int]] = {}
+    """The dimension that counts the children in each parameter and buffer of its own that has one."""
 
-    def __init__(self, *, children: int, parents: int, dim_in: int, dim_out: int, squash: str = "classic") -> None:
+    def __init__(
+        self,
+        *,
+        children: int,
+        parents: int,
+        dim_in: int,
+        dim_out: int,
+        squash: str = "classic",
+        bias: bool = False,
+        epsilon: float = 0.0,
+        finish: MakeFinish | None = None,
+    ) -> None:
         super().__init__()
         self.child_count, self.parent_count = children, parents
-        self.squash = SQUASHES[require_choice("squash", squash, tuple(SQUASHES))]
+        self.finish: nn.Module = (
+            Squash(parents, dim_out, squash, bias=bias, epsilon=epsilon) if finish is None else finish(parents, dim_out)
+        )
 
     @abstractmethod
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
-        """Poses, activations and the coupling that weighted the poses.
+        """Poses, activations and the coupling of each child with each parent.
 
         Args:
             votes: votes of I children for J parents.
-            activations_BI: activation of each child, for algorithms that use it; None stands for the lengths of poses.
+            activations_BI: activation of each child if :attr:`needs_activations`, else None.
         """
 
     @property
     def weight_std(self) -> float:
         """Standard deviation of the initial transformation matrices for this algorithm."""
         return 0.1
+
+    @torch.no_grad()
+    def start(self, weight_JEDI: Tensor) -> None:
+        """Fill the transformation matrices with their initial values: normal numbers of :attr:`weight_std`."""
+        weight_JEDI.copy_(torch.randn_like(weight_JEDI) * self.weight_std)
 
     def normalise(self, coupling_BJI: Tensor) -> Tensor:
         """The mean of couplings over images, normalised as the couplings of this algorithm are.
@@ -74,15 +117,24 @@ class Routing(nn.Module, ABC):
         """
         return coupling_BJI
 
+    def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
+        """The numbers (B, J, I) that multiplied the votes, from the coupling of :meth:`forward`; by default the same.
+
+        Args:
+            coupling_BJI: a coupling that the algorithm has returned.
+            activations_BI: the children's activations that it was given.
+        """
+        return coupling_BJI
+
     def weigh(self, votes: Votes, coupling: Tensor | float) -> RoutingOutput:
-        """Poses for a given coupling: the squashed weighted sum, and its lengths.
+        """Poses for a given coupling: the finished weighted sum, and its lengths.
 
         Args:
             votes: votes of I children for J parents.
             coupling: (B, J, I), or (J, I) if all images share it, or one number for all.
         """
         batch, parents, _, children = votes.shape
-        poses_BJE = self.squash(votes.weighted_sum(coupling), -1)
+        poses_BJE: Tensor = self.finish(votes.weighted_sum(coupling))
         if not isinstance(coupling, Tensor):
             coupling = poses_BJE.new_full((1, 1, 1), coupling)
         return RoutingOutput(poses_BJE, lengths(poses_BJE), coupling.expand(batch, parents, children))
@@ -97,13 +149,13 @@ class AgreementRouting(Routing):
         iterations: number of weighted sums, at least 1; the first uses the same coupling everywhere.
         gradient: ``full`` differentiates every iteration; ``last`` treats the coupling as a constant, so gradients flow
             through the last weighted sum only.
-        **sizes: children, parents, dim_in, dim_out, and squash.
+        **sizes: children, parents, dim_in, dim_out, and what :class:`Routing` takes.
 
     Example:
         Dynamic routing with a temperature:
 
         >>> class Sharp(AgreementRouting):
-        ...     coupling_sum = 1.0
+        ...     shares = "parents"
         ...
         ...     @property
         ...     def first_coupling(self):
@@ -149,7 +201,7 @@ class AgreementRouting(Routing):
         coupling: Tensor | float = self.first_coupling
         logits_BJI: Tensor | float = 0.0
         for _ in range(self.iterations - 1):
-            parents_BJE = self.squash(votes.weighted_sum(coupling), -1)  # s_j = sum_i c_ij u_ji; v_j = squash(s_j)
+            parents_BJE = self.finish(votes.weighted_sum(coupling))  # s_j = sum_i c_ij u_ji; v_j = squash(s_j)
             logits_BJI = votes.agreement(parents_BJE) + logits_BJI  # b_ij <- b_ij + u_ji . v_j
             coupling = self.couple(logits_BJI)
         return coupling

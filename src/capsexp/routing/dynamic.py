@@ -16,7 +16,7 @@ class Dynamic(AgreementRouting):
         tensor([[1., 1.]])
     """
 
-    coupling_sum = 1.0
+    shares = "parents"
 
     @property
     def first_coupling(self) -> float:

@@ -1,7 +1,8 @@
 """Routing with a given coupling, without iterations."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class Fixed(Routing):
 
     coupling_JI: Tensor
     coupling_range = (-float("inf"), float("inf"))
+    children_at: ClassVar[Mapping[str, int]] = {"coupling_JI": 1}
 
     def __init__(self, *, coupling: Tensor | str | None = None, **sizes: Any) -> None:
         super().__init__(**sizes)

@@ -25,7 +25,7 @@ class Uniform(Routing):
                  [0.5000, 0.5000]]])
     """
 
-    coupling_sum = 1.0
+    shares = "parents"
 
     def __init__(self, *, iterations: int = 1, gradient: str = "full", **sizes: Any) -> None:
         super().__init__(**sizes)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from capsexp.nn.capsules import ClassCapsules
+from capsexp.nn.capsules import ClassCapsules, Given, capsules_of
 from capsexp.nn.decoder import Decoder
 from capsexp.nn.functional import at_least_single
 from capsexp.nn.votes import LinearVotes, Votes
@@ -32,7 +32,8 @@ ROUTINGS = (Dynamic, MaxMin, Uniform)
 
 def routes_alone(layer: ClassCapsules) -> bool:
     """True if a layer's coupling depends only on an image's votes, so that members can share the routing."""
-    return type(layer.routing) in ROUTINGS and layer.inference == "dynamic" and layer.master_JI is None
+    plain = type(layer.routing) in ROUTINGS and not layer.routing.state_dict()
+    return plain and not layer.matrix and layer.inference == "dynamic" and layer.master_JI is None
 
 
 class JointVotes(Votes):
@@ -86,9 +87,10 @@ class FoldedClassCapsules(FoldedLayer):
         super().__init__(members, fold)
         self.routing = copy.deepcopy(members[0].routing)
 
-    def forward(self, poses_BID: Tensor) -> RoutingOutput:
+    def forward(self, children: Given) -> RoutingOutput:
         """Compute poses (B, N*J, E), activations (B, N*J) and coupling (B, N*J, I)."""
         members, parents = self.weight.shape[:2]
+        poses_BID = capsules_of(children).poses
         each = zip(poses_BID.chunk(members, 1), self.weight.unbind(), strict=True)
         made = self.routing(JointVotes([LinearVotes(own_BID, own_JEDI) for own_BID, own_JEDI in each]))
         self.fold.widths_N = [parents] * members
