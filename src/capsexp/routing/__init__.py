@@ -1,6 +1,7 @@
 """Routing algorithms, from the votes for the capsules of a layer to their poses.
 
-:class:`Dynamic`, :class:`MaxMin`, :class:`Uniform` and :class:`Fixed` are handed to a capsule layer as constructors
+:class:`Dynamic`, :class:`MaxMin`, :class:`Uniform`, :class:`Fixed`, :class:`SelfRouting`, :class:`SelfAttention`,
+:class:`InvertedAttention` and :class:`Optimised` are handed to a capsule layer as constructors
 (``functools.partial(MaxMin, iterations=2)``).  An algorithm of one's own inherits from :class:`AgreementRouting` (the
 loop is there already) or from :class:`Routing`, and returns a :class:`RoutingOutput`.
 """
@@ -8,8 +9,24 @@ loop is there already) or from :class:`Routing`, and returns a :class:`RoutingOu
 from capsexp.routing.base import AgreementRouting, Routing
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
+from capsexp.routing.inverted_attention import InvertedAttention
 from capsexp.routing.max_min import MaxMin
+from capsexp.routing.optimised import Optimised
+from capsexp.routing.self_attention import SelfAttention
+from capsexp.routing.self_routing import SelfRouting
 from capsexp.routing.uniform import Uniform
 from capsexp.types import RoutingOutput
 
-__all__ = ["AgreementRouting", "Dynamic", "Fixed", "MaxMin", "Routing", "RoutingOutput", "Uniform"]
+__all__ = [
+    "AgreementRouting",
+    "Dynamic",
+    "Fixed",
+    "InvertedAttention",
+    "MaxMin",
+    "Optimised",
+    "Routing",
+    "RoutingOutput",
+    "SelfAttention",
+    "SelfRouting",
+    "Uniform",
+]
