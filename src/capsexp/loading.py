@@ -15,6 +15,7 @@ from capsexp.data.base import ImageDataModule
 from capsexp.errors import require
 from capsexp.filters.base import Filter
 from capsexp.lightning_modules.base import BaseModule
+from capsexp.models.backbones import Backbone
 from capsexp.models.base import Classifier
 from capsexp.pruning.base import Criterion
 from capsexp.recipes.base import Recipe
@@ -23,7 +24,7 @@ from capsexp.routing.base import Routing
 Config = dict[str, Any]
 
 PARTS: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("capsexp.models", (Classifier,)),
+    ("capsexp.models", (Classifier, Backbone)),
     ("capsexp.lightning_modules", (BaseModule,)),
     ("capsexp.routing", (Routing,)),
     ("capsexp.filters", (Filter,)),
@@ -111,9 +112,9 @@ def _check(node: Any, dotted: str, path: Path) -> None:
             if key == "_target_":
                 _require(_is_part(value), here, "name a part of a cell", value, path)
             elif key == "_partial_":
-                rule = "be true, for a routing"
-                routing = _is_part(node.get("_target_")) and issubclass(_class(node["_target_"]), Routing)
-                _require(value is True and routing, here, rule, value, path)
+                rule = "be true, for a routing or a backbone"
+                made_later = _is_part(node.get("_target_")) and issubclass(_class(node["_target_"]), Routing | Backbone)
+                _require(value is True and made_later, here, rule, value, path)
             elif isinstance(key, str) and key.startswith("_") and key.endswith("_"):
                 _require(False, here, "not be set", value, path)
             _check(value, here, path)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics import Metric
@@ -76,6 +76,19 @@ TASKS: Mapping[type[BaseModule], tuple[Callable[[Any], None], ...]] = {
 """What each module can be told to train."""
 
 
+def fitting(model: dict[str, Any]) -> dict[str, Any]:
+    """The model's config with the head, loss and class capsules that its routing needs."""
+    routing = get_class(model["routing"]["_target_"])
+    if routing.activation == "none":
+        model |= {"head": "linear"}
+    loss = "cross_entropy" if model["head"] == "linear" else LOSSES[routing.activation]
+    poses = {} if routing.poses_optional and model["head"] != "linear" else {"dim_class": model["dim_class"] or 16}
+    return model | poses | {"module": {**model["module"], "loss": loss}}
+
+
+LOSSES = {"length": "margin", "share": "nll"}
+
+
 @dataclass(frozen=True)
 class Case:
     """A model of a config file, how it routes, and what of its losses it is trained by."""
@@ -91,7 +104,7 @@ class Case:
         if self.routing is None:
             return config
         routing = OmegaConf.to_container(OmegaConf.load(CONF / "routing" / f"{self.routing}.yaml"))
-        return {**config, "model": {**config["model"], "routing": routing}, "routing": routing}
+        return {**config, "model": fitting({**config["model"], "routing": routing}), "routing": routing}
 
     def build(self, device: torch.device = META) -> BaseModule:
         """Its module on this device."""
