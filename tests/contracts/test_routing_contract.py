@@ -292,6 +292,20 @@ def test_permuting_the_children_permutes_the_coupling_alone(name: str) -> None:
     torch.testing.assert_close(after.coupling_BJI, before.coupling_BJI[..., order], rtol=1e-10, atol=1e-10)
 
 
+def test_permuting_the_parents_with_their_numbers_permutes_the_outputs(name: str) -> None:
+    """The last letters of a number's name say which of its dimensions counts the parents."""
+    routing, (poses_BID, weight_JEDI), given_BI = build(name), draw(), activations()
+    order = torch.tensor([2, 0, 3, 1])
+    before = [part.clone() for part in route(routing, linear("factored")(poses_BID, weight_JEDI), given_BI)]
+    for key, value in routing.state_dict().items():
+        letters = key.rpartition("_")[2]
+        if letters.isupper() and "J" in letters:
+            value.copy_(value.index_select(letters.index("J"), order))
+    after = route(routing, linear("factored")(poses_BID, weight_JEDI[order]), given_BI)
+    for part, permuted in zip(before, after, strict=True):
+        torch.testing.assert_close(permuted, part[:, order], rtol=1e-10, atol=1e-10)
+
+
 def test_permuting_the_images_permutes_the_outputs(name: str) -> None:
     routing, (poses_BID, weight_JEDI), given_BI = build(name), draw(), activations()
     order = torch.tensor([2, 0, 1])

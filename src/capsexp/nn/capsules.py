@@ -25,7 +25,7 @@ master into the transformation matrices, and the layer is one matrix product.  B
 
 
 Given = Tensor | Capsules | RoutingOutput
-"""What a capsule layer takes: the poses of its children alone, or with their activations."""
+"""The input of a capsule layer: the poses of its children alone, or with their activations."""
 
 
 def capsules_of(given: Given) -> Capsules:
@@ -182,7 +182,7 @@ class CapsuleLayer(nn.Module):
 
 
 DECLARED = ("activation", "needs_activations", "poses_optional", "has_master", "start", "weigh")
-"""What a layer asks of its routing, see :class:`capsexp.routing.Routing`."""
+"""The attributes of a routing that a layer uses, see :class:`capsexp.routing.Routing`."""
 
 
 def _routing(make: MakeRouting, children: int, parents: int, dim_in: int, dim_out: int) -> Any:

@@ -89,7 +89,7 @@ class PrimaryCapsules(nn.Module):
         return Capsules(self._poses(self.conv(maps_BCHW)), self._activations(maps_BCHW))
 
     def readers(self, name: str) -> tuple[Reader, ...]:
-        """What reads the channels before the primary capsules; ``name`` is theirs in the network."""
+        """The layers that read the channels before the primary capsules; ``name`` is theirs in the network."""
         activation = () if self.activation_conv is None else (Reader(f"{name}.activation_conv"),)
         return (Reader(f"{name}.conv"), *activation)
 

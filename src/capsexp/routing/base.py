@@ -15,7 +15,7 @@ from capsexp.nn.votes import Votes
 from capsexp.types import RoutingOutput
 
 Activation = Literal["length", "share", "none"]
-"""What the activations of an algorithm are.
+"""The kind of an algorithm's activations.
 
 ``length``: the length of a parent's pose.  ``share``: a distribution over the parents, which adds up to 1.  ``none``:
 the algorithm has no activations, and the lengths of poses stand in their place; a network that classifies with it needs
@@ -60,7 +60,7 @@ class Routing(nn.Module, ABC):
     shares: ClassVar[Literal["parents"] | None] = None
     """Over what the couplings of a child add up to 1: the parents of its window, or nothing."""
     activation: ClassVar[Activation] = "length"
-    """What the activations are, see :data:`Activation`."""
+    """The kind of the activations, see :data:`Activation`."""
     activation_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Lower and upper bound of every activation."""
     needs_activations: ClassVar[bool] = False
