@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from capsexp.models.backbones import Plain, ResNet
 from capsexp.models.base import Classifier
 from capsexp.models.baseline_cnn import BaselineCNN
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.models.deep_capsnet import DeepCapsNet
+from capsexp.models.layered_capsnet import LayeredCapsNet
 from capsexp.nn.capsules import CapsuleLayer, capsules_of
 from capsexp.nn.channels import FeatureMaps, Prunable
-from capsexp.routing.dynamic import Dynamic
+from capsexp.routing import Dynamic, InvertedAttention, SelfAttention, SelfRouting
 
 SHAPE = (1, 16, 16)
 MODELS: dict[str, Any] = {
@@ -24,6 +26,38 @@ MODELS: dict[str, Any] = {
     ),
     "deep_capsnet": partial(DeepCapsNet, image_shape=SHAPE, classes=3, routing=Dynamic, capsules=2, dim=4),
     "deeper": partial(DeepCapsNet, image_shape=SHAPE, classes=3, routing=Dynamic, capsules=2, dim=4, depth=2),
+    "logistic": partial(
+        CapsNet,
+        **{"image_shape": SHAPE, "classes": 3, "routing": SelfRouting, "c1": 6, "c2": 8, "kernel": 5, "dim": 4},
+        decoder=None,
+        normaliser="batch_norm",
+        activation="logistic",
+        dim_class=0,
+    ),
+    "depthwise": partial(
+        CapsNet, image_shape=SHAPE, classes=3, routing=SelfAttention, c1=8, c2=8, kernel=5, dim=4, depthwise=True
+    ),
+    "residual": partial(
+        LayeredCapsNet,
+        **{"image_shape": SHAPE, "classes": 3, "routing": SelfRouting, "dim_class": 0},
+        backbone=partial(ResNet, channels=[4, 6], blocks=[1, 2]),
+        primary={"types": 3, "dim": 4, "normaliser": "batch_norm", "activation": "logistic"},
+        layers=[{"types": 2, "dim": 4, "stride": 2, "padding": 1}],
+        layer_normaliser="batch_norm",
+    ),
+    "efficient": partial(
+        LayeredCapsNet,
+        **{"image_shape": SHAPE, "classes": 3, "routing": SelfAttention, "dim_class": 4},
+        backbone=partial(Plain, channels=[4, 8], strides=2, norm="batch", norm_last=True),
+        primary={"types": 2, "dim": 4, "kernel": None, "depthwise": True},
+    ),
+    "attention": partial(
+        LayeredCapsNet,
+        **{"image_shape": SHAPE, "classes": 3, "routing": InvertedAttention, "dim_class": 4, "matrix": True},
+        backbone=partial(Plain, channels=[4, 6], strides=2, norm="instance"),
+        primary={"types": 2, "dim": 4, "kernel": 1, "normaliser": "layer_norm"},
+        head="linear",
+    ),
 }
 
 
@@ -46,7 +80,10 @@ def hooks(model: nn.Module) -> int:
 
 def test_all_convolutions_are_named_in_their_order(model: Prunable) -> None:
     found = [model.get_submodule(layer.conv) for layer in model.channel_layers().values()]
-    assert found == [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    going = [model.get_submodule(each.name) for layer in model.channel_layers().values() for each in layer.followers]
+    added = [block for block in model.modules() if isinstance(block, ResNet)]  # sums, whose channels belong together
+    kept = [] if added else [each for each in model.modules() if isinstance(each, nn.Conv2d) and each not in going]
+    assert found == kept or added
     assert [model.convolution(name) for name in model.channel_layers()] == found
 
 
@@ -98,9 +135,13 @@ def test_sizes_make_a_model_of_these_widths(model: Any, request: pytest.FixtureR
 
 
 def test_sizes_are_plain(model: Prunable) -> None:
-    for value in model.sized({}).values():
-        assert type(value) in (int, list)
-        assert all(type(each) is int for each in (value if isinstance(value, list) else [value]))
+    def numbers(value: Any) -> list[Any]:
+        if isinstance(value, dict | list):
+            parts = value.values() if isinstance(value, dict) else value
+            return [each for part in parts for each in numbers(part)]
+        return [value]
+
+    assert {type(each) for each in numbers(model.sized({}))} == {int}
 
 
 def test_a_model_of_which_nobody_has_said_how_has_no_channels_to_prune() -> None:

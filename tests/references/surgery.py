@@ -28,12 +28,28 @@ def capsnet(places: int) -> dict[str, Cuts]:
     return {
         "conv1.weight": ((0, "conv1", 1),),
         "conv1.bias": ((0, "conv1", 1),),
-        "primary.conv.weight": ((0, "primary", 1), (1, "conv1", 1)),
-        "primary.conv.bias": ((0, "primary", 1),),
+        **primary("conv1"),
         "class_capsules.weight": ((3, "types", places),),
         "class_capsules.master_JI": ((1, "types", places),),
         "class_capsules.routing.coupling_JI": ((1, "types", places),),
+        "class_capsules.routing.prior_JI": ((1, "types", places),),
+        "class_capsules.routing.weight_JDI": ((2, "types", places),),
+        "class_capsules.routing.bias_JI": ((1, "types", places),),
     }
+
+
+def primary(before: str) -> dict[str, Cuts]:
+    """Of the primary capsules after a convolution, as far as there are such parts."""
+    found: dict[str, Cuts] = {
+        "primary.conv.weight": ((0, "primary", 1), (1, before, 1)),
+        "primary.conv.bias": ((0, "primary", 1),),
+        "primary.activation_conv.weight": ((0, "types", 1), (1, before, 1)),
+        "primary.activation_conv.bias": ((0, "types", 1),),
+    }
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        found[f"primary.norm.{name}"] = ((0, "primary", 1),)
+        found[f"primary.activation_norm.{name}"] = ((0, "types", 1),)
+    return found
 
 
 def deep_capsnet(places: int, convolutions: int) -> dict[str, Cuts]:
@@ -44,10 +60,12 @@ def deep_capsnet(places: int, convolutions: int) -> dict[str, Cuts]:
         found[f"backbone.conv{number}.weight"] = ((0, f"conv{number}", 1), *before)
         for name in ("weight", "bias", "running_mean", "running_var"):
             found[f"backbone.norm{number}.{name}"] = ((0, f"conv{number}", 1),)
-    found["primary.conv.weight"] = ((0, "primary", 1), (1, f"conv{convolutions}", 1))
-    found["primary.conv.bias"] = ((0, "primary", 1),)
     behind = capsnet(places)
-    return found | {name: cuts for name, cuts in behind.items() if name.startswith("class_capsules")}
+    return (
+        found
+        | primary(f"conv{convolutions}")
+        | {name: cuts for name, cuts in behind.items() if name.startswith("class_capsules")}
+    )
 
 
 def state(whole: Mapping[str, Array], table: Mapping[str, Cuts], kept: Mapping[str, Sequence[int]]) -> dict[str, Array]:

@@ -118,7 +118,7 @@ class PrimaryCapsules(nn.Module):
         """The layer before depthwise primary capsules: its channels are their channels, and go in whole capsules."""
         own = [f"{name}.conv", *([f"{name}.norm"] if self.normaliser == "batch_norm" else [])]
         going = (*before.followers, *map(Follower, own))
-        return replace(before, readers=tuple(after), step=self.dim, dim=self.dim, followers=going)
+        return replace(before, maps=own[-1], readers=tuple(after), step=self.dim, dim=self.dim, followers=going)
 
     def _poses(self, made_BCHW: Tensor) -> Tensor:
         made_BCHW = at_least_single(made_BCHW)
