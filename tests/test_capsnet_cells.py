@@ -142,6 +142,21 @@ def test_weights_that_the_last_step_broke_are_no_result(run: Run, small: list[st
         ("routing.squash=flat", "routing.squash must be one of classic, linear, exponential, got 'flat'"),
         ("routing.iterations=x", "routing.iterations must be a whole number >= 1, got 'x'"),
         ("model.module.present=2", "model.module.present must be"),
+        ("routing.bias=1", "routing.bias must be true or false, got 1"),
+        ("routing.epsilon=-1", "routing.epsilon must be a number in [0, inf], got -1"),
+        ("model.normaliser=x", "model.normaliser must be one of squash, batch_norm, layer_norm, none, got 'x'"),
+        ("model.activation=x", "model.activation must be one of length, logistic, got 'x'"),
+        ("model.depthwise=true", "model.depthwise must be false where maps of"),
+        ("model.head=x", "model.head must be one of activations, linear, got 'x'"),
+        ("model.module.loss=x", "model.module.loss must be one of margin, nll, cross_entropy, got 'x'"),
+        ("model.dim_class=0", "model.dim_class must be at least 1: Dynamic gives no activations without poses, got 0"),
+        ("model.head=linear", "model.module.loss must be cross_entropy: the scores of model.head=linear are logits"),
+        (
+            "routing=self_routing",
+            "model.module.loss must be nll or cross_entropy: the activations of SelfRouting add up to 1 and are no "
+            "lengths, got 'margin'",
+        ),
+        ("routing=inverted_attention", "model.head must be linear: InvertedAttention has no activations"),
     ],
 )
 def test_a_bad_value_is_one_line(

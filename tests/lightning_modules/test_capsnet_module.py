@@ -3,12 +3,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from capsexp.errors import ConfigError
 from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.losses.margin import margin_loss
 from capsexp.models.capsnet import CapsNet
-from capsexp.routing.dynamic import Dynamic
+from capsexp.models.cnn import CNN
+from capsexp.routing import Dynamic, InvertedAttention, SelfAttention, SelfRouting
 from capsexp.types import Batch
 
 SHAPE = (1, 17, 17)
@@ -92,3 +94,58 @@ def test_capsule_weights_keep_their_layout() -> None:
     made = module([8])
     assert made.model.class_capsules.weight.is_contiguous()  # type: ignore[union-attr,operator]
     assert made.model.primary.conv.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+
+
+# -- other losses -----------------------------------------------------------------------------------------------------
+
+
+def routed(routing: Any, loss: str, **options: Any) -> CapsNetModule:
+    torch.manual_seed(0)
+    sizes = {"image_shape": SHAPE, "classes": 3, "c1": 8, "c2": 16, "decoder": None}
+    model = CapsNet(**sizes, routing=routing, **options)
+    return CapsNetModule(model=model, make_optimizer=torch.optim.Adam, sizes={}, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("routing", "options"),
+    [(SelfRouting, {"dim_class": 0}), (SelfRouting, {}), (Dynamic, {}), (SelfAttention, {})],
+)
+def test_the_likelihood_of_activations(routing: Any, options: dict[str, Any]) -> None:
+    given, made = batch(), routed(routing, "nll", **options)
+    loss, scores_BK, _ = made.shared_step(given)
+    assert torch.equal(scores_BK, made.model.capsules(given.images_BCHW).activations_BJ)  # type: ignore[operator,union-attr]
+    true_B = scores_BK[torch.arange(6), given.labels_B] / scores_BK.sum(1)
+    assert loss.item() == pytest.approx(-true_B.log().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("routing", [InvertedAttention, Dynamic])
+def test_the_cross_entropy_of_a_linear_head(routing: Any) -> None:
+    given, made = batch(), routed(routing, "cross_entropy", head="linear")
+    loss, scores_BK, _ = made.shared_step(given)
+    poses_BKE = made.model.capsules(given.images_BCHW).poses_BJE  # type: ignore[operator,union-attr]
+    head: Any = made.model.head
+    expected_BK = (poses_BKE * head.weight_E).sum(2) + head.bias
+    torch.testing.assert_close(scores_BK, expected_BK)
+    assert loss.item() == pytest.approx(F.cross_entropy(expected_BK, given.labels_B).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("routing", "loss", "options", "line"),
+    [
+        (SelfRouting, "margin", {}, "loss must be nll or cross_entropy: the activations of SelfRouting add up to 1"),
+        (Dynamic, "nll", {"head": "linear"}, "loss must be cross_entropy: the scores of model.head=linear are logits"),
+        (Dynamic, "hinge", {}, "loss must be one of margin, nll, cross_entropy, got 'hinge'"),
+        (InvertedAttention, "nll", {}, "head must be linear: InvertedAttention has no activations"),
+        (SelfRouting, "nll", {"head": "linear", "dim_class": 0}, "head must be activations where class capsules have"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(routing: Any, loss: str, options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        routed(routing, loss, **options)
+    assert str(caught.value).startswith(line)
+
+
+def test_a_network_that_is_no_capsule_network_is_refused() -> None:
+    model = CNN(image_shape=SHAPE, classes=3)
+    with pytest.raises(ConfigError, match=r"^model must be a capsexp.models.base.CapsuleClassifier, got 'CNN'$"):
+        CapsNetModule(model=model, make_optimizer=torch.optim.Adam, sizes={})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from capsexp.errors import ConfigError
@@ -16,7 +17,7 @@ from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
 from capsexp.routing.uniform import Uniform
-from capsexp.types import RoutingOutput
+from capsexp.types import Capsules, RoutingOutput
 from tests.references.votes import Scalars, scalars, stacked, vote
 
 B, T, D, J, E, H, W = 2, 2, 2, 2, 3, 3, 4
@@ -174,3 +175,41 @@ def test_a_window_larger_than_the_grid_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         layer(normal(B, T, D, 4, 6))
     assert caught.value.key == "kernel"
+
+
+def test_poses_are_normalised_over_images_and_places() -> None:
+    made = ConvCapsules(T, J, D, E, Uniform, normaliser="batch_norm").double().train()
+    plain = ConvCapsules(T, J, D, E, Uniform).double()
+    plain.load_state_dict({"weight": made.weight.detach()})
+    poses_BTDHW = normal(B, T, D, H, W)
+    raw = plain(poses_BTDHW).poses_BJE
+    centred = raw - raw.mean((0, 3, 4), keepdim=True)
+    expected = centred / (centred.square().mean((0, 3, 4), keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(made(poses_BTDHW).poses_BJE, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), WINDOWS)
+@pytest.mark.parametrize("own", [True, False])
+def test_activations_go_with_the_poses_of_their_windows(kernel: int, stride: int, padding: int, own: bool) -> None:
+    """Those that are given, or the lengths of poses; none in the padding."""
+    heard: list[Tensor] = []
+
+    class Hearing(Uniform):
+        needs_activations = True
+
+        def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
+            assert activations_BI is not None
+            heard.append(activations_BI)
+            return super().forward(votes)
+
+    made = ConvCapsules(T, J, D, E, Hearing, kernel=kernel, stride=stride, padding=padding).double()
+    poses_BTDHW = normal(B, T, D, H, W)
+    activations_BTHW = normal(B, T, H, W, seed=4).sigmoid() if own else poses_BTDHW.norm(dim=2)
+    made(Capsules(poses_BTDHW, activations_BTHW if own else None))
+    padded = F.pad(activations_BTHW, (padding,) * 4)
+    places = [
+        padded[:, :, row : row + kernel, column : column + kernel].flatten(1)
+        for row in range(0, H + 2 * padding - kernel + 1, stride)
+        for column in range(0, W + 2 * padding - kernel + 1, stride)
+    ]
+    torch.testing.assert_close(heard[0], torch.stack(places, 1).flatten(0, 1), rtol=1e-12, atol=1e-12)

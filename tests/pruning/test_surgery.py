@@ -102,6 +102,7 @@ BACKBONE = {"conv1": index(1, 3), "conv2": index(0, 2, 5, 7), "conv3": index(1, 
 CAPSULES = {"primary": whole(4, 0, 2, 3)}
 
 LOGISTIC = {"routing": SelfRouting, "normaliser": "batch_norm", "activation": "logistic"}
+SOFT = partial(SelfAttention, squash="classic")
 EFFICIENT = partial(
     LayeredCapsNet,
     **{"image_shape": (1, 11, 11), "classes": 3, "routing": SelfAttention, "dim_class": 4},
@@ -129,10 +130,7 @@ CASES: dict[str, tuple[Make, Kept]] = {
     "capsnet, max_min": (caps(routing=MaxMin), {"conv1": index(2, 3)} | CAPSULES),
     "capsnet, fixed": (caps(routing=Fixed), CAPSULES),
     "capsnet, one capsule": (caps(), {"primary": whole(4, 1)}),
-    "capsnet, self-attention": (
-        caps(routing=partial(SelfAttention, squash="classic")),
-        {"conv1": index(0, 1, 5)} | CAPSULES,
-    ),
+    "capsnet, self-attention": (caps(routing=SOFT), {"conv1": index(0, 1, 5)} | CAPSULES),
     "capsnet, inverted attention": (caps(routing=InvertedAttention, head="linear"), CAPSULES),
     "capsnet, self-routing": (caps(**LOGISTIC, dim_class=0), {"conv1": index(0, 1, 5)} | CAPSULES),
     "capsnet, self-routing, no norm": (caps(**LOGISTIC | {"normaliser": "none"}), CAPSULES),

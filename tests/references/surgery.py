@@ -61,11 +61,8 @@ def deep_capsnet(places: int, convolutions: int) -> dict[str, Cuts]:
         for name in ("weight", "bias", "running_mean", "running_var"):
             found[f"backbone.norm{number}.{name}"] = ((0, f"conv{number}", 1),)
     behind = capsnet(places)
-    return (
-        found
-        | primary(f"conv{convolutions}")
-        | {name: cuts for name, cuts in behind.items() if name.startswith("class_capsules")}
-    )
+    last = {name: cuts for name, cuts in behind.items() if name.startswith("class_capsules")}
+    return found | primary(f"conv{convolutions}") | last
 
 
 def state(whole: Mapping[str, Array], table: Mapping[str, Cuts], kept: Mapping[str, Sequence[int]]) -> dict[str, Array]:

@@ -26,6 +26,9 @@ class DeadCapsuleLogger(ResultCallback):
     In a fit the shares are measured on the whole selection split after each epoch.  The result holds the shares on the
     test part in the last test, and ``activity/<layer>`` (T, H, W), the length of each capsule's mean pose.
 
+    Where activations are not the lengths of poses they stand for them: logistic ones of primary capsules, and those
+    that add up to 1 over J parents, times J.  Layer normalisation keeps all poses at one length, so none is dead there.
+
     The layers are found at the start of each pass, so a model may be replaced between two passes.  No hooks are active
     in training, and no batch waits for the device.
 
@@ -91,7 +94,7 @@ class DeadCapsuleLogger(ResultCallback):
         self._stop()
         for name, layer in grid_layers(cast("nn.Module", module.model)).items():
             metric = self._metrics[name] = DeadCapsules(self.threshold).to(module.device)
-            self._hooks.append(layer.register_forward_hook(_adder(metric)))
+            self._hooks.append(layer.register_forward_hook(_adder(metric, layer)))
 
     def _activities(self) -> dict[str, Activity]:
         return {name: metric.compute() for name, metric in self._metrics.items()}
@@ -128,11 +131,20 @@ def _intermediate(module: L.LightningModule) -> set[str]:
     return {name for name, layer in layers.items() if isinstance(layer, ConvCapsules)}
 
 
-def _adder(metric: DeadCapsules) -> Any:
+def _adder(metric: DeadCapsules, layer: PrimaryCapsules | ConvCapsules) -> Any:
     def add(_: nn.Module, arguments: tuple[Any, ...], output: Capsules | RoutingOutput) -> None:
-        metric.update(output[0])
+        metric.update(_activity(layer, output))
 
     return add
+
+
+def _activity(layer: PrimaryCapsules | ConvCapsules, output: Capsules | RoutingOutput) -> Tensor:
+    """Poses, or activations as poses of one component where they are not the lengths of poses."""
+    if isinstance(layer, PrimaryCapsules):
+        return output[0] if output[1] is None else output[1][:, :, None]
+    if layer.routing.activation != "share":
+        return output[0]
+    return cast("Tensor", output[1])[:, :, None] * len(layer.weight)
 
 
 def _grid(activity_THW: Tensor) -> NDArray[np.generic]:

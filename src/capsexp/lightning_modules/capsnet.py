@@ -51,8 +51,8 @@ class CapsNetModule(BaseModule):
         **parts: Any,
     ) -> None:
         self._loss = require_choice("loss", loss, LOSSES)
+        check_loss(parts.get("model"), loss)
         super().__init__(**parts)
-        check_loss(self.model, loss)
         self._margin = {
             "present": require_number("present", present, 0, 1),
             "absent": require_number("absent", absent, 0, 1),
