@@ -16,10 +16,9 @@ from capsexp.export.__main__ import INSTALL, main
 from capsexp.models.base import Classifier, count_parameters
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
+from capsexp.models.deep_capsnet import DeepCapsNet
 from capsexp.nn.capsules import capsule_layers, set_inference
-from capsexp.routing.dynamic import Dynamic
-from capsexp.routing.fixed import Fixed
-from capsexp.routing.max_min import MaxMin
+from capsexp.routing import Dynamic, Fixed, InvertedAttention, MaxMin, Optimised, SelfAttention, SelfRouting
 from examples.own_routing import Tempered
 
 onnx = pytest.importorskip("onnx", reason=INSTALL)
@@ -85,6 +84,34 @@ def test_capsule_networks(tmp_path: Path, routing: Any, way: str) -> None:
     assert exported.difference < 1e-5
     assert layer.inference == way
     assert "route" not in vars(layer)
+
+
+LOGISTIC = {"normaliser": "batch_norm", "activation": "logistic", "dim_class": 0}
+ATTENTION = {"normaliser": "layer_norm", "head": "linear"}
+
+
+@pytest.mark.parametrize(
+    ("routing", "options"),
+    [
+        (SelfRouting, LOGISTIC),
+        (InvertedAttention, ATTENTION),
+        pytest.param(SelfAttention, {}, marks=pytest.mark.slow),
+        pytest.param(Optimised, {}, marks=pytest.mark.slow),
+    ],
+)
+def test_networks_whose_layers_exchange_activations_or_normalise(
+    tmp_path: Path, routing: Any, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"image_shape": SHAPE, "classes": 3, "capsules": 3, "dim": 4, "depth": 1, "intermediate_std": None}
+    model, path = DeepCapsNet(**sizes, routing=routing, **options).eval(), tmp_path / "model.onnx"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    file.export(model, path, SHAPE)
+    images_BCHW = torch.rand(5, *SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(run_onnx(path, images_BCHW), model(images_BCHW), atol=1e-5, rtol=0)
 
 
 def small_cnn() -> Classifier:

@@ -17,10 +17,7 @@ from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.models.capsnet import CapsNet
 from capsexp.nn.capsules import ClassCapsules, set_inference
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
-from capsexp.routing.dynamic import Dynamic
-from capsexp.routing.fixed import Fixed
-from capsexp.routing.max_min import MaxMin
-from capsexp.routing.uniform import Uniform
+from capsexp.routing import Dynamic, Fixed, MaxMin, Optimised, SelfAttention, SelfRouting, Uniform
 from capsexp.stacking.adam import StackedAdam
 from capsexp.stacking.capsules import JointVotes
 from capsexp.stacking.convolutions import apart
@@ -187,6 +184,11 @@ def class_capsules(routing: Any) -> ClassCapsules:
 def test_routing_that_is_not_an_images_own_is_not_folded() -> None:
     assert all(foldable(class_capsules(routing)) for routing in (Dynamic, MaxMin, Uniform))
     assert not any(foldable(class_capsules(routing)) for routing in (Fixed, MyRouting))
+
+
+@pytest.mark.parametrize("routing", [SelfAttention, SelfRouting, Optimised, functools.partial(Dynamic, bias=True)])
+def test_routing_with_numbers_of_its_own_or_that_counts_its_children_is_not_folded(routing: Any) -> None:
+    assert not foldable(class_capsules(routing))
 
 
 def test_master_coefficients_are_not_folded() -> None:

@@ -28,4 +28,4 @@ class SharedScore(nn.Module):
 
     def forward(self, poses_BKE: Tensor) -> Tensor:
         """Scores (B, K) of poses (B, K, E)."""
-        return F.linear(poses_BKE, self.weight_E, self.bias)
+        return F.linear(poses_BKE, self.weight_E[None]).squeeze(2) + self.bias  # an exporter wants a matrix

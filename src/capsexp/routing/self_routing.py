@@ -78,6 +78,5 @@ class SelfRouting(Routing):
         return taken_BJI / taken_BJI.sum(2, keepdim=True).clamp_min(LEAST)
 
     def _logits(self, poses_BID: Tensor) -> Tensor:
-        """W . u + b: the agreement of votes of one component with parents that are 1."""
-        own = LinearVotes(poses_BID, self.weight_JDI[:, None], form="factored")
-        return own.agreement(self.bias_JI.new_ones(len(poses_BID), self.parent_count, 1)) + self.bias_JI
+        """W . u + b: votes of one component."""
+        return LinearVotes(poses_BID, self.weight_JDI[:, None], form="factored").materialise().squeeze(2) + self.bias_JI
