@@ -34,9 +34,10 @@ class SelfAttention(Routing):
     Example:
         >>> from capsexp.nn import GivenVotes
         >>> votes = GivenVotes(torch.tensor([[[[3.0, 2.0]], [[1.0, -1.0]]]]))  # of 2 children for 2 parents
-        >>> SelfAttention(children=2, parents=2, dim_in=1, dim_out=1)(votes).coupling_BJI.round(decimals=4)
-        tensor([[[1.0000, 1.0000],
-                 [0.0000, 0.0000]]], grad_fn=<RoundBackward1>)
+        >>> routing = SelfAttention(children=2, parents=2, dim_in=1, dim_out=1, prior=False)
+        >>> routing(votes).coupling_BJI.round(decimals=4)  # softmax of 3 * (3 + 2) and 1 * (1 - 1), and of the like
+        tensor([[[1., 1.],
+                 [0., 0.]]])
     """
 
     shares = "parents"
