@@ -117,8 +117,7 @@ class StackScheduler:
             self._buckets.halve(group.common, self._sizes(group.members))
             return
         impl = resolve(self._settings.impl)
-        for member in group.members:
-            self._waiting.members[member].record_stack(len(group.members), impl)
+        self._note(group, impl)
         stack: Stack | None = None
         try:
             stack = Stack(group.members, impl, partial(self._continue_members, group.common))
@@ -127,6 +126,16 @@ class StackScheduler:
             if stack is not None:
                 stack.undo()
             self._failed(group, error)
+
+    def _note(self, group: StackGroup, impl: Impl) -> None:
+        """Tell all members, those that wait too, that a group is going to be trained."""
+        bucket = self._buckets.number(group.common, self._sizes(group.members[:1])[0])
+        for member, context in self._waiting.members.items():
+            if member in group.members:
+                context.record_stack(len(group.members), impl)
+                member.begin_stack(bucket)
+            else:
+                member.stand_by()
 
     def _failed(self, group: StackGroup, error: Exception) -> None:
         """Handle a failed stack: after a lack of memory it is halved; otherwise its members continue alone."""
