@@ -48,6 +48,11 @@ def test_a_missing_environment_is_made_first(target: str) -> None:
     assert commands.index("-m venv") < commands.index("pip install")
 
 
+def test_reports_of_ones_own_figures() -> None:
+    assert '-m capsexp.report "$folder" --trust ||' in make("--dry-run", "sweep")
+    assert "capsexp.report multirun/mine --trust\n" in make("--dry-run", "report", "SWEEP=mine", "ARGS=--trust")
+
+
 def test_versions_tries_the_pythons_that_are_there(tmp_path: Path) -> None:
     """Here two stand in for them, of which one finds a fault."""
     for minor, code in (("11", 1), ("13", 0)):
