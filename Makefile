@@ -13,7 +13,7 @@ CODE  := src tests benchmarks examples docs/hooks
 COMMAND = +experiment=$(EXPERIMENT) $(ARGS) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status report sync dashboard test versions lint type bench docs dist clean
+.PHONY: help sweep plan status report sync dashboard test versions lint type bench notebooks docs dist clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -78,6 +78,9 @@ bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/cell_overhead.py
 	@$(RUN) benchmarks/sweep_speed.py
 	@$(RUN) benchmarks/memory_estimate.py
+
+notebooks: $(STAMP)  ## run the example notebooks from top to bottom, and store their outputs
+	@$(RUN) examples/notebooks/execute.py
 
 docs: $(STAMP)  ## build the documentation site into site/, strictly
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

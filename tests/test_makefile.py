@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TARGETS = (
     *("help", "sweep", "plan", "status", "report", "sync", "dashboard", "test", "versions", "lint", "type", "bench"),
-    *("docs", "dist", "clean"),
+    *("notebooks", "docs", "dist", "clean"),
 )
 OWN_ENVIRONMENTS = ("help", "versions", "clean")
 """Targets that need no environment, or make their own."""
