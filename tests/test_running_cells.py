@@ -106,6 +106,28 @@ def test_the_members_of_two_buckets(quick: list[str], in_tmp: Path, monkeypatch:
     assert len([line for line in lines if "waits" in line]) == 3, "only while the other bucket is trained"
 
 
+def test_epochs_do_not_count_what_others_do_after_their_fits(
+    quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four end after an epoch, and take long for what follows, before the others end theirs."""
+    end = ProgressFile.on_fit_end
+
+    def end_slowly(self: ProgressFile, trainer: Any, module: Any) -> None:
+        time.sleep(0.5)
+        end(self, trainer, module)
+
+    monkeypatch.setattr(ProgressFile, "on_fit_end", end_slowly)
+    words = [word for word in [*quick, "trainer.max_epochs=1,2", "seed=0,1"] if "launcher" not in word]
+    plan = plan_command(words, multirun=True)
+    plan.freeze()
+    together(Path("multirun/stacked"), plan.directory)
+    for cell in plan.sweep.cells:
+        result = records.read_result(Path("multirun/stacked") / cell.name)
+        assert result is not None
+        assert result["environment"]["stack"]["members"] == 4
+        assert result["clocks"]["fit_s"] < 0.5 < result["clocks"]["total_s"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_fit_that_breaks_off_leaves_its_epochs_and_ends_equal(
     run: Run, quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]

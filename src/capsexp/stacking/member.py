@@ -116,12 +116,15 @@ class MemberEpochs(_TrainingEpochLoop):
         Args:
             bucket: number of the bucket whose members are in the stack.
         """
-        now = time.perf_counter()
-        for history in self._callbacks(History):
-            history.leave_out(now - self._waits_since)
-        self._waits_since = now
+        self.leave_out(time.perf_counter() - self._waits_since)
         for progress in self._callbacks(ProgressFile):
             progress.begin_stack(self.trainer, bucket)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count this much of the time in which the member waits: the process did something else."""
+        self._waits_since += seconds
+        for history in self._callbacks(History):
+            history.leave_out(seconds)
 
     def stand_by(self) -> None:
         """Note that a stack begins for which this member waits."""

@@ -1,6 +1,7 @@
 """The stack scheduler: it runs several cells in one process and trains their epochs in stacks."""
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar, cast
@@ -162,7 +163,11 @@ class StackScheduler:
             context = self._waiting.members.pop(member)
             context.spent_s += share_s
             member.epochs += 1
+            began = time.perf_counter()
             context.go_on(stack.outcome(place))
+            if member not in self._waiting.members:  # it has ended its fit: test, result, fits of its own
+                for other in self._waiting.members.keys() & set(stack.members):
+                    other.leave_out(time.perf_counter() - began)
         live = [place for place in stack.live if stack.members[place] in self._waiting.members]
         if not live or len(live) < FEW * len(stack.members):
             return False
