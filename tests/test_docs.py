@@ -141,9 +141,14 @@ def test_the_recipes_pass_the_contracts(tmp_path: Path) -> None:
 
 
 def composed() -> Iterator[list[str]]:
-    """The arguments of every ``python -m capsexp`` in a block or between backticks, but those that need an addition."""
+    """The arguments of every ``python -m capsexp`` in a block or between backticks, but those that need an addition.
+
+    Those in the text of notebooks too.
+    """
     added = "|".join(sorted({Path(name).stem for name in ADDED} | {"mine", "NAME", "key"}))
-    for text in TEXTS.values():
+    books = (path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")))
+    cells = (cell for book in books for cell in json.loads(book)["cells"] if cell["cell_type"] == "markdown")
+    for text in [*TEXTS.values(), *("".join(cell["source"]) for cell in cells)]:
         for line in re.findall(r"python -m capsexp ([^`\n]*)", text.replace("\\\n", " ")):
             if re.search(rf"^--help|\b({added})\b|─", line):
                 continue
@@ -173,7 +178,7 @@ def test_a_command_names_what_is_there(
 
 NOT_RUN = {
     "needs a finished sweep of the example experiment": 1,
-    "installs packages": 6,
+    "installs packages": 7,
     "needs a cluster": 1,
     "needs a GPU": 1,
     "needs MNIST": 2,
