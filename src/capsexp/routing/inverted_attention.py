@@ -51,7 +51,7 @@ class InvertedAttention(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Poses, their lengths, and the couplings of the last round."""
-        return RoutingOutput(*in_pieces(self._route, votes, self.parameters()))
+        return RoutingOutput(*in_pieces(self._route, votes, self.parameters(), rounds=self.iterations))
 
     def _route(self, votes: Votes) -> RoutingOutput:
         coupling: Tensor | float = 1 / self.parent_count

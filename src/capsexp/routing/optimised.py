@@ -55,7 +55,7 @@ class Optimised(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Poses, lengths, and the couplings of the last sum."""
-        return RoutingOutput(*in_pieces(self._route, votes, ()))
+        return RoutingOutput(*in_pieces(self._route, votes, (), rounds=self.iterations))
 
     def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
         """The couplings, divided by 1 + the largest of their parent."""

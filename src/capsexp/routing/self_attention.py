@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.errors import require, require_choice
-from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import Votes
 from capsexp.routing.base import Routing
 from capsexp.types import RoutingOutput
@@ -63,14 +62,11 @@ class SelfAttention(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Poses, lengths, and the couplings without the priors."""
-        return RoutingOutput(*in_pieces(self._route, votes, self.parameters()))
-
-    def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
-        """The couplings with the priors."""
-        return coupling_BJI if self.prior_JI is None else coupling_BJI + self.prior_JI
-
-    def _route(self, votes: Votes) -> RoutingOutput:
         logits_BJI = votes.agreement(votes.weighted_sum(1.0)) / self._divisor
         coupling_BJI = logits_BJI.softmax(1)
         poses_BJE, lengths_BJ, _ = self.weigh(votes, self.weights(coupling_BJI))
         return RoutingOutput(poses_BJE, lengths_BJ, coupling_BJI)
+
+    def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
+        """The couplings with the priors."""
+        return coupling_BJI if self.prior_JI is None else coupling_BJI + self.prior_JI

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.errors import ConfigError
-from capsexp.nn.votes import LinearVotes, Votes
+from capsexp.nn.childwise import childwise
+from capsexp.nn.votes import Votes
 from capsexp.routing.base import Routing
 from capsexp.types import RoutingOutput
 
@@ -63,12 +64,12 @@ class SelfRouting(Routing):
             raise ConfigError("votes", "know the poses of the children", type(votes).__name__)
         if activations_BI is None:
             raise ConfigError("activations", "be there for SelfRouting", None)
-        coupling_BJI = self._logits(votes.poses_BID).softmax(1)
-        given_B1I = activations_BI[:, None]
-        taken_BJI = coupling_BJI * given_B1I
+        logits_BJI = childwise(votes.poses_BID, self.weight_JDI) + self.bias_JI
+        coupling_BJI = logits_BJI.softmax(1)
+        taken_BJI = coupling_BJI * activations_BI[:, None]
         sums_BJ = taken_BJI.sum(2)
-        activations_BJ = sums_BJ / given_B1I.sum(2).clamp_min(LEAST)
-        poses_BJE = votes.weighted_sum(taken_BJI / sums_BJ.clamp_min(LEAST)[:, :, None])
+        activations_BJ = sums_BJ / activations_BI.sum(1, keepdim=True).clamp_min(LEAST)
+        poses_BJE = votes.weighted_sum(taken_BJI) / sums_BJ.clamp_min(LEAST)[:, :, None]
         return RoutingOutput(poses_BJE, activations_BJ, coupling_BJI)
 
     def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
@@ -76,7 +77,3 @@ class SelfRouting(Routing):
         assert activations_BI is not None, "self-routing has activations"
         taken_BJI = coupling_BJI * activations_BI[:, None]
         return taken_BJI / taken_BJI.sum(2, keepdim=True).clamp_min(LEAST)
-
-    def _logits(self, poses_BID: Tensor) -> Tensor:
-        """W . u + b: votes of one component."""
-        return LinearVotes(poses_BID, self.weight_JDI[:, None], form="factored").materialise().squeeze(2) + self.bias_JI
