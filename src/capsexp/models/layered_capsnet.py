@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capsexp.errors import ConfigError, require, require_int
+from capsexp.errors import ConfigError, require, require_choice, require_int
 from capsexp.models.backbones import Backbone
 from capsexp.models.base import CapsuleClassifier, count_parameters, make_head
 from capsexp.models.parts import check_keys, make_decoder
@@ -80,7 +80,8 @@ class LayeredCapsNet(CapsuleClassifier):
         super().__init__()
         require_int("dim_class", dim_class, 0)
         require(isinstance(matrix, bool), "matrix", "be true or false", matrix)
-        self.backbone = backbone(image_shape[0], **(backbone_sizes or {}))
+        require_choice("layer_normaliser", layer_normaliser, ("none", "batch_norm"))
+        self.backbone = _backbone(backbone, image_shape[0], backbone_sizes or {})
         grid = _grid(self.backbone, image_shape)
         self.primary, grid = _primary(self.backbone.out_channels, grid, primary, primary_types)
         types, dim = self.primary.conv.out_channels // self.primary.dim, self.primary.dim
@@ -152,6 +153,16 @@ def _inside(prefix: str, layer: ChannelLayer) -> ChannelLayer:
 
 Grid = tuple[int, int]
 """Height and width of maps or of a grid of capsules."""
+
+
+def _backbone(make: Callable[..., Backbone], channels: int, sizes: Mapping[str, Any]) -> Backbone:
+    require(
+        callable(make), "backbone", "be the constructor of a backbone, such as capsexp.models.backbones.Plain", make
+    )
+    try:
+        return make(channels, **sizes)
+    except ConfigError as error:
+        raise error.within("backbone") from error
 
 
 def _grid(backbone: Backbone, image_shape: tuple[int, int, int]) -> Grid:
