@@ -37,6 +37,10 @@ TRAINED = {
     "kept": ["recipe=accumulate", "model.decoder=null"],
     "plain": ["model.decoder=null"],
     "decoder": [],
+    "masterless": [
+        *("model.decoder=null", "routing=self_routing", "model.module.loss=nll", "model.dim_class=0"),
+        *("model.normaliser=batch_norm", "model.activation=logistic"),
+    ],
 }
 
 
@@ -85,6 +89,15 @@ def table(path: Path) -> Any:
     rows = list(csv.reader(path.read_text().splitlines()))
     assert rows[0] == ["", *(str(column) for column in range(len(rows[0]) - 1))]
     return np.array([[float(number or "nan") for number in row[1:]] for row in rows[1:]])
+
+
+def test_a_routing_without_master_coefficients_has_the_other_figures(
+    trained: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = copy_of(the_cell(trained, "masterless"), in_tmp)
+    assert analyse.main([str(cell)]) == 0
+    assert written(cell / "analysis") == [name for name in FIGURES if name != "fig05_master"]
+    assert "the master's columns" not in capsys.readouterr().out
 
 
 def test_a_cell_that_kept_its_arrays_and_one_that_did_not_give_the_same(

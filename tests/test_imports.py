@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sync": {"commands", "tracking"},
     "dashboard": {"commands", "tracking"} | REPORTS,
     "export": {"commands", "build", "recipes", "data", "routing", "nn", "types"},
-    "analyse": {"commands", "build", "tracking"} | REPORTS,
+    "analyse": {"commands", "build", "nn", "tracking"} | REPORTS,
     "hardware": set(),
     "fit_progress": set(),
     "run_settings": {"tracking"},

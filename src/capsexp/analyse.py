@@ -118,20 +118,40 @@ def _arrays(directory: Path, run: "LoadedRun") -> tuple[dict[str, "Array"], list
         kept = {}
     arrays = {name: values for name, values in kept.items() if name.startswith(OURS)}
     decodes = getattr(run.module.model, "decoder", None) is not None
-    if needed() <= arrays.keys() and (not decodes or any(name.startswith(DECODED) for name in arrays)):
+    wanted = needed(masters=_has_masters(run))
+    if wanted <= arrays.keys() and (not decodes or any(name.startswith(DECODED) for name in arrays)):
         return arrays, []
     try:
         return run.examine(), []
     except ConfigError as error:
-        if not needed() <= arrays.keys():
+        if not wanted <= arrays.keys():
             raise
         return arrays, [f"no reconstructions: {error}"]
 
 
-def needed() -> set[str]:
+def _has_masters(run: "LoadedRun") -> bool:
+    """True if the routing of every layer can have master coefficients."""
+    from capsexp.nn.capsules import capsule_layers
+
+    return all(layer.routing.has_master for layer in capsule_layers(run.module.model).values())
+
+
+def block(*, masters: bool) -> list[dict[str, Any]]:
+    """The paper's figures, for a routing without master coefficients without what these give."""
+    if masters:
+        return BLOCK
+    kept = [dict(item) for item in BLOCK if item.get("array") != "correlation/master"]
+    for item in kept:
+        if "arrays" in item:
+            item["arrays"] = {"dynamic": item["arrays"]["dynamic"]}
+    return kept
+
+
+def needed(*, masters: bool = True) -> set[str]:
     """The names of the arrays that the paper's figures need."""
-    names = {item[key] for item in BLOCK for key in ("array", "labels", "images") if key in item}
-    return names | {name for item in BLOCK for name in item.get("arrays", {}).values()}
+    items = block(masters=masters)
+    names = {item[key] for item in items for key in ("array", "labels", "images") if key in item}
+    return names | {name for item in items for name in item.get("arrays", {}).values()}
 
 
 def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]) -> tuple[list["Picture"], list[str]]:
@@ -149,7 +169,8 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
     drawn, problems = [], []
-    for figure in parse({"figures": [*BLOCK, *_decoded(arrays)]}).figures or []:
+    shown = block(masters="tuning/fast" in arrays)
+    for figure in parse({"figures": [*shown, *_decoded(arrays)]}).figures or []:
         try:
             caption = Caption(figure.name, figure.title, parts, figure.note)
             drawn.append(drawer(figure.kind).picture(figure, lambda array: arrays[array], caption))
@@ -204,7 +225,9 @@ def _means(arrays: Mapping[str, "Array"]) -> list[str]:
 
     lines = []
     for name, words in (("classes", "ground-truth columns"), ("master", "the master's columns with them")):
-        values = arrays[f"correlation/{name}"]
+        values = arrays.get(f"correlation/{name}")
+        if values is None:
+            continue  # the routing has no master coefficients
         own = np.eye(len(values), dtype=bool)
         means = f"{np.nanmean(values[own]):.3f} within a class, {np.nanmean(values[~own]):.3f} between two"
         lines.append(f"mean correlation of {words}: {means}")

@@ -192,7 +192,7 @@ def other_values(place: Sequence[str], value: Any) -> list[Any]:
     if isinstance(value, int):
         return [value + 1, 2 * value + 4, value - 1]
     if isinstance(value, float):
-        return [value / 2, 0.25]
+        return [value / 2 or 0.5, 0.25]
     if isinstance(value, dict):
         return [{"other": 1}]
     if isinstance(value, list):

@@ -148,6 +148,6 @@ def test_first_losses_are_compared_by_a_share() -> None:
 
 def test_what_is_kept_is_small_and_names_no_machine() -> None:
     files = [path for path in Path(__file__).parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 2_000_000
+    assert sum(path.stat().st_size for path in files) < 3_000_000
     texts = [path.read_text() for path in files if path.suffix in (".json", ".yaml", ".csv")]
     assert [text for text in texts if "/home/" in text or "/root/" in text or "site-packages/" in text] == []

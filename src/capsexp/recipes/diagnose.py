@@ -24,8 +24,8 @@ def diagnose(
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, float]]:
     """Results of :class:`CouplingAnalysis`, and of :class:`ActivityVectors` if the network has a decoder.
 
-    A network without master coefficients receives those of all its training images.  The inference of its layers is
-    the same afterwards as before.
+    A network without master coefficients receives those of all its training images, unless its routing has none: it is
+    then tested with routing alone.  The inference of its layers is the same afterwards as before.
 
     Args:
         module: the module with its best weights.
@@ -40,14 +40,15 @@ def diagnose(
     before = {name: layer.inference for name, layer in layers.items()}
     analysis = CouplingAnalysis()
     callbacks: list[ResultCallback] = [analysis]
-    if any(layer.master_JI is None for layer in layers.values()):
+    masters = all(layer.routing.has_master for layer in layers.values())
+    if masters and any(layer.master_JI is None for layer in layers.values()):
         callbacks.append(MasterCoefficients())
     if getattr(model, "decoder", None) is not None:
         callbacks.append(ActivityVectors())
     trainer = make_trainer(list(callbacks))
     set_inference(model, "dynamic")
     trainer.predict(module, datamodule=data, return_predictions=False)
-    for source, inference in TESTS:
+    for source, inference in TESTS if masters else TESTS[:1]:
         analysis.source = source
         set_inference(model, inference)
         trainer.test(module, data, verbose=False)
