@@ -32,7 +32,7 @@ def hook(name: str) -> ModuleType:
     return module
 
 
-LINKS, REFERENCE = hook("links"), hook("reference")
+LINKS, REFERENCE, DOCSTRINGS = hook("links"), hook("reference"), hook("docstrings")
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -121,6 +121,18 @@ def test_every_module_of_the_package_is_in_the_api() -> None:
     assert {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files} == named
 
 
+def test_a_table_of_a_docstring_is_a_table() -> None:
+    rule = "  ====== ======="
+    text = f"A::\n\n{rule}\n  key    what\n{rule}\n  ``a``  one of\n         ``x|y``\n  J*E    two\n{rule}\n\nEnd."
+    rows = ["  | key | what |", "  | --- | --- |", "  | ``a`` | one of ``x\\|y`` |", "  | J\\*E | two |"]
+    assert DOCSTRINGS.as_markdown(text) == "A:\n\n" + "\n".join(rows) + "\n\nEnd."
+
+
+def test_no_docstring_has_a_rule_left() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"=====", DOCSTRINGS.as_markdown(path.read_text(encoding="utf-8"))), path
+
+
 # -- pages that repeat what code says ---------------------------------------------------------------------------------
 
 
@@ -188,6 +200,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     for page in (tmp_path / "site").rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="https?:', text), page
+        assert "=====" not in text, page  # a table of a docstring
         assert 'class="mermaid"' not in text, page  # the theme would fetch a library for it
         assert not re.findall(r":(?:class|func|meth|math):|<blockquote>\s*<blockquote>|<em>E, D</em>", text), (
             page
