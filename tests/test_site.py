@@ -32,7 +32,7 @@ def hook(name: str) -> ModuleType:
     return module
 
 
-LINKS, REFERENCE, DOCSTRINGS = hook("links"), hook("reference"), hook("docstrings")
+LINKS, REFERENCE, DOCSTRINGS, REPORT_KEYS = (hook(name) for name in ("links", "reference", "docstrings", "report_keys"))
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -78,6 +78,11 @@ LINK_TARGET = re.compile(r"\]\(([^)\s]+)\)")
 def test_a_link_is_adapted_to_the_site(place: str, link: str, goal: str) -> None:
     fence = f"```text\n[a]({link})\n```"
     assert LINKS.rewritten(f"[a]({link})\n\n{fence}\n", place) == f"[a]({goal})\n\n{fence}\n"
+
+
+def test_a_picture_is_a_link_to_itself() -> None:
+    said = "![a b](x/y.png)\n\nText with ![c](z.png) inside.\n"
+    assert LINKS.rewritten(said, "index.md") == said.replace("![a b](x/y.png)", "[![a b](x/y.png)](x/y.png)")
 
 
 # -- generated pages --------------------------------------------------------------------------------------------------
@@ -153,12 +158,22 @@ def test_every_option_of_a_command_is_on_its_page(command: str, monkeypatch: pyt
         assert " ".join(said.split()) in section
 
 
+def test_the_gallery_has_every_key_of_every_kind() -> None:
+    for kind, schema in REPORT_KEYS.kinds().items():
+        rows = re.findall(r"^\| `(\w+)` \|", f"{REPORT_KEYS.table(kind)}\n{REPORT_KEYS.table('shared')}", re.MULTILINE)
+        assert {"kind", *rows} >= set(schema["properties"])
+    assert "| `metric` | text | must be given | the metric that is shown |" in REPORT_KEYS.table("line")
+    assert "| `sigma` | number | `0.5` |" in REPORT_KEYS.table("surface")
+
+
 def test_the_gallery_has_every_kind_as_an_experiment_asks_for_it() -> None:
     page = (DOCS / "guides/gallery.md").read_text(encoding="utf-8")
     blocks = [entry for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for entry in yaml.safe_load(block)]
     experiments = re.findall(r"^[^\n]*From \[`(\w+)`\]", page, re.MULTILINE)
     kinds = Spec.model_json_schema()["properties"]["figures"]["anyOf"][0]["items"]["discriminator"]["mapping"]
     assert sorted(block["kind"] for block in blocks) == sorted(kinds)
+    marks = REPORT_KEYS.MARK.findall(page)
+    assert marks == [*(block["kind"] for block in blocks), "shared", *REPORT_KEYS.BLOCK]
     for block, experiment in zip(blocks, experiments, strict=True):
         path = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
         assert block in yaml.safe_load(path.read_text(encoding="utf-8"))["report"]["figures"]

@@ -94,7 +94,7 @@ def keys_page() -> str:
 INTRODUCTION = """Every key that a command can override, with its default and the comment of its file in `conf/`. A file
 of a group is chosen by name (`model=capsnet`), a key is set with its dots (`model.c1=64`), and a key that is not there
 is added with a plus (`+pruning.merge=true`). `python -m capsexp --cfg job` prints the resolved keys of a cell. The
-keys of a `report:` block are those of [`capsexp.analysis.spec`](api/analysis.md)."""
+keys of a `report:` block stand in the [gallery](../guides/gallery.md#the-keys-of-a-report-block)."""
 
 
 def _groups() -> Iterator[tuple[str, list[Path]]]:
