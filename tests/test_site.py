@@ -67,7 +67,7 @@ LINK_TARGET = re.compile(r"\]\(([^)\s]+)\)")
 @pytest.mark.parametrize(
     ("place", "link", "goal"),
     [
-        ("guides/data.md", "../data.md#own", "../data.md#own"),
+        ("guides/own-images.md", "../data.md#own", "../data.md#own"),
         ("guides/claims.md", "../../conf/claims/wang.yaml", "../source/conf/claims/wang.yaml.txt"),
         ("throughput.md", "../README.md#on-slurm", "index.md"),
         ("throughput.md", "../CONTRIBUTING.md#tests", "developers/contributing.md#tests"),
