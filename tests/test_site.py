@@ -108,6 +108,16 @@ def test_every_key_has_its_row() -> None:
                 assert any(leaf == row or leaf.startswith(f"{row}.") for row in rows), (path, leaf)
 
 
+def test_every_key_has_its_meaning() -> None:
+    silent = re.findall(r"^\| (`[^`]+`) \| [^|]* \|  \|$", REFERENCE.keys_page(), re.MULTILINE)
+    assert not silent
+
+
+def test_a_name_in_a_table_breaks_after_dots_alone() -> None:
+    row = "<tr>\n<td><code>model.c1.x</code></td>\n<td><code>a.b</code></td>\n</tr>"
+    assert REFERENCE.broken_at_dots(row) == row.replace("model.c1.x", "model.<wbr>c1.<wbr>x")
+
+
 def test_a_key_has_the_comment_beside_it_or_above_it() -> None:
     text = "# The head.\na: 1\nb:\n  # above\n  c: 'x # y'\n  d: [1]   # beside,\n           # and more\ne: 2\n"
     found = [(key.name, key.default, key.comment) for key in REFERENCE.keys(text, "g.")]
@@ -212,6 +222,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
+    assert (tmp_path / "site/search/search_index.js").exists()  # for pages that are opened from the disk
     for page in (tmp_path / "site").rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="https?:', text), page

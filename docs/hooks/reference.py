@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ PACKAGE = ROOT / "src" / "capsexp"
 API = "reference/api"
 KEYS = "reference/keys.md"
 
-UNLISTED = {"claims", "experiment", "protocol"}
-"""Groups whose files are no defaults of keys: they set the keys of others, or are read by another command."""
+UNLISTED = {"claims", "experiment", "protocol", "help", "hydra_logging", "job_logging"}
+"""Groups whose files are no defaults of keys, or of none to override: they set the keys of others, are read by another
+command, or are texts of Hydra's."""
 
 
 # -- keys of the configuration ----------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def _groups() -> Iterator[tuple[str, list[Path]]]:
     found: dict[str, list[Path]] = {"": [CONF / "config.yaml"]}
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.relative_to(CONF).parent.as_posix()
-        if group.split("/")[0] not in UNLISTED and group != ".":
+        if path.parent.name not in UNLISTED and group != ".":
             found.setdefault(group, []).append(path)
     yield from found.items()
 
@@ -173,9 +174,29 @@ def api_pages() -> dict[str, str]:
             pages[path.stem] = _api_page(path.stem, [f"capsexp.{path.stem}"])
         elif (path / "__init__.py").exists():
             pages[path.name] = _api_page(path.name, _modules(path))
-    listed = "\n".join(f"- [`capsexp.{name}`]({name}.md)" for name in pages)
-    start = f"# API\n\nWhat `import capsexp` gives, and every module.\n\n::: capsexp\n\n## Modules\n\n{listed}\n"
+    options = '    options:\n      filters: ["!^_", "!^[A-Z]+$"]\n'
+    start = (
+        f"# API\n\nWhat `import capsexp` gives, and every module.\n\n::: capsexp\n{options}\n{_module_list(pages)}\n"
+    )
     return {f"{API}/index.md": start, **{f"{API}/{name}.md": text for name, text in pages.items()}}
+
+
+def _module_list(names: Iterable[str]) -> str:
+    """The modules of the library, those that are commands, and the others, each with a link."""
+    (library,) = re.findall(
+        r"^PACKAGES = \((.*)\)$", (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    command = re.compile(r"^\| `python -m capsexp\.(\w+)`", re.MULTILINE)
+    groups = {
+        "The library, in plain PyTorch": set(re.findall(r"\w+", library)),
+        "Commands": set(command.findall((ROOT / "docs/reference/commands.md").read_text(encoding="utf-8"))),
+    }
+    rest = set(names) - set().union(*groups.values())
+    listed = (
+        f"## {title}\n\n" + "\n".join(f"- [`capsexp.{name}`]({name}.md)" for name in sorted(group))
+        for title, group in {**groups, "Inside": rest}.items()
+    )
+    return "\n\n".join(listed)
 
 
 def _modules(folder: Path) -> list[str]:
@@ -187,6 +208,12 @@ def _modules(folder: Path) -> list[str]:
 
 def _api_page(name: str, modules: list[str]) -> str:
     return f"# capsexp.{name}\n\n" + "\n".join(f"::: {module}\n" for module in modules)
+
+
+def broken_at_dots(html: str) -> str:
+    """A page whose tables may break the names in their first columns after dots, by the style sheet nowhere else."""
+    names = re.compile(r"(<tr>\s*<td[^>]*><code>)([^<]*)(</code>)")
+    return names.sub(lambda found: f"{found[1]}{found[2].replace('.', '.<wbr>')}{found[3]}", html)
 
 
 # -- hooks of mkdocs --------------------------------------------------------------------------------------------------
@@ -210,3 +237,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     for place, text in {KEYS: keys_page(), **api_pages()}.items():
         files.append(File.generated(config, place, content=text))
     return files
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Names of keys in tables."""
+    return broken_at_dots(html)
