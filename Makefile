@@ -13,7 +13,7 @@ CODE  := src tests benchmarks examples docs/hooks
 COMMAND = +experiment=$(EXPERIMENT) $(ARGS) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status report sync dashboard test versions lint type bench docs dist clean
+.PHONY: help sweep plan status report sync dashboard test versions lint type bench notebooks docs dist clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -24,12 +24,13 @@ help:  ## list the targets
 	@echo '  make test PYTHON=python3.13                       the Python of a new environment (3.11 to 3.13)'
 
 # The report is written even when cells failed; the target then still fails.  No folder means that nothing was launched.
+# Its kinds of figures are those of this command, which has imported modules of one's own already: hence --trust.
 sweep: $(STAMP)  ## run every cell of an experiment that is not finished, then write its report
 	@code=0; \
 	$(RUN) -m capsexp $(COMMAND) || code=$$?; \
 	folder="$$($(RUN) -m capsexp.plan --folder $(COMMAND) 2>/dev/null)"; \
 	if [ $$code -ne 130 ] && [ -n "$$folder" ] && [ -f "$$folder/sweep.json" ]; then \
-		$(RUN) -m capsexp.report "$$folder" || code=$$?; \
+		$(RUN) -m capsexp.report "$$folder" --trust || code=$$?; \
 	fi; \
 	exit $$code
 
@@ -40,7 +41,7 @@ status: $(STAMP)  ## tell how far a sweep is
 	@$(RUN) -m capsexp.status multirun/$(SWEEP)
 
 report: $(STAMP)  ## write tables, figures and the page of a sweep
-	@$(RUN) -m capsexp.report multirun/$(SWEEP)
+	@$(RUN) -m capsexp.report multirun/$(SWEEP) $(ARGS)
 
 sync: $(STAMP)  ## upload the Weights & Biases runs that were kept offline
 	@$(RUN) -m capsexp.sync $(ARGS)
@@ -77,6 +78,9 @@ bench: $(STAMP)  ## measure the framework against plain references
 	@$(RUN) benchmarks/cell_overhead.py
 	@$(RUN) benchmarks/sweep_speed.py
 	@$(RUN) benchmarks/memory_estimate.py
+
+notebooks: $(STAMP)  ## run the example notebooks from top to bottom, and store their outputs
+	@$(RUN) examples/notebooks/execute.py
 
 docs: $(STAMP)  ## build the documentation site into site/, strictly
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

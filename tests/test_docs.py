@@ -152,9 +152,14 @@ def in_the_package(text: str) -> str:
 
 
 def composed() -> Iterator[list[str]]:
-    """The arguments of every ``python -m capsexp`` in a block or between backticks, but those that need an addition."""
+    """The arguments of every ``python -m capsexp`` in a block or between backticks, but those that need an addition.
+
+    Those in the text of notebooks too.
+    """
     added = "|".join(sorted({Path(name).stem for name in ADDED} | {"mine", "NAME", "key"}))
-    for text in TEXTS.values():
+    books = (path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")))
+    cells = (cell for book in books for cell in json.loads(book)["cells"] if cell["cell_type"] == "markdown")
+    for text in [*TEXTS.values(), *("".join(cell["source"]) for cell in cells)]:
         for line in re.findall(r"python -m capsexp ([^`\n]*)", text.replace("\\\n", " ")):
             if re.search(rf"^--help|\b({added})\b|─", line):
                 continue
@@ -184,7 +189,7 @@ def test_a_command_names_what_is_there(
 
 NOT_RUN = {
     "needs a finished sweep of the example experiment": 1,
-    "installs packages": 7,
+    "installs packages": 8,
     "needs a cluster": 1,
     "needs a GPU": 1,
     "needs MNIST": 2,

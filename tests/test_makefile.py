@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TARGETS = (
     *("help", "sweep", "plan", "status", "report", "sync", "dashboard", "test", "versions", "lint", "type", "bench"),
-    *("docs", "dist", "clean"),
+    *("notebooks", "docs", "dist", "clean"),
 )
 OWN_ENVIRONMENTS = ("help", "versions", "clean")
 """Targets that need no environment, or make their own."""
@@ -46,6 +46,11 @@ def test_clean_leaves_results_and_the_environment() -> None:
 def test_a_missing_environment_is_made_first(target: str) -> None:
     commands = make("--dry-run", target, "VENV=no-such-environment")
     assert commands.index("-m venv") < commands.index("pip install")
+
+
+def test_reports_of_ones_own_figures() -> None:
+    assert '-m capsexp.report "$folder" --trust ||' in make("--dry-run", "sweep")
+    assert "capsexp.report multirun/mine --trust\n" in make("--dry-run", "report", "SWEEP=mine", "ARGS=--trust")
 
 
 def test_versions_tries_the_pythons_that_are_there(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """What the files of a running cell say of the fit in progress, and what is left of them when it has ended."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from capsexp import records
 from capsexp.callbacks import progress
 from capsexp.callbacks.progress import ProgressFile
 from capsexp.callbacks.resume import ResumeCheckpoint
+from capsexp.stacking.grouping import Settings
+from capsexp.stacking.stack import Stack
 from capsexp.status.facts import facts
 from capsexp.status.read import read
 from capsexp.sweep.preview import plan_command
@@ -69,6 +73,59 @@ def test_the_members_of_a_stack(quick: list[str], in_tmp: Path, seen: list[Any])
     names = [cell.name for cell in plan.sweep.cells]
     assert sorted(seen) == sorted((name, "", epoch, 2, "val/acc", epoch) for name in names for epoch in (1, 2))
     assert left(in_tmp) == []
+
+
+def test_the_members_of_two_buckets(quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first bucket is slow, as wide networks are: the other one waits for it, and does not count the waiting."""
+    pace_s, stacks, lines = 0.1, list[Stack](), list[str]()
+    step, look = Stack.training_step, ProgressFile.on_train_epoch_end
+
+    def slow_step(self: Stack, batch: Any, batch_idx: int) -> torch.Tensor:
+        stacks.extend([self] if self not in stacks else [])
+        time.sleep(pace_s if self is stacks[0] else 0.0)
+        return step(self, batch, batch_idx)
+
+    def say(self: ProgressFile, trainer: Any, module: Any) -> None:
+        look(self, trainer, module)
+        lines.extend(cell.line for cell in facts(read(self._directory.parent)).running)
+
+    monkeypatch.setattr(Stack, "training_step", slow_step)
+    monkeypatch.setattr(ProgressFile, "on_train_epoch_end", say)
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    words = [word for word in [*quick, "model.c2=2,6", "trainer.max_epochs=3"] if "launcher" not in word]
+    plan = plan_command(words, multirun=True)
+    plan.freeze()
+    folder = Path("multirun/stacked")
+    records.write_sweep(folder, replace(plan.sweep, name="stacked"))
+    together(folder, plan.directory, settings=Settings("grouped", 2))
+    results = [records.read_result(folder / cell.name) for cell in plan.sweep.cells]
+    quicker, slower = sorted(result["clocks"]["fit_s"] for result in results if result)
+    assert slower >= 3 * pace_s
+    assert quicker < 3 * pace_s <= sorted(result["clocks"]["total_s"] for result in results if result)[0]
+    assert len([line for line in lines if line == "epoch 0/3  waits for another stack"]) == 3
+    assert len([line for line in lines if "waits" in line]) == 3, "only while the other bucket is trained"
+
+
+def test_epochs_do_not_count_what_others_do_after_their_fits(
+    quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four end after an epoch, and take long for what follows, before the others end theirs."""
+    end = ProgressFile.on_fit_end
+
+    def end_slowly(self: ProgressFile, trainer: Any, module: Any) -> None:
+        time.sleep(0.5)
+        end(self, trainer, module)
+
+    monkeypatch.setattr(ProgressFile, "on_fit_end", end_slowly)
+    words = [word for word in [*quick, "trainer.max_epochs=1,2", "seed=0,1"] if "launcher" not in word]
+    plan = plan_command(words, multirun=True)
+    plan.freeze()
+    together(Path("multirun/stacked"), plan.directory)
+    for cell in plan.sweep.cells:
+        result = records.read_result(Path("multirun/stacked") / cell.name)
+        assert result is not None
+        assert result["environment"]["stack"]["members"] == 4
+        assert result["clocks"]["fit_s"] < 0.5 < result["clocks"]["total_s"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

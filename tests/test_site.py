@@ -1,12 +1,13 @@
 """The documentation site: its links, its generated pages, and what mkdocs says of it."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ def hook(name: str) -> ModuleType:
     return module
 
 
-LINKS, REFERENCE, DOCSTRINGS, REPORT_KEYS = (hook(name) for name in ("links", "reference", "docstrings", "report_keys"))
+HOOKS = ("links", "reference", "docstrings", "report_keys", "notebooks")
+LINKS, REFERENCE, DOCSTRINGS, REPORT_KEYS, NOTEBOOKS = map(hook, HOOKS)
+BOOKS = sorted(NOTEBOOKS.NOTEBOOKS.glob("*.ipynb"))
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -48,10 +51,21 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))], ids=place)
+def text_of(page: Path) -> str:
+    """The text of a page, or that of a notebook around its code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")), *BOOKS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=place)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     generated = {REFERENCE.KEYS, *REFERENCE.api_pages(), *LINKS.TAKEN.values()}
-    for target in LINK_TARGET.findall(LINKS.SPAN.sub("", page.read_text(encoding="utf-8"))):
+    for target in LINK_TARGET.findall(LINKS.SPAN.sub("", text_of(page))):
         path, _, anchor = target.partition("#")
         goal = (page.parent / path).resolve() if path else page
         if re.match(r"[a-z]+:", target) or (goal.is_relative_to(DOCS) and str(goal.relative_to(DOCS)) in generated):
@@ -73,6 +87,8 @@ LINK_TARGET = re.compile(r"\]\(([^)\s]+)\)")
         ("throughput.md", "../CONTRIBUTING.md#tests", "developers/contributing.md#tests"),
         ("results/wang.md", "dhcd/merge_walk", "dhcd/merge_walk/README.md"),
         ("guides/slurm.md", "https://hydra.cc", "https://hydra.cc"),
+        ("guides/notebooks.md", "../../examples/notebooks/own_routing.ipynb", "../notebooks/own_routing.md"),
+        ("guides/notebooks.md", "../../examples/notebooks/execute.py", "../source/examples/notebooks/execute.py.txt"),
     ],
 )
 def test_a_link_is_adapted_to_the_site(place: str, link: str, goal: str) -> None:
@@ -83,6 +99,19 @@ def test_a_link_is_adapted_to_the_site(place: str, link: str, goal: str) -> None
 def test_a_picture_is_a_link_to_itself() -> None:
     said = "![a b](x/y.png)\n\nText with ![c](z.png) inside.\n"
     assert LINKS.rewritten(said, "index.md") == said.replace("![a b](x/y.png)", "[![a b](x/y.png)](x/y.png)")
+
+
+@pytest.mark.parametrize(
+    ("link", "goal"),
+    [
+        ("../../docs/guides/sweeps.md#grids", "../guides/sweeps.md#grids"),
+        ("own_routing.ipynb", "own_routing.md"),
+        ("own_routing_1.png", "own_routing_1.png"),
+    ],
+)
+def test_a_link_of_a_notebook_is_adapted_to_the_site(link: str, goal: str) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="notebooks/prune_network.md"))
+    assert LINKS.on_page_markdown(f"[a]({link})\n", page) == f"[a]({goal})\n"
 
 
 # -- generated pages --------------------------------------------------------------------------------------------------
@@ -146,6 +175,27 @@ def test_a_table_of_a_docstring_is_a_table() -> None:
 def test_no_docstring_has_a_rule_left() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         assert not re.search(r"=====", DOCSTRINGS.as_markdown(path.read_text(encoding="utf-8"))), path
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=place)
+def test_a_notebooks_page_has_its_text_its_code_and_its_outputs(book: Path) -> None:
+    page, cells = NOTEBOOKS.page_of(book), json.loads(book.read_text(encoding="utf-8"))["cells"]
+    title = "".join(cells[0]["source"]).partition("\n")[0]
+    assert page.text.startswith(f'{title}\n\nThis page is a notebook: <a href="{book.name}" download>')
+    for cell in cells[1:]:
+        assert "".join(cell["source"]) in page.text
+    shown = [output for cell in cells for output in cell.get("outputs", ())]
+    for output in shown:
+        if output["output_type"] == "stream":
+            assert "".join(output["text"]).strip() in page.text
+        elif "text/html" in output["data"]:
+            numbers = "".join(output["data"]["text/plain"]).replace("NaN", "").split()
+            assert set(re.findall(r"[\d.]+", " ".join(numbers))) <= set(re.findall(r"[\d.]+", page.text))
+    figures = re.findall(r"^!\[([^\]]{40,})\]\(([\w.]+)\)$", page.text, re.MULTILINE)
+    assert [name for _, name in figures] == list(page.pictures)
+    assert len(figures) == sum("image/png" in output.get("data", {}) for output in shown) > 1
+    assert all(content.startswith(b"\x89PNG") for content in page.pictures.values())
+    assert "style" not in "".join(re.findall(r"<t\w+[^>]*>", page.text)), "tables look as all others do"
 
 
 # -- pages that repeat what code says ---------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 TAKEN = {"CONTRIBUTING.md": "developers/contributing.md", "CHANGELOG.md": "developers/changelog.md"}
 """Pages outside ``docs/`` that the site has, and their places in it."""
+NOTEBOOKS = "examples/notebooks"
+"""Folder of the notebooks, each of which has a page in ``notebooks/`` (``notebooks.py``)."""
 START = {"README.md": "index.md"}
 """Pages outside ``docs/`` in whose place the site has another."""
 
@@ -54,9 +56,10 @@ def rewritten(text: str, place: str, home: str = "docs") -> str:
     Args:
         text: of the page.
         place: of the page in the site, such as ``guides/sweeps.md``.
-        home: folder of the project from which its links start; ``docs`` with the page's own folder, or the root.
+        home: folder of the project from which its links start; ``docs`` with the page's own folder, another, or the
+            root.
     """
-    base = posixpath.normpath(posixpath.join("docs", posixpath.dirname(place))) if home == "docs" else ""
+    base = posixpath.normpath(posixpath.join("docs", posixpath.dirname(place))) if home == "docs" else home
 
     def link(match: re.Match[str]) -> str:
         target, _, anchor = match[2].partition("#")
@@ -78,6 +81,8 @@ def goal_of(path: str) -> str:
     """The place in the site of a path of the project, such as ``docs/data.md`` or ``conf/config.yaml``."""
     if path in TAKEN or path in START:
         return {**TAKEN, **START}[path]
+    if posixpath.dirname(path) == NOTEBOOKS and path.endswith((".ipynb", ".png")):
+        return f"notebooks/{posixpath.basename(path)}".replace(".ipynb", ".md")
     if not path.startswith("docs/"):
         return f"source/{path}.txt"
     inside = path.removeprefix("docs/")
@@ -118,8 +123,11 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, page: "Page", **_: object) -> str:
-    """The links of a page of ``docs/``; pages that are taken in have theirs already."""
-    return markdown if page.file.src_uri in TAKEN.values() else rewritten(markdown, page.file.src_uri)
+    """The links of a page of ``docs/`` or of a notebook; pages that are taken in have theirs already."""
+    place = page.file.src_uri
+    if place in TAKEN.values():
+        return markdown
+    return rewritten(markdown, place, NOTEBOOKS if place.startswith("notebooks/") else "docs")
 
 
 def _without_page(folder: Path) -> Iterator[Path]:

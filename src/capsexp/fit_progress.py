@@ -24,7 +24,10 @@ class FitProgress:
         value: its last value; None where there is none, or it is not finite.
         epoch_s: seconds per epoch; None before the first.
         ended: whether the fit has ended; the cell may have more work.
-        updated: end of the last epoch, or start of the fit, in seconds since 1970.
+        updated: end of the last epoch, or start of the fit or of its stack, in seconds since 1970.
+        bucket: number of the bucket in which the cell was last trained; cells of a process are trained bucket after
+            bucket.  None for a cell that was not trained in a stack yet.
+        waits: whether the cell waits while its process trains another bucket.
     """
 
     fit: str
@@ -36,9 +39,13 @@ class FitProgress:
     epoch_s: float | None
     ended: bool
     updated: float
+    bucket: int | None = None
+    waits: bool = False
 
     def left_s(self, now: float | None = None, epochs: float = math.inf) -> float | None:
         """Longest time in seconds until the fit ends, if no early stopping ends it before; None if it is not known.
+
+        The time in which it waits for other buckets is not counted.
 
         Args:
             now: seconds since 1970; None for the present moment.
@@ -51,7 +58,7 @@ class FitProgress:
         last = min(limit, max(epochs, self.epoch + 1))
         if self.epoch_s is None or math.isinf(last):
             return None
-        since = max((time.time() if now is None else now) - self.updated, 0.0)
+        since = 0.0 if self.waits else max((time.time() if now is None else now) - self.updated, 0.0)
         return max((last - self.epoch) * self.epoch_s - since, 0.0)
 
     @property
@@ -71,11 +78,12 @@ class FitProgress:
 
     def line(self, now: float | None = None) -> str:
         """All facts: ``base: epoch 3/30  val/acc 0.9812  520 ms per epoch  at most 14 s left``."""
-        left = None if self.ended else self.left_s(now)
+        left = None if self.ended or self.waits else self.left_s(now)
         parts = [self.place]
         parts += [f"{self.metric} {self.value:.4f}"] if self.metric and self.value is not None else []
         parts += [f"{self.pace} per epoch"] if self.pace and not self.ended else []
         parts += [f"at most {duration(max(left, 1.0))} left"] if left is not None else []
+        parts += ["waits for another stack"] if self.waits else []
         return "  ".join(parts)
 
 
@@ -116,7 +124,10 @@ def of_running(directory: Path, status: records.Status | None = None) -> FitProg
         return None
 
 
-NUMBERS: Mapping[str, bool] = {"epoch": False, "max_epochs": True, "value": True, "epoch_s": True, "updated": False}
+NUMBERS: Mapping[str, bool] = {
+    **dict.fromkeys(("epoch", "updated"), False),
+    **dict.fromkeys(("max_epochs", "value", "epoch_s", "bucket"), True),
+}
 """The keys of numbers, and whether null is one of their values."""
 
 
@@ -125,9 +136,10 @@ def _parsed(raw: Mapping[str, Any]) -> FitProgress | None:
         progress = FitProgress(**raw)
     except TypeError:
         return None
-    numbers = all(_is_number(raw[key], may_lack) for key, may_lack in NUMBERS.items())
-    texts = all(isinstance(raw[key], str) for key in ("fit", "folder", "metric"))
-    return progress if numbers and texts and isinstance(progress.ended, bool) else None
+    numbers = all(_is_number(getattr(progress, key), may_lack) for key, may_lack in NUMBERS.items())
+    texts = all(isinstance(getattr(progress, key), str) for key in ("fit", "folder", "metric"))
+    flags = all(isinstance(flag, bool) for flag in (progress.ended, progress.waits))
+    return progress if numbers and texts and flags else None
 
 
 def _is_number(value: object, may_lack: bool) -> bool:

@@ -1,7 +1,8 @@
 """``python -m capsexp.report DIR``: writes DIR/report/ and prints the path of its page.
 
 Several DIRs, or one folder of sweeps such as ``multirun``, are compared on one page in ``comparison/`` of the first.
-With ``--schema DIR`` it writes the JSON schema of ``report:`` blocks instead, for editors.
+With ``--schema DIR`` it writes the JSON schema of ``report:`` blocks instead, for editors; ``--kind`` adds kinds of
+figures of one's own to it.
 """
 
 import argparse
@@ -40,6 +41,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust", action="store_true", help=commands.TRUST_REPORT)
     schema_help = "write report.schema.json there, the JSON schema of report: blocks, and no report"
     parser.add_argument("--schema", metavar="DIR", type=Path, help=schema_help)
+    kind_help = "with --schema: a module of one's own, a kind of figure that the schema shall know; may be repeated"
+    parser.add_argument("--kind", metavar="MODULE", action="append", default=[], help=kind_help)
     return commands.run(parser, lambda given: _write(parser, given), words)
 
 
@@ -47,8 +50,10 @@ def _write(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     if given.schema:
         if given.directories or given.out or given.beside or given.metric or given.best:
             parser.error("--schema writes no report: leave the other arguments out")
-        _write_schema(given.schema / "report.schema.json")
+        _write_schema(given.schema / "report.schema.json", given.kind)
         return
+    if given.kind:
+        parser.error("--kind belongs to --schema: a report imports such modules with --trust")
     if not given.directories:
         parser.error("the following arguments are required: DIR")
     several = len(given.directories) > 1 or bool(records.sweeps_below(given.directories[0]))
@@ -74,10 +79,10 @@ def _compare(given: argparse.Namespace) -> tuple[Path, str]:
     return write_comparison(asked, given.out or given.directories[0] / "comparison")
 
 
-def _write_schema(file: Path) -> None:
+def _write_schema(file: Path, kinds: Sequence[str]) -> None:
     from capsexp.analysis.spec import json_schema  # pydantic and matplotlib would make --help slow
 
-    records.write_text(file, json.dumps(json_schema(), indent=1) + "\n")
+    records.write_text(file, json.dumps(json_schema(list(dict.fromkeys(kinds))), indent=1) + "\n")
     sys.stdout.write(f"{file}\n")
 
 

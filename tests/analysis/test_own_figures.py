@@ -1,13 +1,16 @@
 """Kinds of figures in modules of one's own: imported for a command of one's own, and for a folder that is trusted."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from capsexp import dashboard, plan
+from capsexp import dashboard, plan, records
 from capsexp.report import main
+from capsexp.sweep.closing import print_closing
 from tests.analysis.own_figure import dots
 
 sys.path.append(str(Path(__file__).parent))
@@ -76,3 +79,35 @@ def test_a_command_of_ones_own_imports_it_and_says_what_is_wrong(
     assert f"report.figures[0].{line}" in error(plan.main([*words, f"+report.figures=[{figure}]"]), capsys)
     good = "{kind:figures_of_mine.dots,name:f,metric:test/acc}"
     assert plan.main([*words, f"+report.figures=[{good}]"]) == 0
+
+
+def test_the_line_at_the_end_of_a_sweep_is_the_command_that_makes_them(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for figures, trust in ([FIGURE], ["--trust"]), ([{"kind": "bars", "name": "b"}], []), (None, []):
+        sweep = finished(Path("multirun/fake"), {"a": [1, 2]}, {"figures": figures})
+        planned = records.read_sweep(sweep)
+        assert planned is not None
+        print_closing(sweep, planned)
+        command = capsys.readouterr().out.strip().partition("; report: python -m capsexp.report ")[2].split()
+        assert command == ["multirun/fake", *trust]
+    sweep = finished(Path("multirun/fake"), {"a": [1, 2]}, {"figures": [FIGURE]})
+    assert main([str(sweep), "--trust"]) == 0
+
+
+def test_the_schema_for_editors_learns_them(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class of the name of one of capsexp's too, and a module that is named twice."""
+    (own / "line.py").write_text(dots("figures_of_mine.line").replace("Dots", "Line"))
+    given = [word for name in ("dots", "line", "dots") for word in ("--kind", f"figures_of_mine.{name}")]
+    assert main(["--schema", "schemas", *given]) == 0
+    check = jsonschema.Draft202012Validator(json.loads(Path("schemas/report.schema.json").read_text())).is_valid
+    line = {"kind": "line", "x": "a", "metric": "m"}
+    for figure in FIGURE, FIGURE | {"kind": "figures_of_mine.line"}, line:
+        assert check({"report": {"figures": [figure]}})
+        assert not check({"report": {"figures": [figure | {"metrik": "m"}]}})
+    assert not check({"report": {"figures": [{"kind": KIND, "name": "own"}]}}), "its metric is missing"
+    capsys.readouterr()
+    assert "kind must name a module of one's own" in error(main(["--schema", "s", "--kind", "bars"]), capsys)
+    assert "kind must name a module that can be" in error(main(["--schema", "s", "--kind", "no.such"]), capsys)
+    with pytest.raises(SystemExit):
+        main(["multirun/fake", "--kind", KIND])

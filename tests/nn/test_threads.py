@@ -1,14 +1,15 @@
 """Operators on votes in several threads: the same numbers in any number of them."""
 
 from collections.abc import Iterator
-from threading import get_ident
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, get_ident
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from capsexp.nn import vote_operators
+from capsexp.nn import threads, vote_operators
 from capsexp.nn.capsules import ClassCapsules
 from capsexp.nn.threads import each_in_a_thread
 from capsexp.nn.votes import LinearVotes
@@ -29,9 +30,9 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vote_operators.PIECE_BYTES, "cpu", 2 * D * I * 4)
 
 
-def operators(threads: int) -> list[Tensor]:
-    """Both operators, and the gradients of all that they take."""
-    torch.set_num_threads(threads)
+def operators(number: int) -> list[Tensor]:
+    """Both operators, and the gradients of all that they take, with a number of threads."""
+    torch.set_num_threads(number)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -58,8 +59,8 @@ def test_under_each_mode_and_autocast(mode: type) -> None:
     layer = ClassCapsules(I, J, D, E, Dynamic)
     poses = torch.randn(B, I, D)
     found = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
+    for number in (1, 3):
+        torch.set_num_threads(number)
         with mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             found.append(layer(poses).poses_BJE)
     torch.testing.assert_close(*found)
@@ -70,8 +71,8 @@ def test_under_autocast_that_begins_after_the_votes() -> None:
     """All threads then do as the caller's does: the products are of its type."""
     votes = LinearVotes(torch.randn(B, I, D), torch.randn(J, E, D, I), form="factored")
     coupling_BJI, found = torch.rand(B, J, I), []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
+    for number in (1, 3):
+        torch.set_num_threads(number)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found.append(votes.weighted_sum(coupling_BJI))
     assert torch.equal(*found)
@@ -90,7 +91,7 @@ def test_each_item_is_worked_on_once_and_by_more_than_one_thread() -> None:
     each_in_a_thread(work, range(60), list, torch.zeros(()))
     assert sorted(item for item, _, _ in seen) == list(range(60))
     assert 1 < len({thread for _, thread, _ in seen}) <= 3
-    assert {threads for _, _, threads in seen} == {1}
+    assert {number for _, _, number in seen} == {1}
     assert torch.get_num_threads() == 3
 
 
@@ -107,10 +108,42 @@ def test_an_error_in_any_thread_is_raised_after_all_have_ended(bad: int) -> None
     assert torch.get_num_threads() == 3
 
 
+def test_two_callers_at_once_and_a_thread_that_begins_meanwhile_keep_their_numbers_of_threads() -> None:
+    """The second caller uses torch for the first time while the first one's threads are at work."""
+    threads._pool.cache_clear()
+    torch.set_num_threads(3)
+    begun, known = Event(), Event()
+    seen: list[int] = []
+    workers: set[int] = set()
+
+    def work(item: int, _: None) -> None:
+        workers.add(get_ident())
+        if len(workers) == min(3, threads._pool()._max_workers):
+            begun.set()
+        assert known.wait(30)
+        seen.append(item)
+
+    def call() -> tuple[int, int]:
+        before = torch.get_num_threads()
+        known.set()
+        each_in_a_thread(work, range(60), lambda: None, torch.zeros(()))
+        return before, torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as users:
+        first = users.submit(each_in_a_thread, work, range(60), lambda: None, torch.zeros(()))
+        assert begun.wait(30)
+        second = users.submit(call)
+        assert second.result(60) == (3, 3)
+        first.result(60)
+        assert {user.result(60) for user in [users.submit(torch.get_num_threads) for _ in range(2)]} == {3}
+    assert sorted(seen) == sorted([*range(60)] * 2)
+    assert torch.get_num_threads() == 3
+
+
 def test_a_counter_of_operations_sees_all_of_them() -> None:
     counts = []
-    for threads in (1, 3):
+    for number in (1, 3):
         with FlopCounterMode(display=False) as counter:
-            operators(threads)
+            operators(number)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0

@@ -56,7 +56,10 @@ def test_a_bucket_is_halved_and_the_others_stay(parameters: list[int], number: i
     halved = data.draw(st.sampled_from([bucket for bucket, count in Counter(before).items() if count > 1] or [None]))
     if halved is None:
         return
+    numbers = [buckets.number(GROUP, size) for size in sizes]
     buckets.halve(GROUP, [size for size, bucket in zip(sizes, before, strict=True) if bucket == halved])
+    others = [place for place, bucket in enumerate(before) if bucket != halved]
+    assert [buckets.number(GROUP, sizes[place]) for place in others] == [numbers[place] for place in others]
     pairs = Counter(zip(before, buckets.of(GROUP, sizes), strict=True))
     counts = Counter(old for old, _ in pairs)
     assert counts.pop(halved) == 2
@@ -82,5 +85,6 @@ def test_groups_are_cut_apart() -> None:
     buckets.cut(OTHER, sized([1, 2, 3]), 1)
     assert buckets.of(OTHER, sized([1, 2, 3])) == [0, 0, 0]
     assert buckets.of(GROUP, sized([1, 2])) == [0, 1]
+    assert len({buckets.number(GROUP, (2, 1)), buckets.number(GROUP, (1, 0)), buckets.number(OTHER, (1, 0))}) == 3
     with pytest.raises(KeyError):
         buckets.of("unknown", sized([1]))

@@ -13,11 +13,14 @@ from capsexp.status.__main__ import main
 FOUR = {"model.c2": [1, 2, 3, 4]}
 
 
-def run_fit(root, cell, epoch, *, ago=60.0, fit="", epoch_s=2.0, ended=False, at=0.0, max_epochs=30):
+def run_fit(
+    root, cell, epoch, *, ago=60.0, fit="", epoch_s=2.0, ended=False, at=0.0, max_epochs=30, bucket=None, waits=False
+):
     """Write a cell that runs a fit; ``at`` is how many seconds ago its last epoch ended."""
     start(root, cell, ago=ago)
     folder = "../../.stages/base-0123456789" if fit else "."
-    facts = FitProgress(fit, folder, epoch, max_epochs, "val/acc", 0.5, epoch_s, ended, time.time() - at)
+    updated = time.time() - at
+    facts = FitProgress(fit, folder, epoch, max_epochs, "val/acc", 0.5, epoch_s, ended, updated, bucket, waits)
     fit_progress.write(root / cell.name, facts)
 
 
@@ -132,6 +135,29 @@ def test_members_of_a_stack_end_together(tmp_path, said):
     for cell, epoch in zip(cells[1:], (10, 20, 25), strict=True):
         run_fit(tmp_path, cell, epoch)
     assert said("--json")["left_s"] == pytest.approx(20 * 2, abs=5)
+
+
+def test_buckets_of_a_stack_are_trained_one_after_another(tmp_path, said):
+    """The second bucket has waited for 100 s, and lacks as many epochs as before."""
+    cells = sweep(tmp_path, FOUR)
+    for cell, epoch in zip(cells[:2], (10, 20), strict=True):
+        run_fit(tmp_path, cell, epoch, bucket=0)
+    for cell, epoch in zip(cells[2:], (20, 25), strict=True):
+        run_fit(tmp_path, cell, epoch, epoch_s=3.0, bucket=1, waits=True, at=100.0, ago=200.0)
+    found = said("--json")
+    assert found["left_s"] == found["eta_s"] == pytest.approx(20 * 2 + 10 * 3, abs=5)
+    assert [each["left_s"] for each in found["running"][2:]] == [30, 15]
+    assert found["running"][3]["line"] == "epoch 25/30  val/acc 0.5000  3.0 s per epoch  waits for another stack"
+
+
+def test_a_bucket_that_has_not_begun_takes_as_long_as_the_one_in_training(tmp_path, said):
+    """That has done 10 epochs of 2 s and lacks 20: its two cells take 60 s together, and so will the others."""
+    cells = sweep(tmp_path, FOUR)
+    for cell in cells[:2]:
+        run_fit(tmp_path, cell, 10, bucket=0)
+    for cell in cells[2:]:
+        run_fit(tmp_path, cell, 0, epoch_s=None, waits=True)
+    assert said("--json")["left_s"] == pytest.approx(40 + 60, abs=5)
 
 
 def test_files_that_say_nothing_of_this_attempt(tmp_path, said):

@@ -27,7 +27,8 @@ Every key is optional.  An axis is a swept key (``model.c2``).  A metric is a na
         - {kind: surface, name: fig01, x: model.c2, y: model.c3, metric: test/acc}
 
 ``python -m capsexp.report --schema DIR`` writes all keys with their descriptions as JSON schema.  The kinds of figures
-are the modules of :mod:`capsexp.analysis.figures`, and modules of one's own by their dotted names.  Axes that a figure
+are the modules of :mod:`capsexp.analysis.figures`, and modules of one's own by their dotted names (``--kind`` adds them
+to the schema).  Axes that a figure
 or grid does not name (``seed`` apart, which is averaged over) give one picture or table for each of their values.
 
 A row of a grid has three lines: ours (mean, deviation, and n where it is not that of the caption), the paper's number,
@@ -38,7 +39,7 @@ paper's number alone.
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from capsexp.analysis import figures
 from capsexp.analysis.figures.base import Figure
@@ -66,10 +67,25 @@ def parse(block: object, *, trust: bool = False) -> "Spec":
     return spec.model_copy(update={"compare": compare, "grids": [_completed(grid, spec) for grid in spec.grids]})
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of an experiment's file, of which it describes the ``report:`` block alone."""
-    block = Spec.model_json_schema(ref_template="#/$defs/{model}")
-    definitions = block.pop("$defs")
+def json_schema(own: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON schema of an experiment's file, of which it describes the ``report:`` block alone.
+
+    Args:
+        own: kinds of figures of one's own that it knows too: dotted names of modules, which are imported.
+
+    Raises:
+        ConfigError: a module is none of a kind.
+    """
+    for name in own:
+        require("." in name, "kind", "name a module of one's own by its dotted name", name)
+    models: dict[str, Any] = {f"own{place}": (figures.of_module(name), ...) for place, name in enumerate(own)}
+    whole = create_model("Whole", report=(Spec, ...), **models).model_json_schema(ref_template="#/$defs/{model}")
+    definitions, (spec, *references) = whole["$defs"], whole["properties"].values()
+    block = definitions.pop(spec["$ref"].rpartition("/")[2])
+    kinds = block["properties"]["figures"]["anyOf"][0]["items"]
+    for name, reference in zip(own, references, strict=True):
+        kinds["oneOf"].append({"$ref": reference["$ref"]})
+        kinds["discriminator"]["mapping"][name] = reference["$ref"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "An experiment of capsexp",

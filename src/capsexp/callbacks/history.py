@@ -49,6 +49,10 @@ class History(Checkpoint):
             self._file = GrowingFile(path)
         self._file.update(self.rows)
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count this much of the time since the epoch began."""
+        self._started += seconds
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file to the disk."""
         write_rows(_path(trainer), self.rows)

@@ -43,6 +43,8 @@ class ProgressFile(Checkpoint):
         self.fit = fit
         self._directory, self._history = directory, history
         self._last, self._at = 0.0, time.time()
+        self._bucket: int | None = None
+        self._waits = False
 
     def now(self, trainer: L.Trainer, *, ended: bool = False) -> FitProgress:
         """The progress of the fit of ``trainer`` at the end of its last epoch."""
@@ -59,12 +61,25 @@ class ProgressFile(Checkpoint):
             epoch_s=statistics.median(seconds[-RECENT:]) if seconds else None,
             ended=ended,
             updated=self._at,
+            bucket=self._bucket,
+            waits=self._waits,
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write which fit begins, or goes on."""
         self._at = time.time()
         self._write(trainer)
+
+    def begin_stack(self, trainer: L.Trainer, bucket: int) -> None:
+        """Write that a stack begins which trains this fit, and in which bucket."""
+        self._bucket, self._waits, self._at = bucket, False, time.time()
+        self._write(trainer)
+
+    def wait(self, trainer: L.Trainer) -> None:
+        """Write that another stack is trained; the fit waits until its own begins."""
+        if not self._waits:
+            self._waits = True
+            self._write(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the progress, unless the last write was a moment ago."""

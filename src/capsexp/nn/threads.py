@@ -3,13 +3,17 @@
 An operation that is divided waits for its slowest thread.  Here threads wait for each other once per operator, and each
 works on what its own cache holds.  A piece is computed in one thread, so its numbers are the same for any number of
 threads.
+
+All pieces are computed in threads of our own, where torch uses one thread.  The caller waits; its number of threads and
+that of the process stay as they are, so several callers can be here at once.
 """
 
 import functools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -24,8 +28,6 @@ def each_in_a_thread(
     work: Callable[[Item, Room], None], items: Sequence[Item], make_room: Callable[[], Room], like: Tensor
 ) -> None:
     """``work(item, room)`` for every item, without gradients, and under autocast where the caller is.
-
-    For one caller at a time: torch's number of threads, which is that of the process, is 1 until all items are done.
 
     Args:
         work: the function; two calls must not write to the same numbers.
@@ -52,15 +54,13 @@ def each_in_a_thread(
                     return
                 work(item, room)
 
-    before, others = torch.get_num_threads(), list[Future[None]]()
-    try:  # the number of threads is put back after Ctrl-C, too
-        torch.set_num_threads(1)
-        others += [_pool().submit(take) for _ in range(threads - 1)]
-        take()
-    finally:
-        waiting.clear()  # after an error
-        errors = [other.exception() for other in others]
-        torch.set_num_threads(before)
+    takers = list[Future[None]]()
+    try:
+        takers += [_pool().submit(take) for _ in range(threads)]
+        wait(takers)
+    finally:  # after Ctrl-C no further item begins, and those that have begun are waited for
+        waiting.clear()
+        errors = [taker.exception() for taker in takers]
     for error in filter(None, errors):
         raise error
 
@@ -75,12 +75,32 @@ def _can_be_shared(like: Tensor) -> bool:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "capsexp-pieces", _alone)
+    return ThreadPoolExecutor(max(2, os.cpu_count() or 1), "capsexp-pieces", _alone)
+
+
+_setting = threading.Lock()
 
 
 def _alone() -> None:
-    torch.set_num_threads(1)
+    """Set torch's number of threads to 1 for this thread, and for no other.
+
+    The number is a thread's own from its first use of torch on; until then it is what was set last in any thread.  So
+    another thread sets that back at once.
+    """
+    with _setting:
+        process = torch.get_num_threads()
+        torch.set_num_threads(1)
+        last = threading.Thread(target=torch.set_num_threads, args=(process,))
+        last.start()
+        last.join()
+
+
+def _forget() -> None:
+    """In a forked process: make a pool and a lock of its own."""
+    global _setting
+    _pool.cache_clear()
+    _setting = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads are not in the child
+    os.register_at_fork(after_in_child=_forget)  # the threads are not in the child

@@ -15,6 +15,7 @@ class Buckets:
 
     def __init__(self) -> None:
         self._bounds: dict[Hashable, list[Size]] = {}
+        self._numbers: dict[tuple[Hashable, Size | None], int] = {}
 
     def knows(self, group: Hashable) -> bool:
         """True if a group has been cut."""
@@ -33,6 +34,11 @@ class Buckets:
     def of(self, group: Hashable, sizes: Sequence[Size]) -> list[int]:
         """The bucket number of each member of a group that was cut."""
         return [sum(size > bound for bound in self._bounds[group]) for size in sizes]
+
+    def number(self, group: Hashable, size: Size) -> int:
+        """A number for the bucket of a member, which no bucket of any group shares; it stays if others are halved."""
+        bound = next((each for each in self._bounds[group] if size <= each), None)
+        return self._numbers.setdefault((group, bound), len(self._numbers))
 
     def halve(self, group: Hashable, sizes: Sequence[Size]) -> None:
         """Cut a bucket in two.

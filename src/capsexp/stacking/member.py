@@ -1,8 +1,9 @@
 """The Lightning loops of a member's own trainer, whose epochs are trained by the stack."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import lightning as L
 import torch
@@ -10,8 +11,12 @@ from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 
+from capsexp.callbacks.history import History
+from capsexp.callbacks.progress import ProgressFile
 from capsexp.data.base import ImageDataModule
 from capsexp.lightning_modules.base import BaseModule, Sums
+
+Kind = TypeVar("Kind", bound=L.Callback)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class MemberEpochs(_TrainingEpochLoop):
         epochs = trainer.fit_loop.epoch_loop
         super().__init__(trainer, epochs.min_steps, epochs.max_steps)
         self.context, self.config = context, config
-        self.asked, self.epochs = False, 0
+        self.asked, self.epochs, self._waits_since = False, 0, 0.0
         self.refusal: str | None = None
         self.lasting: tuple[Any, ...] | None = None
         self.val_loop = _MemberEvaluation(trainer)
@@ -95,7 +100,7 @@ class MemberEpochs(_TrainingEpochLoop):
         if not self.context.stacks(self):
             super().advance(data_fetcher)
             return
-        steps = self.steps
+        steps, self._waits_since = self.steps, time.perf_counter()
         trained = self.context.wait(self)
         if trained is None:
             super().advance(data_fetcher)
@@ -104,6 +109,30 @@ class MemberEpochs(_TrainingEpochLoop):
         self._move_on(steps)
         self.module.add("train", trained.sums["train"])
         cast("_MemberEvaluation", self.val_loop).sums = trained.sums.get("val")
+
+    def begin_stack(self, bucket: int) -> None:
+        """Note that a stack begins which trains this member: its epoch begins now, and not when it began to wait.
+
+        Args:
+            bucket: number of the bucket whose members are in the stack.
+        """
+        self.leave_out(time.perf_counter() - self._waits_since)
+        for progress in self._callbacks(ProgressFile):
+            progress.begin_stack(self.trainer, bucket)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count this much of the time in which the member waits: the process did something else."""
+        self._waits_since += seconds
+        for history in self._callbacks(History):
+            history.leave_out(seconds)
+
+    def stand_by(self) -> None:
+        """Note that a stack begins for which this member waits."""
+        for progress in self._callbacks(ProgressFile):
+            progress.wait(self.trainer)
+
+    def _callbacks(self, kind: type[Kind]) -> Iterator[Kind]:
+        return (each for each in self.trainer.callbacks if isinstance(each, kind))
 
     def _move_on(self, steps: int) -> None:
         """Advance the counters by ``steps`` batches; Lightning itself counts the last one."""

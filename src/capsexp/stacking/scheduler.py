@@ -1,6 +1,7 @@
 """The stack scheduler: it runs several cells in one process and trains their epochs in stacks."""
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar, cast
@@ -117,8 +118,7 @@ class StackScheduler:
             self._buckets.halve(group.common, self._sizes(group.members))
             return
         impl = resolve(self._settings.impl)
-        for member in group.members:
-            self._waiting.members[member].record_stack(len(group.members), impl)
+        self._note(group, impl)
         stack: Stack | None = None
         try:
             stack = Stack(group.members, impl, partial(self._continue_members, group.common))
@@ -127,6 +127,16 @@ class StackScheduler:
             if stack is not None:
                 stack.undo()
             self._failed(group, error)
+
+    def _note(self, group: StackGroup, impl: Impl) -> None:
+        """Tell all members, those that wait too, that a group is going to be trained."""
+        bucket = self._buckets.number(group.common, self._sizes(group.members[:1])[0])
+        for member, context in self._waiting.members.items():
+            if member in group.members:
+                context.record_stack(len(group.members), impl)
+                member.begin_stack(bucket)
+            else:
+                member.stand_by()
 
     def _failed(self, group: StackGroup, error: Exception) -> None:
         """Handle a failed stack: after a lack of memory it is halved; otherwise its members continue alone."""
@@ -153,7 +163,11 @@ class StackScheduler:
             context = self._waiting.members.pop(member)
             context.spent_s += share_s
             member.epochs += 1
+            began = time.perf_counter()
             context.go_on(stack.outcome(place))
+            if member not in self._waiting.members:  # it has ended its fit: test, result, fits of its own
+                for other in self._waiting.members.keys() & set(stack.members):
+                    other.leave_out(time.perf_counter() - began)
         live = [place for place in stack.live if stack.members[place] in self._waiting.members]
         if not live or len(live) < FEW * len(stack.members):
             return False

@@ -41,7 +41,7 @@ class RunningCell:
         metric: the name of the metric that is shown.
         value: its value in the last epoch.
         epoch_s: seconds per epoch.
-        left_s: the longest time until the fit ends, in seconds.
+        left_s: the longest time until the fit ends, in seconds, without the time in which it waits for other stacks.
         ended: whether the fit has ended.
         history: path of the fit's ``metrics.csv``.
         line: the facts of the fit as text; empty before the first fit.

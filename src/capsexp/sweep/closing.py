@@ -27,18 +27,25 @@ def exit_code(statuses: Sequence[records.Status]) -> int:
     return 1 if failed else 0
 
 
-def print_closing(directory: Path, statuses: dict[str, records.Status]) -> None:
-    """Print the number of cells in each state, and the cause for each cell that is not done."""
+def print_closing(directory: Path, sweep: records.Sweep) -> None:
+    """Print the number of cells in each state, the report's command, and the cause for each cell that is not done."""
+    statuses = statuses_of(directory, sweep)
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
     facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
     states = Counter(status.state for status in statuses.values())
     facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
-    lines = [f"{', '.join(facts)}; report: python -m capsexp.report {shlex.quote(str(directory))}"]
+    report = ["python", "-m", "capsexp.report", str(directory), *(["--trust"] if _own_figures(sweep) else [])]
+    lines = [f"{', '.join(facts)}; report: {shlex.join(report)}"]
     for name, status in statuses.items():
         if status.state in ("failed", "interrupted", "running"):
             lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")
     _write("\n".join(lines) + "\n")
+
+
+def _own_figures(sweep: records.Sweep) -> bool:
+    """True if the checked ``report:`` block asks for kinds of figures of one's own, which have dotted names."""
+    return any("." in figure["kind"] for figure in sweep.report.get("figures") or [])
 
 
 def _why(status: records.Status) -> str:

@@ -70,9 +70,9 @@ def _closing_lines(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, LaunchError):
-        closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+        closing.print_closing(plan.directory, plan.sweep)
         raise
-    closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+    closing.print_closing(plan.directory, plan.sweep)
 
 
 def run_batch(
