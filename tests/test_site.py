@@ -138,8 +138,9 @@ def test_every_key_has_its_row() -> None:
 
 
 def test_every_key_has_its_meaning() -> None:
-    silent = re.findall(r"^\| (`[^`]+`) \| [^|]* \|  \|$", REFERENCE.keys_page(), re.MULTILINE)
-    assert not silent
+    """But those of a part of a model, which its class describes."""
+    silent = re.findall(r"^\| `([^`]+)` \| [^|]* \|  \|$", REFERENCE.keys_page(), re.MULTILINE)
+    assert not [key for key in silent if not re.match(r"model\.\w+\.", key)]
 
 
 def test_a_name_in_a_table_breaks_after_dots_alone() -> None:

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +83,17 @@ def prefix_of(path: Path) -> str:
 
 
 def keys_page() -> str:
-    """The page of all keys: a section per group, a table per file."""
+    """The page of all keys: a section per group, a table per file.
+
+    A key without a comment has that of its namesake in another file of the group.
+    """
     body = ["# Keys", "", INTRODUCTION, ""]
     for group, paths in _groups():
         body += [f"## `{group}`" if group else "## The root", ""]
-        for path in paths:
-            body += _section(path, group)
+        listed = {path: keys(path.read_text(encoding="utf-8"), prefix_of(path)) for path in paths}
+        said = {key.name: key.comment for each in reversed(listed.values()) for key in each if key.comment}
+        for path, each in listed.items():
+            body += _section(path, group, [replace(key, comment=key.comment or said.get(key.name, "")) for key in each])
     return "\n".join(body)
 
 
@@ -107,13 +112,12 @@ def _groups() -> Iterator[tuple[str, list[Path]]]:
     yield from found.items()
 
 
-def _section(path: Path, group: str) -> list[str]:
+def _section(path: Path, group: str, listed: list[Key]) -> list[str]:
     text = path.read_text(encoding="utf-8")
     lines = [f"### `{group}={path.stem}`", ""] if group else []
     lines += [_escaped(header(text)), ""] if header(text) else []
     named = classes(text)
     lines += ["Classes: " + ", ".join(f"[`{name}`][{name}]" for name in named) + ".", ""] if named else []
-    listed = keys(text, prefix_of(path))
     if listed:
         lines += ["| key | default | meaning |", "|---|---|---|"]
         lines += [f"| `{key.name}` | {_code(key.default)} | {_escaped(key.comment)} |" for key in listed]
