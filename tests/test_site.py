@@ -166,6 +166,13 @@ def test_every_module_of_the_package_is_in_the_api() -> None:
     assert {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files} == named
 
 
+def test_a_module_leaves_out_what_its_package_exports() -> None:
+    page = REFERENCE.api_pages()["reference/api/losses.md"]
+    first, *others = re.findall(r"^::: (.*)\n((?: .*\n)*)", page, re.MULTILINE)
+    assert first == ("capsexp.losses", "")
+    assert all("|margin_loss|" in options.replace("(", "|").replace(")", "|") for _, options in others)
+
+
 def test_a_table_of_a_docstring_is_a_table() -> None:
     rule = "  ====== ======="
     text = f"A::\n\n{rule}\n  key    what\n{rule}\n  ``a``  one of\n         ``x|y``\n  J*E    two\n{rule}\n\nEnd."

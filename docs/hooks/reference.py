@@ -1,5 +1,6 @@
 """The generated part of the reference: every key of ``conf/`` with its default and comment, and the API's pages."""
 
+import ast
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -211,7 +212,23 @@ def _modules(folder: Path) -> list[str]:
 
 
 def _api_page(name: str, modules: list[str]) -> str:
-    return f"# capsexp.{name}\n\n" + "\n".join(f"::: {module}\n" for module in modules)
+    """A page whose modules leave out what the package, the first of them, exports and has described."""
+    first, *others = modules
+    exported = "|".join(_exported(PACKAGE / name / "__init__.py"))
+    options = f'    options:\n      filters: ["!^_", "!^({exported})$"]\n' if exported else ""
+    return f"# capsexp.{name}\n\n::: {first}\n\n" + "\n".join(f"::: {module}\n{options}" for module in others)
+
+
+def _exported(path: Path) -> list[str]:
+    """The names in a file's ``__all__``, none where there is no such file."""
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.exists() else ast.Module([], [])
+    lists = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and any(isinstance(goal, ast.Name) and goal.id == "__all__" for goal in node.targets)
+    ]
+    return [name for each in lists for name in ast.literal_eval(each)]
 
 
 def broken_at_dots(html: str) -> str:
