@@ -33,7 +33,9 @@ EXTEND = "".join(text for name, text in TEXTS.items() if name.startswith("docs/e
 FILE = re.compile(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENTRY = re.compile(r"[Aa]n\s+entry in `(\w+)` of\s+`([\w/]+\.py)`,\s+`(\"[^`]*)`")
 ADDED = dict(FILE.findall(EXTEND))
-"""The files of "Extend", by their places in the project; a name without a folder is one of the user's own."""
+"""The files of "Extend", by their places in a folder of one's own, or in the project (``tests/references``)."""
+MOVED = dict(re.findall(r"`(mykit/\w+\.py)` becomes\s+`(src/capsexp/[\w/]+\.py)`", EXTEND))
+"""The places in the package that the pages name for modules of such a folder."""
 
 PLAIN = ["trainer.max_epochs=1", "threads=1", "logger.wandb.mode=disabled", "callbacks.memory_check=null"]
 CAPSULES = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=null"]
@@ -41,15 +43,16 @@ CAPSULES = ["model=capsnet", "model.c1=8", "model.c2=16", "model.decoder=null"]
 
 def test_every_file_of_the_recipes_is_found() -> None:
     assert {name.rpartition("/")[0] for name in ADDED} == {
-        *(
-            f"src/capsexp/{room}"
-            for room in ("analysis/figures", "data", "filters", "models", "pruning", "recipes", "routing")
-        ),
+        "mykit",
         *(
             f"conf/{group}"
             for group in ("claims", "data", "experiment", "filter", "model", "pruning", "recipe", "routing")
         ),
         *("tests/references", ""),
+    }
+    assert set(MOVED) == {name for name in ADDED if name.startswith("mykit/")}
+    assert {place.removeprefix("src/capsexp/").rpartition("/")[0] for place in MOVED.values()} == {
+        *("analysis/figures", "data", "filters", "models", "pruning", "recipes", "routing"),
     }
 
 
@@ -57,19 +60,15 @@ def test_every_file_of_the_recipes_is_found() -> None:
 
 
 @pytest.fixture
-def added(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The files of the recipes beside the project's own; importable, and found with ``--config-dir``."""
-    folder = in_tmp.parent / "added"
-    for name, text in ADDED.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    modules = [name[4:-3].replace("/", ".") for name in ADDED if name.startswith("src/")]
-    for package in {module.rpartition(".")[0] for module in modules}:
-        there = importlib.import_module(package)
-        monkeypatch.setattr(there, "__path__", [*there.__path__, str(folder / "src" / package.replace(".", "/"))])
-    monkeypatch.syspath_prepend(str(folder))
-    yield folder
-    for module in [*modules, *(name.removesuffix(".py") for name in ADDED if "/" not in name)]:
+def added(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The files of the recipes in the folder of the command, as their reader has them."""
+    for name, text in {**ADDED, "mykit/__init__.py": ""}.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(in_tmp))
+    yield
+    modules = {name.removesuffix(".py").replace("/", ".") for name in ADDED}
+    for module in ("mykit", *modules):
         sys.modules.pop(module, None)
 
 
@@ -89,13 +88,14 @@ def added(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ],
     ids=lambda each: each[0] if isinstance(each, list) else "",
 )
-def test_a_recipe_runs(run: Run, added: Path, tiny_npz: Path, words: list[str], metric: str) -> None:
+@pytest.mark.usefixtures("added")
+def test_a_recipe_runs(run: Run, tiny_npz: Path, words: list[str], metric: str) -> None:
     data = (
         ["data.source.count=120"]
         if words == ["data=bars"]
         else ["data=dhcd", f"data.path={tiny_npz}", "data.batch_size=40"]
     )
-    assert run("--config-dir", str(added / "conf"), *words, *data, *PLAIN) == 0
+    assert run("--config-dir", "conf", *words, *data, *PLAIN) == 0
     (body,) = results(Path("multirun")).values()
     assert 0 <= body["metrics"][metric] <= 1
     if "weight_norm" in words[0]:
@@ -104,8 +104,9 @@ def test_a_recipe_runs(run: Run, added: Path, tiny_npz: Path, words: list[str], 
         assert [json.loads(line)["epoch"] for line in Path("epochs.jsonl").read_text().splitlines()] == [0]
 
 
-def test_the_claims_of_the_example_are_read(in_tmp: Path, added: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert claims.main([str(added / "conf/claims/dropout.yaml"), "--out", "page.md"]) == 0
+@pytest.mark.usefixtures("added")
+def test_the_claims_of_the_example_are_read() -> None:
+    assert claims.main(["conf/claims/dropout.yaml", "--out", "page.md"]) == 0
     assert "best network reaches an accuracy of .97" in Path("page.md").read_text(encoding="utf-8")
 
 
@@ -114,9 +115,10 @@ def test_the_recipes_pass_the_contracts(tmp_path: Path) -> None:
     copy = tmp_path / "project"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "multirun", "docs", "__pycache__"))
     for name, text in ADDED.items():
-        assert not (copy / name).exists(), "a recipe must not replace a file"
+        place = copy / MOVED.get(name, name)
+        assert not place.exists(), "a recipe must not replace a file"
         if "/" in name:
-            (copy / name).write_text(text, encoding="utf-8")
+            place.write_text(in_the_package(text), encoding="utf-8")
     for table, file, entry in ENTRY.findall(EXTEND):
         tests = (copy / file).read_text(encoding="utf-8")
         found = re.search(rf"^{table}: [^=]*=\s*(?:\w+\(\s*)?\{{\n", tests, re.MULTILINE)
@@ -135,6 +137,15 @@ def test_the_recipes_pass_the_contracts(tmp_path: Path) -> None:
         )
         assert ended.returncode == 0, ended.stdout[-3000:]
         assert " passed" in ended.stdout
+
+
+def in_the_package(text: str) -> str:
+    """A file of a folder of one's own as the pages say that it stands in the package."""
+    text = text.replace("mykit.scatter", "scatter")  # a kind's name
+    for name, place in MOVED.items():
+        former, present = (path.removesuffix(".py").replace("/", ".") for path in (name, place.removeprefix("src/")))
+        text = text.replace(former, present)
+    return text
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -169,7 +180,7 @@ def one_cell(words: Iterable[str]) -> Iterator[str]:
 def test_a_command_names_what_is_there(
     words: tuple[str, ...], in_tmp: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [re.sub(r"/my/\w+\.npz", str(tiny_npz), word) for word in one_cell(words)]
+    given = [re.sub(r"(/my/)?\w+\.npz$", str(tiny_npz), word) for word in one_cell(words)]
     code = plan.main([*given, "--folder"])
     assert code == 0, capsys.readouterr().err
 
@@ -178,7 +189,7 @@ def test_a_command_names_what_is_there(
 
 NOT_RUN = {
     "needs a finished sweep of the example experiment": 1,
-    "installs packages": 7,
+    "installs packages": 8,
     "needs a cluster": 1,
     "needs a GPU": 1,
     "needs MNIST": 2,

@@ -33,7 +33,8 @@ def hook(name: str) -> ModuleType:
     return module
 
 
-LINKS, REFERENCE, NOTEBOOKS = hook("links"), hook("reference"), hook("notebooks")
+HOOKS = ("links", "reference", "docstrings", "report_keys", "notebooks")
+LINKS, REFERENCE, DOCSTRINGS, REPORT_KEYS, NOTEBOOKS = map(hook, HOOKS)
 BOOKS = sorted(NOTEBOOKS.NOTEBOOKS.glob("*.ipynb"))
 
 
@@ -80,7 +81,7 @@ LINK_TARGET = re.compile(r"\]\(([^)\s]+)\)")
 @pytest.mark.parametrize(
     ("place", "link", "goal"),
     [
-        ("guides/data.md", "../data.md#own", "../data.md#own"),
+        ("guides/own-images.md", "../data.md#own", "../data.md#own"),
         ("guides/claims.md", "../../conf/claims/wang.yaml", "../source/conf/claims/wang.yaml.txt"),
         ("throughput.md", "../README.md#on-slurm", "index.md"),
         ("throughput.md", "../CONTRIBUTING.md#tests", "developers/contributing.md#tests"),
@@ -93,6 +94,11 @@ LINK_TARGET = re.compile(r"\]\(([^)\s]+)\)")
 def test_a_link_is_adapted_to_the_site(place: str, link: str, goal: str) -> None:
     fence = f"```text\n[a]({link})\n```"
     assert LINKS.rewritten(f"[a]({link})\n\n{fence}\n", place) == f"[a]({goal})\n\n{fence}\n"
+
+
+def test_a_picture_is_a_link_to_itself() -> None:
+    said = "![a b](x/y.png)\n\nText with ![c](z.png) inside.\n"
+    assert LINKS.rewritten(said, "index.md") == said.replace("![a b](x/y.png)", "[![a b](x/y.png)](x/y.png)")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,17 @@ def test_every_key_has_its_row() -> None:
                 assert any(leaf == row or leaf.startswith(f"{row}.") for row in rows), (path, leaf)
 
 
+def test_every_key_has_its_meaning() -> None:
+    """But those of a part of a model, which its class describes."""
+    silent = re.findall(r"^\| `([^`]+)` \| [^|]* \|  \|$", REFERENCE.keys_page(), re.MULTILINE)
+    assert not [key for key in silent if not re.match(r"model\.\w+\.", key)]
+
+
+def test_a_name_in_a_table_breaks_after_dots_alone() -> None:
+    row = "<tr>\n<td><code>model.c1.x</code></td>\n<td><code>a.b</code></td>\n</tr>"
+    assert REFERENCE.broken_at_dots(row) == row.replace("model.c1.x", "model.<wbr>c1.<wbr>x")
+
+
 def test_a_key_has_the_comment_beside_it_or_above_it() -> None:
     text = "# The head.\na: 1\nb:\n  # above\n  c: 'x # y'\n  d: [1]   # beside,\n           # and more\ne: 2\n"
     found = [(key.name, key.default, key.comment) for key in REFERENCE.keys(text, "g.")]
@@ -147,6 +164,25 @@ def test_every_module_of_the_package_is_in_the_api() -> None:
     package = ROOT / "src" / "capsexp"
     files = [path.relative_to(package.parent) for path in package.rglob("*.py") if path.stem != "__main__"]
     assert {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files} == named
+
+
+def test_a_module_leaves_out_what_its_package_exports() -> None:
+    page = REFERENCE.api_pages()["reference/api/losses.md"]
+    first, *others = re.findall(r"^::: (.*)\n((?: .*\n)*)", page, re.MULTILINE)
+    assert first == ("capsexp.losses", "")
+    assert all("|margin_loss|" in options.replace("(", "|").replace(")", "|") for _, options in others)
+
+
+def test_a_table_of_a_docstring_is_a_table() -> None:
+    rule = "  ====== ======="
+    text = f"A::\n\n{rule}\n  key    what\n{rule}\n  ``a``  one of\n         ``x|y``\n  J*E    two\n{rule}\n\nEnd."
+    rows = ["  | key | what |", "  | --- | --- |", "  | ``a`` | one of ``x\\|y`` |", "  | J\\*E | two |"]
+    assert DOCSTRINGS.as_markdown(text) == "A:\n\n" + "\n".join(rows) + "\n\nEnd."
+
+
+def test_no_docstring_has_a_rule_left() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"=====", DOCSTRINGS.as_markdown(path.read_text(encoding="utf-8"))), path
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=place)
@@ -190,12 +226,22 @@ def test_every_option_of_a_command_is_on_its_page(command: str, monkeypatch: pyt
         assert " ".join(said.split()) in section
 
 
+def test_the_gallery_has_every_key_of_every_kind() -> None:
+    for kind, schema in REPORT_KEYS.kinds().items():
+        rows = re.findall(r"^\| `(\w+)` \|", f"{REPORT_KEYS.table(kind)}\n{REPORT_KEYS.table('shared')}", re.MULTILINE)
+        assert {"kind", *rows} >= set(schema["properties"])
+    assert "| `metric` | text | must be given | the metric that is shown |" in REPORT_KEYS.table("line")
+    assert "| `sigma` | number | `0.5` |" in REPORT_KEYS.table("surface")
+
+
 def test_the_gallery_has_every_kind_as_an_experiment_asks_for_it() -> None:
     page = (DOCS / "guides/gallery.md").read_text(encoding="utf-8")
     blocks = [entry for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for entry in yaml.safe_load(block)]
     experiments = re.findall(r"^[^\n]*From \[`(\w+)`\]", page, re.MULTILINE)
     kinds = Spec.model_json_schema()["properties"]["figures"]["anyOf"][0]["items"]["discriminator"]["mapping"]
     assert sorted(block["kind"] for block in blocks) == sorted(kinds)
+    marks = REPORT_KEYS.MARK.findall(page)
+    assert marks == [*(block["kind"] for block in blocks), "shared", *REPORT_KEYS.BLOCK]
     for block, experiment in zip(blocks, experiments, strict=True):
         path = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
         assert block in yaml.safe_load(path.read_text(encoding="utf-8"))["report"]["figures"]
@@ -239,9 +285,11 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
+    assert (tmp_path / "site/search/search_index.js").exists()  # for pages that are opened from the disk
     for page in (tmp_path / "site").rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="https?:', text), page
+        assert "=====" not in text, page  # a table of a docstring
         assert 'class="mermaid"' not in text, page  # the theme would fetch a library for it
         assert not re.findall(r":(?:class|func|meth|math):|<blockquote>\s*<blockquote>|<em>E, D</em>", text), (
             page

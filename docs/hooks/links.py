@@ -25,6 +25,7 @@ START = {"README.md": "index.md"}
 """Pages outside ``docs/`` in whose place the site has another."""
 
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)\s]+)\)$", re.MULTILINE)
 SPAN = re.compile(r"(`+)(?:.*?)\1", re.DOTALL)
 
 
@@ -50,7 +51,7 @@ def links(text: str) -> Iterator[str]:
 
 
 def rewritten(text: str, place: str, home: str = "docs") -> str:
-    """A page's text with its links as the site needs them, and nested lists indented by four spaces.
+    """A page's text with its links as the site needs them, nested lists with four spaces, and pictures that open.
 
     Args:
         text: of the page.
@@ -71,7 +72,7 @@ def rewritten(text: str, place: str, home: str = "docs") -> str:
 
     def change(part: str) -> str:
         indented = re.sub(r"^( +)(?=- )", lambda spaces: spaces[1] * 2, part, flags=re.MULTILINE)
-        return LINK.sub(link, indented)
+        return PICTURE.sub(r"[\g<0>](\1)", LINK.sub(link, indented))
 
     return outside_fences(text, change)
 

@@ -1,9 +1,10 @@
 """The generated part of the reference: every key of ``conf/`` with its default and comment, and the API's pages."""
 
+import ast
 import itertools
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ PACKAGE = ROOT / "src" / "capsexp"
 API = "reference/api"
 KEYS = "reference/keys.md"
 
-UNLISTED = {"claims", "experiment", "protocol"}
-"""Groups whose files are no defaults of keys: they set the keys of others, or are read by another command."""
+UNLISTED = {"claims", "experiment", "protocol", "help", "hydra_logging", "job_logging"}
+"""Groups whose files are no defaults of keys, or of none to override: they set the keys of others, are read by another
+command, or are texts of Hydra's."""
 
 
 # -- keys of the configuration ----------------------------------------------------------------------------------------
@@ -82,37 +84,41 @@ def prefix_of(path: Path) -> str:
 
 
 def keys_page() -> str:
-    """The page of all keys: a section per group, a table per file."""
+    """The page of all keys: a section per group, a table per file.
+
+    A key without a comment has that of its namesake in another file of the group.
+    """
     body = ["# Keys", "", INTRODUCTION, ""]
     for group, paths in _groups():
         body += [f"## `{group}`" if group else "## The root", ""]
-        for path in paths:
-            body += _section(path, group)
+        listed = {path: keys(path.read_text(encoding="utf-8"), prefix_of(path)) for path in paths}
+        said = {key.name: key.comment for each in reversed(listed.values()) for key in each if key.comment}
+        for path, each in listed.items():
+            body += _section(path, group, [replace(key, comment=key.comment or said.get(key.name, "")) for key in each])
     return "\n".join(body)
 
 
 INTRODUCTION = """Every key that a command can override, with its default and the comment of its file in `conf/`. A file
 of a group is chosen by name (`model=capsnet`), a key is set with its dots (`model.c1=64`), and a key that is not there
 is added with a plus (`+pruning.merge=true`). `python -m capsexp --cfg job` prints the resolved keys of a cell. The
-keys of a `report:` block are those of [`capsexp.analysis.spec`](api/analysis.md)."""
+keys of a `report:` block stand in the [gallery](../guides/gallery.md#the-keys-of-a-report-block)."""
 
 
 def _groups() -> Iterator[tuple[str, list[Path]]]:
     found: dict[str, list[Path]] = {"": [CONF / "config.yaml"]}
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.relative_to(CONF).parent.as_posix()
-        if group.split("/")[0] not in UNLISTED and group != ".":
+        if path.parent.name not in UNLISTED and group != ".":
             found.setdefault(group, []).append(path)
     yield from found.items()
 
 
-def _section(path: Path, group: str) -> list[str]:
+def _section(path: Path, group: str, listed: list[Key]) -> list[str]:
     text = path.read_text(encoding="utf-8")
     lines = [f"### `{group}={path.stem}`", ""] if group else []
     lines += [_escaped(header(text)), ""] if header(text) else []
     named = classes(text)
     lines += ["Classes: " + ", ".join(f"[`{name}`][{name}]" for name in named) + ".", ""] if named else []
-    listed = keys(text, prefix_of(path))
     if listed:
         lines += ["| key | default | meaning |", "|---|---|---|"]
         lines += [f"| `{key.name}` | {_code(key.default)} | {_escaped(key.comment)} |" for key in listed]
@@ -173,9 +179,29 @@ def api_pages() -> dict[str, str]:
             pages[path.stem] = _api_page(path.stem, [f"capsexp.{path.stem}"])
         elif (path / "__init__.py").exists():
             pages[path.name] = _api_page(path.name, _modules(path))
-    listed = "\n".join(f"- [`capsexp.{name}`]({name}.md)" for name in pages)
-    start = f"# API\n\nWhat `import capsexp` gives, and every module.\n\n::: capsexp\n\n## Modules\n\n{listed}\n"
+    options = '    options:\n      filters: ["!^_", "!^[A-Z]+$"]\n'
+    start = (
+        f"# API\n\nWhat `import capsexp` gives, and every module.\n\n::: capsexp\n{options}\n{_module_list(pages)}\n"
+    )
     return {f"{API}/index.md": start, **{f"{API}/{name}.md": text for name, text in pages.items()}}
+
+
+def _module_list(names: Iterable[str]) -> str:
+    """The modules of the library, those that are commands, and the others, each with a link."""
+    (library,) = re.findall(
+        r"^PACKAGES = \((.*)\)$", (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    command = re.compile(r"^\| `python -m capsexp\.(\w+)`", re.MULTILINE)
+    groups = {
+        "The library, in plain PyTorch": set(re.findall(r"\w+", library)),
+        "Commands": set(command.findall((ROOT / "docs/reference/commands.md").read_text(encoding="utf-8"))),
+    }
+    rest = set(names) - set().union(*groups.values())
+    listed = (
+        f"## {title}\n\n" + "\n".join(f"- [`capsexp.{name}`]({name}.md)" for name in sorted(group))
+        for title, group in {**groups, "Inside": rest}.items()
+    )
+    return "\n\n".join(listed)
 
 
 def _modules(folder: Path) -> list[str]:
@@ -186,7 +212,29 @@ def _modules(folder: Path) -> list[str]:
 
 
 def _api_page(name: str, modules: list[str]) -> str:
-    return f"# capsexp.{name}\n\n" + "\n".join(f"::: {module}\n" for module in modules)
+    """A page whose modules leave out what the package, the first of them, exports and has described."""
+    first, *others = modules
+    exported = "|".join(_exported(PACKAGE / name / "__init__.py"))
+    options = f'    options:\n      filters: ["!^_", "!^({exported})$"]\n' if exported else ""
+    return f"# capsexp.{name}\n\n::: {first}\n\n" + "\n".join(f"::: {module}\n{options}" for module in others)
+
+
+def _exported(path: Path) -> list[str]:
+    """The names in a file's ``__all__``, none where there is no such file."""
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.exists() else ast.Module([], [])
+    lists = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and any(isinstance(goal, ast.Name) and goal.id == "__all__" for goal in node.targets)
+    ]
+    return [name for each in lists for name in ast.literal_eval(each)]
+
+
+def broken_at_dots(html: str) -> str:
+    """A page whose tables may break the names in their first columns after dots, by the style sheet nowhere else."""
+    names = re.compile(r"(<tr>\s*<td[^>]*><code>)([^<]*)(</code>)")
+    return names.sub(lambda found: f"{found[1]}{found[2].replace('.', '.<wbr>')}{found[3]}", html)
 
 
 # -- hooks of mkdocs --------------------------------------------------------------------------------------------------
@@ -210,3 +258,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     for place, text in {KEYS: keys_page(), **api_pages()}.items():
         files.append(File.generated(config, place, content=text))
     return files
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Names of keys in tables."""
+    return broken_at_dots(html)

@@ -29,19 +29,18 @@ def average_seeds(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     chosen, are never averaged together.  A cell that is not done counts with the finished cells of its place; where
     these have several protocols, it is in a row without one.  A point without a finished cell keeps its row.
 
-    ============================== ====================================================================================
-    column                         content
-    ============================== ====================================================================================
-    ``sweep``                      the sweep's name
-    ``data.name``, ...,            the protocol, in the columns of the table; missing where no cell is done
-    ``training.select_on``
-    ``axes.<key>``                 the value of each swept key but the seed
-    ``planned``, ``done``          number of cells that were planned, and of those that are done
-    ``<metric>``                   mean of the finite values, in the metric's unit; missing where there is none
-    ``<metric>:std``               sample standard deviation (ddof=1), in the same unit; missing for fewer than two
-    ``<metric>:n``                 number of finite values
-    ``<metric>:lost``              number of cells that are done and have no finite value
-    ============================== ====================================================================================
+    ================================== ================================================================================
+    column                             content
+    ================================== ================================================================================
+    ``sweep``                          the sweep's name
+    ``data.<key>``, ``training.<key>`` the protocol, in the columns of the table; missing where no cell is done
+    ``axes.<key>``                     the value of each swept key but the seed
+    ``planned``, ``done``              number of cells that were planned, and of those that are done
+    ``<metric>``                       mean of the finite values, in the metric's unit; missing where there is none
+    ``<metric>:std``                   sample standard deviation (ddof=1), in the same unit; missing for fewer than two
+    ``<metric>:n``                     number of finite values
+    ``<metric>:lost``                  number of cells that are done and have no finite value
+    ================================== ================================================================================
 
     Rows are sorted by sweep and axes (numbers by size, then all else by its text); the order of the table's rows does
     not matter.
