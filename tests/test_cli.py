@@ -170,6 +170,14 @@ def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys:
     capsys.readouterr()
     assert run(*quick, "+report.titel=x", "-m") == 2
     assert "error: report.titel must be " in capsys.readouterr().err
+    axis = "+report.figures=[{kind: heatmap, x: model.c2, y: %s, metric: test/acc}]"
+    assert run(*quick, axis % "optimiser.lr", "-m") == 2
+    said = "error: report.figures[0].y must name a key of the sweep's configs (optimizer.lr is the most like it), got "
+    assert capsys.readouterr().err == f"capsexp: {said}'optimiser.lr'\n"
+    assert results(in_tmp) == before
+    assert run(*quick, axis % "optimizer.lr", "+report.columns=[test/accuracy]", "-m") == 0  # a key that is not swept
+    said = "report.columns[0]: the cells have no metric test/accuracy (test/acc is the most like it)"
+    assert f"  {said}\n" in capsys.readouterr().out
     assert results(in_tmp) == before
 
 

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from capsexp import records
@@ -27,14 +27,15 @@ def exit_code(statuses: Sequence[records.Status]) -> int:
     return 1 if failed else 0
 
 
-def print_closing(directory: Path, statuses: dict[str, records.Status]) -> None:
-    """Print the number of cells in each state, and the cause for each cell that is not done."""
+def print_closing(directory: Path, statuses: dict[str, records.Status], lacking: Iterable[str] = ()) -> None:
+    """Print the number of cells in each state, what the report will lack, and why each cell that is not done is not."""
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
     facts = [f"{len(done)} of {count(len(statuses), 'cell')} done" + (f", {stale} of them stale" if stale else "")]
     states = Counter(status.state for status in statuses.values())
     facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
     lines = [f"{', '.join(facts)}; report: python -m capsexp.report {shlex.quote(str(directory))}"]
+    lines += [f"  {line}" for line in lacking]
     for name, status in statuses.items():
         if status.state in ("failed", "interrupted", "running"):
             lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")

@@ -19,7 +19,7 @@ from capsexp.engine.progress import Progress, progress
 from capsexp.engine.worker import CellWork
 from capsexp.errors import LaunchError
 from capsexp.stacking.grouping import grouped
-from capsexp.sweep import closing
+from capsexp.sweep import closing, report_block
 from capsexp.sweep.plan import Plan, plan_batch, plan_sweep
 from capsexp.sweep.rerun import set_back, tries_failed
 from capsexp.text import count
@@ -72,7 +72,10 @@ def _closing_lines(plan: Plan) -> Iterator[None]:
     except (KeyboardInterrupt, LaunchError):
         closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
         raise
-    closing.print_closing(plan.directory, closing.statuses_of(plan.directory, plan.sweep))
+    statuses = closing.statuses_of(plan.directory, plan.sweep)
+    done = all(status.state == "done" for status in statuses.values())
+    lacking = report_block.lacking_metrics(plan.sweep, plan.directory) if done else ()
+    closing.print_closing(plan.directory, statuses, lacking)
 
 
 def run_batch(
