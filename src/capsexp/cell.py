@@ -221,8 +221,11 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
     except StageBusy as error:
         return status.now("pending", f"waits for a stage: {error}")
     except Exception as error:
-        if not isinstance(error, ConfigError | records.DamagedError | Diverged):  # their message needs no traceback
-            logging.getLogger("capsexp.trace").exception("the cell failed")
+        trace = logging.getLogger("capsexp.trace")
+        if isinstance(error, records.DamagedError | Diverged):  # their message needs no traceback
+            trace.info("the cell failed: %s", error)
+        else:
+            trace.exception("the cell failed")
         return _failure(status, error)
 
 
