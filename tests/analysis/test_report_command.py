@@ -70,6 +70,9 @@ def test_a_folder_without_a_plan_is_reported_by_what_its_cells_differ_in(run, qu
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.startswith("adhoc: complete: 3 of 3 cells done")
     assert [(row["model.c2"], row["n"]) for row in rows(folder / "report", "results")] == [("2", "2"), ("3", "1")]
+    page = (folder / "report" / "index.html").read_text()
+    assert "as in the file" in page  # its author did not publish the split
+    assert ">published<" not in page
 
 
 def test_a_wrong_block_is_one_line(tmp_path, capsys):

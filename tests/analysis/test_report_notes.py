@@ -92,6 +92,14 @@ def test_configs_and_results_that_were_set_aside_are_no_results(tmp_path):
     assert "Orphaned" not in (out / "index.html").read_text()
 
 
+def test_a_generated_data_set_is_not_said_to_have_an_original(tmp_path):
+    (cell, *_) = sweep(tmp_path, {"a": [1]}, {})
+    body = records.read_result(finish(tmp_path, cell, 0.5))
+    records.write_result(tmp_path / cell.name, body | {"data": {**body["data"], "name": "tangle", "generated": True}})
+    page = (report(tmp_path) / "index.html").read_text()
+    assert "<li>Data set tangle is generated: its images were computed.</li>" in page
+
+
 def test_other_threads_or_torch_are_a_note(tmp_path):
     cells = sweep(tmp_path, AXES, {})
     finish(tmp_path, cells[0], 0.5, environment={"threads": 16})

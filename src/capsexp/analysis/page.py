@@ -135,7 +135,9 @@ def _data(results: Results) -> list[tuple[int, list[list[str]]]]:
 
 def _described(body: dict[str, Any]) -> str:
     """A result's data and protocol as JSON pairs of texts, equal for equal ones."""
-    data = body.get("data") or {}
+    data = dict(body.get("data") or {})
+    if data.get("source") == "npz" and data.get("test_split") == "published":  # the file may be one's own
+        data["test_split"] = "as in the file"
     pairs = [(name, _plain(data[key])) for key, name in DATA.items() if data.get(key) is not None]
     pairs += [(key, _plain(data[key])) for key in sorted(data) if key not in (*DATA, "select_on")]
     chosen = (body.get("training") or {}).get("select_on", "unknown")
