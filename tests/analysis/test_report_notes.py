@@ -22,6 +22,7 @@ def test_failures_are_listed_with_kind_cause_and_retries(tmp_path):
     fail(tmp_path, cells[1], cause="no <memory>", kind="out-of-memory", retried=("killed", "killed"))
     fail(tmp_path, cells[2], cause="a.b must be 1", kind="config", retried=("killed",))
     out = report(tmp_path)
+    assert "| state | kind | cause | retried |" in (out / "cells.md").read_text()
     found = [tuple(row[key] for key in ("state", "kind", "cause", "retried")) for row in rows(out, "cells")]
     assert found == [
         ("missing", "", "", ""),
@@ -75,6 +76,17 @@ def test_a_written_cause_of_an_interruption_stays(tmp_path):
     (cell,) = sweep(tmp_path, {"a": [1]}, {})
     records.write_status(tmp_path / cell.name, records.Status("interrupted", cell.id, cause="stopped by the user"))
     assert rows(report(tmp_path), "cells")[0]["cause"] == "stopped by the user"
+
+
+def test_columns_of_causes_are_there_where_a_cell_has_one(tmp_path):
+    _, other = sweep(tmp_path, {"a": [0, 1]}, {})
+    finished(tmp_path, {"a": [0, 1]}, {})
+    out = report(tmp_path)
+    assert "| chosen on | state | test accuracy" in (out / "cells.md").read_text()
+    assert {"kind", "cause", "retried"} <= rows(out, "cells")[0].keys(), "the CSV has all of them"
+    records.remove(tmp_path / other.name / records.RESULT)
+    fail(tmp_path, other, cause="no")
+    assert "| chosen on | state | cause | test accuracy" in (report(tmp_path) / "cells.md").read_text()
 
 
 def test_configs_and_results_that_were_set_aside_are_no_results(tmp_path):
