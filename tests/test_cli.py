@@ -21,9 +21,9 @@ Run = Callable[..., int]
 
 WRONG = {
     "unknown key": (["model.c9=1"], "model.c9"),
-    "unknown option of a group": (["model=resnet"], "model/resnet"),
-    "unknown data set": (["data=imagenet"], "data/imagenet"),
-    "unknown experiment": (["+experiment=none_such"], "experiment/none_such"),
+    "unknown option of a group": (["model=resnet"], "model must be one of autoencoder, "),
+    "unknown data set": (["data=imagenet"], "data must be one of bmnist, "),
+    "unknown experiment": (["+experiment=none_such"], "got 'none_such' (the folder of your own options"),
     "two experiments": (["+experiment=a,b", "-m"], "experiment must be one experiment"),
     "wrong type": (["model.c2=wide"], "model.c2 must be a whole number >= 1, got 'wide'"),
     "no channel": (["model.c2=0"], "model.c2 must be a whole number >= 1, got 0"),
