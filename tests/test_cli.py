@@ -21,9 +21,9 @@ Run = Callable[..., int]
 
 WRONG = {
     "unknown key": (["model.c9=1"], "model.c9"),
-    "unknown option of a group": (["model=resnet"], "model/resnet"),
-    "unknown data set": (["data=imagenet"], "data/imagenet"),
-    "unknown experiment": (["+experiment=none_such"], "experiment/none_such"),
+    "unknown option of a group": (["model=resnet"], "model must be one of autoencoder, "),
+    "unknown data set": (["data=imagenet"], "data must be one of bmnist, "),
+    "unknown experiment": (["+experiment=none_such"], "got 'none_such' (the folder of your own options"),
     "two experiments": (["+experiment=a,b", "-m"], "experiment must be one experiment"),
     "wrong type": (["model.c2=wide"], "model.c2 must be a whole number >= 1, got 'wide'"),
     "no channel": (["model.c2=0"], "model.c2 must be a whole number >= 1, got 0"),
@@ -170,6 +170,14 @@ def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys:
     capsys.readouterr()
     assert run(*quick, "+report.titel=x", "-m") == 2
     assert "error: report.titel must be " in capsys.readouterr().err
+    axis = "+report.figures=[{kind: heatmap, x: model.c2, y: %s, metric: test/acc}]"
+    assert run(*quick, axis % "optimiser.lr", "-m") == 2
+    said = "error: report.figures[0].y must name a key of the sweep's configs (optimizer.lr is the most like it), got "
+    assert capsys.readouterr().err == f"capsexp: {said}'optimiser.lr'\n"
+    assert results(in_tmp) == before
+    assert run(*quick, axis % "optimizer.lr", "+report.columns=[test/accuracy]", "-m") == 0  # a key that is not swept
+    said = "report.columns[0]: the cells have no metric test/accuracy (test/acc is the most like it)"
+    assert f"  {said}\n" in capsys.readouterr().out
     assert results(in_tmp) == before
 
 

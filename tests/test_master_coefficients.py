@@ -76,6 +76,8 @@ def test_the_master_is_that_of_all_stored_couplings(model: CapsNet, chosen: Filt
     assert masters.kept == kept_N.mean()
     set_master = capsule_layers(model)["class_capsules"].master_JI
     torch.testing.assert_close(set_master, masters.by_layer["class_capsules"].float())
+    size = " x ".join(map(str, expected_JI.shape))
+    assert repr(masters) == f"Masters(class_capsules: {size}; kept={masters.kept:g})"
 
 
 def test_modes_gradients_and_inference_are_as_before(model: CapsNet) -> None:

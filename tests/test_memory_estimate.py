@@ -57,6 +57,12 @@ def test_a_linear_layer_counted_by_hand(optimizer: Any, copies: int, rest: int) 
     assert trace(Toy(100, 50, optimizer=optimizer), batch) == Footprint(expected, 0, expected)
 
 
+def test_a_step_that_fails_is_told_to_the_caller_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RuntimeError):
+        trace(Toy(100, 50, after=lambda output: output + torch.empty(7)), batch_of(30, 100))
+    assert caplog.records == []
+
+
 def test_large_storages_have_a_peak_of_their_own() -> None:
     side, batch = 3000, batch_of(20, 3000)
     weight = side * side * FLOAT

@@ -51,6 +51,7 @@ def test_every_file_has_the_name(project: Path) -> None:
     assert {f"{NAME}/routing.py", f"conf/experiment/{NAME}.yaml", f"tests/test_{NAME}.py", ".gitignore"} <= files
     left = [path for path in project.rglob("*") if path.is_file() and b"@NAME@" in path.read_bytes()]
     assert left == []
+    assert "pip install pytest" in (project / "README.md").read_text()
     assert not any("@" in name or name.endswith(".in") for name in files)
 
 
@@ -67,11 +68,14 @@ def test_every_file_has_the_name(project: Path) -> None:
         ("Null", "be no keyword"),
         ("json", "be the name of no module"),
         ("torch", "be the name of no module"),
-        ("capsexp", "be the name of no module"),
+        ("capsexp", "be the name of no hydra/help"),
         ("tests", "be no folder of the project itself"),
         ("multirun", "be no folder of the project itself"),
         ("max_min", "be the name of no routing of capsexp"),
         ("digits", "be the name of no data of capsexp"),
+        ("cnn", "be the name of no model of capsexp (conf/model)"),
+        ("auto", "be the name of no hydra/launcher of capsexp"),
+        ("config", "be the name of no config of capsexp (conf)"),
         ("depth", "be the name of no experiment of capsexp"),
     ],
 )

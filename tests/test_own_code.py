@@ -49,6 +49,56 @@ def words(quick: list[str]) -> list[str]:
     return [*quick, "+callbacks.mine._target_=project.mine.Mine"]
 
 
+ROUTINGS = """
+from capsexp.routing.base import AgreementRouting
+
+class Lacks(AgreementRouting):
+    def couple(self, logits_BJI):
+        return logits_BJI.sigmoid()
+
+class Slope(Lacks):
+    first_coupling = 0.5
+
+    def __init__(self, *, slope=1.0, **sizes):
+        super().__init__(**sizes)
+
+class Broken(Slope):
+    def __init__(self, **sizes):
+        self.nothing.there()
+
+def none(**sizes):
+    return 3
+"""
+
+OF_ROUTING = "routing must be arguments that project.mine."
+FAULTS = {
+    "Lacks": "routing._target_ must name a class that has all methods of its base (Lacks lacks first_coupling)",
+    "Absent": "routing._target_ must name something that can be imported (Error loading 'project.mine.Absent'",
+    "Mine": "routing._target_ must name a subclass of capsexp.routing.base.Routing",
+    "none": "routing._target_ must give a capsexp.routing.base.Routing",
+    "Slope +routing.slop=2": f"{OF_ROUTING}Slope takes (Routing.__init__() got an unexpected keyword argument 'slop'; "
+    "slope is the most like it)",
+    "Broken": f"{OF_ROUTING}Broken takes (AttributeError(\"'Broken' object has no attribute 'nothing'\")",
+}
+"""Faults of a part of one's own, and the line that names the part's key, class and cause."""
+
+
+def test_a_fault_of_a_part_of_ones_own_is_not_blamed_on_the_model(
+    run: Run, quick: list[str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.py").write_text(CALLBACK + ROUTINGS)
+    common = [word for word in quick if not word.startswith("model.")]
+    common += ["model=capsnet", "model.c1=8", "model.c2=16", "~routing.iterations", "~routing.gradient"]
+    for fault, said in FAULTS.items():
+        target, *more = fault.split()
+        capsys.readouterr()
+        assert run(*common, f"routing._target_=project.mine.{target}", *more) == 2
+        assert capsys.readouterr().err.startswith(f"capsexp: error: {said}"), fault
+    logs = [path.read_text() for path in project.parent.glob("multirun/adhoc/*/log.txt")]
+    assert len(logs) == len(FAULTS)
+    assert all("Traceback" in log and "ConfigError: routing" in log for log in logs)
+
+
 def test_a_finished_cell_is_stale_once_its_code_has_changed(
     run: Run, quick: list[str], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,6 +147,8 @@ def _run_locked(cell: Cell) -> CellOutcome:
     try:
         _begin(cell, status)
         with _log_file(cell.directory / records.LOG), _heartbeat(cell.directory / records.LOCK):
+            if resumes(cell.directory):
+                log.info("%s  goes on from its checkpoint", cell.name)
             try:
                 status = _work(cell, status)
             finally:
@@ -193,10 +195,13 @@ def _clear_unless_resumable(directory: Path) -> None:
         leftover.unlink(missing_ok=True)
     for name in (records.METRICS, records.ARRAYS, records.RESULT, records.BEST_CHECKPOINT, records.PROGRESS):
         records.remove(directory / name)
-    if os.path.lexists(directory / records.RESUME_CHECKPOINT):
-        log.info("%s  goes on from its checkpoint", directory.name)
-    else:
+    if not resumes(directory):
         records.remove(directory / "checkpoints")
+
+
+def resumes(directory: Path) -> bool:
+    """True if the next attempt at a cell in this folder goes on from a checkpoint."""
+    return os.path.lexists(directory / records.RESUME_CHECKPOINT)
 
 
 def _work(cell: Cell, status: records.Status) -> records.Status:
@@ -221,8 +226,11 @@ def _work(cell: Cell, status: records.Status) -> records.Status:
     except StageBusy as error:
         return status.now("pending", f"waits for a stage: {error}")
     except Exception as error:
-        if not isinstance(error, ConfigError | records.DamagedError | Diverged):  # their message needs no traceback
-            logging.getLogger("capsexp.trace").exception("the cell failed")
+        trace = logging.getLogger("capsexp.trace")
+        if isinstance(error, records.DamagedError | Diverged):  # their message needs no traceback
+            trace.info("the cell failed: %s", error)
+        else:
+            trace.exception("the cell failed")
         return _failure(status, error)
 
 

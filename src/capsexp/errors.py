@@ -45,6 +45,12 @@ class ConfigError(ValueError):
         error._whole = outermost
         return error
 
+    def as_it_is(self) -> Self:
+        """The same error, whose key gets no prefix."""
+        error = type(self)(self.key, self.rule, self.value)
+        error._whole = True
+        return error
+
 
 class CommandError(Exception):
     """An error of a command, as one line for the user.

@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,9 @@ Config = dict[str, Any]
 REFUSALS = (ArithmeticError, AttributeError, TypeError, ValueError)
 """Errors of our constructors that say that an argument is of another kind, such as a word in place of a criterion."""
 
+KINDS = {"routing": "capsexp.routing.base.Routing"}
+"""The base class of what a part of another object must be, by the part's key."""
+
 
 def make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any) -> Any:
     """The object that a group of the config describes.
@@ -32,38 +35,114 @@ def make(config: Config, group: str, without: tuple[str, ...] = (), **extra: Any
         group: name of the group.
         without: keys of the group that are not arguments of the object.
         **extra: further arguments.
+
+    Raises:
+        ConfigError: the object cannot be made; its key is that of the group, or of the part in it that is wrong.
     """
     require(isinstance(config[group], dict), group, "be a group of keys (choose one with group=option)", config[group])
     node = {key: value for key, value in config[group].items() if key not in without}
-    return make_node(node, group, **extra)
+    own = {key for key, value in node.items() if isinstance(value, dict) and config.get(key) == value}
+    return make_node(node, group, own, **extra)
 
 
-def make_node(node: Config, group: str, **extra: Any) -> Any:
-    """The object that ``node`` describes; errors of its constructor name the key with the group's name before it."""
+def make_node(node: Config, group: str, own: Collection[str] = (), **extra: Any) -> Any:
+    """The object that ``node`` describes; errors of its constructor name the key with the group's name before it.
+
+    Args:
+        node: the target and its arguments; what another object will construct from it (``_partial_``) is a part.
+        group: the key of the node.
+        own: keys of the parts that are groups of their own, and are named so.
+        **extra: further arguments.
+
+    Raises:
+        ConfigError: see :func:`make`.
+    """
+    _check_class(node, group)
+    parts = {key: value for key, value in node.items() if isinstance(value, dict) and value.get("_partial_")}
+    made = {key: _make_part_of(value, key if key in own else f"{group}.{key}") for key, value in parts.items()}
+    whole = {key: value for key, value in node.items() if key not in parts}
     try:
         # As a keyword `_convert_` would be merged into a further copy of the node.
-        return instantiate({**node, "_convert_": "all"}, **extra)
+        return instantiate({**whole, "_convert_": "all"}, **made, **extra)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise cause.within(group) from error
         if "Error locating target" in str(error):
-            rule = f"name something that can be imported ({cause})"
-            raise ConfigError(f"{group}._target_", rule, node["_target_"]) from error
+            raise _unlocated(node, group, error) from error
         ours = str(node["_target_"]).startswith("capsexp.")
         if isinstance(cause, REFUSALS if ours else TypeError):
-            rule = f"be arguments that {node['_target_']} takes ({with_nearest(class_of(node), str(cause))})"
-            raise ConfigError(group, rule, without_target(node)) from error
+            raise _refused(node, group, cause) from error
         raise
 
 
-def with_nearest(made: Any, message: str) -> str:
+def _make_part_of(node: Config, key: str) -> Any:
+    """The constructor that a node with ``_partial_`` describes; what it refuses names the node's key."""
+    kind, base = class_of(node), KINDS.get(key.rpartition(".")[2])
+    fits = kind is None or issubclass(kind, _base_of(base))
+    require(fits, f"{key}._target_", f"name a subclass of {base}", node["_target_"])
+    return functools.partial(_construct, make_node(node, key), node, key)
+
+
+def _base_of(name: str | None) -> type:
+    return class_of({"_target_": name}) or object
+
+
+def _construct(constructor: Any, node: Config, key: str, /, *args: Any, **sizes: Any) -> Any:
+    base = KINDS.get(key.rpartition(".")[2])
+    try:
+        made = constructor(*args, **sizes)
+    except ConfigError as error:
+        raise error.within(key, outermost=True) from error
+    except REFUSALS as error:
+        raise _refused(node, key, error).as_it_is() from error
+    if isinstance(made, _base_of(base)):
+        return made
+    raise ConfigError(f"{key}._target_", f"give a {base}", node["_target_"]).as_it_is()
+
+
+def _check_class(node: Config, key: str) -> None:
+    """Refuse a class without all that its base class asks for."""
+    kind = class_of(node)
+    lacking = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
+    rule = f"name a class that has all methods of its base ({kind.__name__ if kind else ''} lacks {lacking})"
+    require(not lacking, f"{key}._target_", rule, node.get("_target_"))
+
+
+def _unlocated(node: Config, group: str, error: Exception) -> ConfigError:
+    """The error for a target that cannot be imported, of the node or of something in it."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    inner = found[1] if found else ""
+    for part in filter(None, re.split(r"[.\[\]]+", inner)):
+        node = node[int(part) if isinstance(node, list) else part]
+    rule = f"name something that can be imported ({error.__cause__})"
+    return ConfigError(f"{group}.{inner}._target_" if inner else f"{group}._target_", rule, node["_target_"])
+
+
+def _refused(node: Config, key: str, cause: BaseException) -> ConfigError:
+    """The error for arguments that a class does not take."""
+    said = with_nearest(class_of(node), str(cause) if isinstance(cause, TypeError | ValueError) else repr(cause))
+    rule = f"be arguments that {node['_target_']} takes ({said})"
+    return ConfigError(key, rule, {name: value for name, value in without_target(node).items() if name != "_partial_"})
+
+
+def with_nearest(made: type | None, message: str) -> str:
     """A class's refusal of its arguments in one line, with the argument that is the most like one that it lacks."""
     line = re.sub(r"\. Did you mean '\w+'\?", "", " ".join(message.split()))  # Python's own advice since 3.13
     found = re.search(r"unexpected keyword argument '(\w+)'", line)
-    names = inspect.signature(made).parameters if found and made is not None else ()
-    near = difflib.get_close_matches(found[1], names, 1) if found else []
+    near = difflib.get_close_matches(found[1], _arguments(made), 1) if found and made is not None else []
     return f"{line}; {near[0]} is the most like it" if near else line
+
+
+def _arguments(made: type) -> list[str]:
+    """The arguments of a class, and of its bases where it hands on what it does not know."""
+    names: list[str] = []
+    for kind in made.__mro__[:-1]:  # all but object
+        parameters = list(inspect.signature(kind).parameters.values())
+        names += [each.name for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)]
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return names
 
 
 def without_target(node: Config) -> Config:

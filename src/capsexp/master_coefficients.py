@@ -34,6 +34,11 @@ class Masters(NamedTuple):
     by_layer: Mapping[str, Tensor]
     kept: float
 
+    def __repr__(self) -> str:
+        """The size of each master, in place of its numbers."""
+        layers = ", ".join(f"{name}: {' x '.join(map(str, master.shape))}" for name, master in self.by_layer.items())
+        return f"Masters({layers}; kept={self.kept:g})"
+
 
 def accumulate(
     model: nn.Module, batches: Iterable[Any], *, filter: Filter | None = None, columns: str = "whole"

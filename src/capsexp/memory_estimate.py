@@ -7,9 +7,10 @@ the ``meta`` device but report the real device, which autocast and fused optimiz
 """
 
 import copy
+import logging
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -40,6 +41,17 @@ class Footprint(NamedTuple):
     live: int
     large: int
     small: int
+
+
+@contextmanager
+def _torch_is_quiet() -> Iterator[None]:
+    """Without torch's own log of an operation that fails on fake tensors: the exception says it to the caller."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def training_step_bytes(module: nn.Module, batch: Batch, context: AbstractContextManager[Any] | None = None) -> int:
@@ -76,7 +88,7 @@ def trace(module: nn.Module, batch: Batch, context: AbstractContextManager[Any] 
         twins = {id(tensor): _twin(tensor) for tensor in (*module.parameters(), *module.buffers())}
         batch = Batch(*(_empty(tensor, device) for tensor in batch))
     module = copy.deepcopy(module, cast("dict[int, Any]", twins))  # outside, since its other tensors are real
-    with fake, ledger, first_piece_alone():
+    with fake, ledger, first_piece_alone(), _torch_is_quiet():
         _step(module, batch, context or nullcontext())
     return Footprint(ledger.peaks["live"], ledger.peaks["large"], ledger.peaks["small"])
 

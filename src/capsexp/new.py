@@ -21,9 +21,6 @@ ENDING = ".in"
 LONGEST = 60
 """Characters of a name at most."""
 
-GROUPS = ("experiment", "routing", "data")
-"""Groups in which the project has an option of its name; of two options of one name, Hydra takes capsexp's."""
-
 TAKEN = ("conf", "multirun", "tests")
 WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf")
 """Words that YAML or Hydra read as something else than a text."""
@@ -85,9 +82,10 @@ def check_name(name: str) -> None:
     reserved = keyword.iskeyword(name) or keyword.issoftkeyword(name) or name.lower() in WORDS
     require(not reserved, "NAME", "be no keyword of Python, YAML or Hydra", name)
     require(name not in TAKEN, "NAME", "be no folder of the project itself", name)
-    for group in GROUPS:
-        rule = f"be the name of no {group} of capsexp (conf/{group})"
-        require(not (records.CONF / group / f"{name}.yaml").exists(), "NAME", rule, name)
+    found = sorted(path.parent for path in records.CONF.rglob(f"{name}.yaml") if path.parent.name != "claims")
+    place = next(iter(found), records.CONF).relative_to(records.CONF)
+    group = "config" if place == Path() else place.as_posix()
+    require(not found, "NAME", f"be the name of no {group} of capsexp ({Path('conf') / place})", name)
 
 
 def rendered(name: str) -> dict[str, str]:

@@ -1,9 +1,14 @@
 """Text formatting that the commands share (standard library only)."""
 
+import difflib
 import io
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+MOST_NAMES = 12
+"""Names in one line at most."""
 
 
 def prepare_output() -> None:
@@ -30,6 +35,23 @@ def install(extra: str) -> str:
 def plain(text: str) -> str:
     """Text without control characters: a cause comes from another program and must not control the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def most_like(name: str, names: Iterable[str]) -> str | None:
+    """The one of some dotted names with the same last part, or else the one that looks the most like a name."""
+    known = list(dict.fromkeys(each for each in names if each != name))
+    same = [each for each in known if each.rpartition(".")[2] == name.rpartition(".")[2]]
+    found = difflib.get_close_matches(name, same, 1, 0.0) or difflib.get_close_matches(name, known, 1)
+    return found[0] if found else None
+
+
+def no_metric(metric: str, known: Iterable[str]) -> str:
+    """Says that finished cells lack a metric, with the one of theirs that it may be, or all of them."""
+    names = sorted(known)
+    near = most_like(metric, names)
+    some = [*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])]
+    there = f"{near} is the most like it" if near else f"there are {', '.join(some)}"
+    return f"the cells have no metric {metric}" + (f" ({there})" if names else "")
 
 
 def plural(count: int, one: str, many: str) -> str:

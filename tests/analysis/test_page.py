@@ -61,13 +61,23 @@ def test_every_cell_has_a_row_that_opens_its_own_curves_facts_and_files(tmp_path
 
 def test_few_cells_have_lines_and_many_have_bands(tmp_path: Path) -> None:
     few = with_curves(tmp_path / "few")
-    assert few.count('<path class="cell"') == 4 * 4
+    assert [few.count(f'<path class="cell colour{place}"') for place in range(3)] == [2 * 4, 2 * 4, 0]
+    key = '<p class="small keys">c2: <span class="colour0">2</span> <span class="colour1">3</span>'
+    assert key in few
     many = with_curves(tmp_path / "many", {"seed": list(range(41))})
     assert many.count('<path class="cell"') == 0
     assert (many.count('<path class="band"'), many.count('<path class="median"')) == (4 * 2, 4)
-    line = re.search(r'<path class="cell" d="([^"]+)"><title>', few)
+    assert "small keys" not in many
+    line = re.search(r'<path class="cell colour0" d="([^"]+)"><title>', few)
     assert line is not None
     assert all(46 <= float(x) <= 312 and 8 <= float(y) <= 156 for x, y in re.findall(r"([\d.]+) ([\d.]+)", line[1]))
+
+
+def test_of_many_cells_each_value_of_an_axis_with_few_has_a_median(tmp_path: Path) -> None:
+    page = with_curves(tmp_path, {"model.c2": list(range(7)), "routing": ["a", "b"], "seed": [0, 1, 2]})
+    assert re.findall(r'<span class="colour(\d)">(.*?)</span>', page) == [("0", "a"), ("1", "b")]
+    medians = re.findall(r'<path class="median colour(\d)" d="[^"]+"><title>(.*?)</title>', page)
+    assert medians == [("0", "median, routing = a"), ("1", "median, routing = b")] * 4
 
 
 def test_without_curves_there_is_no_such_section(tmp_path: Path) -> None:

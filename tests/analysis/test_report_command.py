@@ -23,6 +23,23 @@ def test_the_last_line_is_the_pages_path(tmp_path, capsys):
     assert (tmp_path / "else" / "index.html").exists()
 
 
+def test_a_figure_that_no_cell_can_fill_is_told_and_never_another_kind(tmp_path, capsys):
+    """A plan with an axis that no config has is refused; one of an older version may be there."""
+    figures = [{**FIGURE, "y": "optimiser.lr"}, {**FIGURE, "name": "acc", "metric": "test/accuracy"}]
+    root = finished(tmp_path, GRID, {**BLOCK, "figures": figures})
+    frozen = records.FrozenCell({"model": {"c2": 2, "c3": 2}, "optimizer": {"lr": 0.1}, "seed": 0}, [])
+    records.write_configs(root, {"0123456789": frozen})
+    assert main([str(root)]) == 0
+    counts, *said, _ = capsys.readouterr().out.splitlines()
+    assert counts.endswith(" figures: 0")
+    assert said == [
+        "  fig: y: no config has a key optimiser.lr (optimizer.lr is the most like it)",
+        "  acc: the cells have no metric test/accuracy (test/acc is the most like it)",
+    ]
+    page = (root / "report" / "index.html").read_text()
+    assert all(f"<li>{line.strip()}</li>" in page for line in said)
+
+
 def fails(capsys, path, *words):
     assert main([str(path)]) == 2
     captured = capsys.readouterr()
@@ -53,6 +70,9 @@ def test_a_folder_without_a_plan_is_reported_by_what_its_cells_differ_in(run, qu
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.startswith("adhoc: complete: 3 of 3 cells done")
     assert [(row["model.c2"], row["n"]) for row in rows(folder / "report", "results")] == [("2", "2"), ("3", "1")]
+    page = (folder / "report" / "index.html").read_text()
+    assert "as in the file" in page  # its author did not publish the split
+    assert ">published<" not in page
 
 
 def test_a_wrong_block_is_one_line(tmp_path, capsys):

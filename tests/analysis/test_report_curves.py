@@ -48,7 +48,7 @@ def test_the_drawn_lines_are_those_means(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(epochs, "draw_curves", lambda groups, words, **texts: seen.update(groups, words=words, **texts))
     drawn(tmp_path)
-    assert list(seen) == ["routing = dynamic", "routing = max_min", "words", "x_label", "y_label"]
+    assert list(seen) == ["routing = dynamic", "routing = max_min", "words", "x_label", "y_label", "measures"]
     for head, own in (("routing = dynamic", kept[:3]), ("routing = max_min", kept[3:])):
         for name, metric in (("training accuracy", "train/acc"), ("validation accuracy", "val/acc")):
             assert [line.tolist() for line in seen[head][name]] == [curve[metric] for curve in own]

@@ -171,11 +171,27 @@ def test_kernels_are_those_of_the_extreme_cell(tmp_path):
         np.testing.assert_array_equal(kernels.load_kernels(cell, "conv1"), truth)
 
 
+@pytest.mark.parametrize("values", [(1.0, 1.0), (0.9, 1.0), (0.9, 0.95)])
+def test_an_axis_of_accuracies_ends_at_one(tmp_path, monkeypatch, values):
+    kept = []
+    save = line.save
+    monkeypatch.setattr(line, "save", lambda canvas, *words: kept.append(canvas) or save(canvas, *words))
+    figure = {"kind": "line", "name": "fig", "x": "a", "metric": "test/acc"}
+    cells = sweep(tmp_path, {"a": [1, 2]}, {**BLOCK, "figures": [figure, {**figure, "name": "f", "metric": "extra"}]})
+    for cell, value in zip(cells, values, strict=True):
+        finish(tmp_path, cell, value, metrics={"extra": value})
+    report(tmp_path)
+    (low, high), other = (canvas.axes[0].get_ylim() for canvas in kept)
+    assert low < values[0]
+    assert values[1] <= high <= 1
+    assert (other[1] > 1) == (values[1] == 1), "a metric that is no share"
+
+
 def test_missing_kernels_and_metrics_are_said(tmp_path):
     pictures, problems = drawn(tmp_path / "a", {**KERNELS, "layer": "conv9"}, {"a": [1]})
     assert (pictures, "no kernels/conv9 in arrays.npz" in problems[0]) == ([], True)
     pictures, problems = drawn(tmp_path / "b", {**SURFACE, "metric": "nothing"}, GRID)
-    assert (pictures, problems) == ([], ["fig: no cell has nothing yet"])
+    assert (pictures, problems[0].partition(" (there are")[0]) == ([], "fig: the cells have no metric nothing")
     pictures, problems = drawn(tmp_path / "c", {**SURFACE, "where": {"q": 1}}, GRID)
     assert (pictures, problems) == ([], ["fig: q was not swept"])
 

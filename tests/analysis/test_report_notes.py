@@ -22,6 +22,7 @@ def test_failures_are_listed_with_kind_cause_and_retries(tmp_path):
     fail(tmp_path, cells[1], cause="no <memory>", kind="out-of-memory", retried=("killed", "killed"))
     fail(tmp_path, cells[2], cause="a.b must be 1", kind="config", retried=("killed",))
     out = report(tmp_path)
+    assert "| state | kind | cause | retried |" in (out / "cells.md").read_text()
     found = [tuple(row[key] for key in ("state", "kind", "cause", "retried")) for row in rows(out, "cells")]
     assert found == [
         ("missing", "", "", ""),
@@ -77,6 +78,17 @@ def test_a_written_cause_of_an_interruption_stays(tmp_path):
     assert rows(report(tmp_path), "cells")[0]["cause"] == "stopped by the user"
 
 
+def test_columns_of_causes_are_there_where_a_cell_has_one(tmp_path):
+    _, other = sweep(tmp_path, {"a": [0, 1]}, {})
+    finished(tmp_path, {"a": [0, 1]}, {})
+    out = report(tmp_path)
+    assert "| chosen on | state | test accuracy" in (out / "cells.md").read_text()
+    assert {"kind", "cause", "retried"} <= rows(out, "cells")[0].keys(), "the CSV has all of them"
+    records.remove(tmp_path / other.name / records.RESULT)
+    fail(tmp_path, other, cause="no")
+    assert "| chosen on | state | cause | test accuracy" in (report(tmp_path) / "cells.md").read_text()
+
+
 def test_configs_and_results_that_were_set_aside_are_no_results(tmp_path):
     cells = sweep(tmp_path, AXES, {})
     frozen = {cell.id: records.FrozenCell({"a": cell.axes["a"]}, []) for cell in cells}
@@ -90,6 +102,14 @@ def test_configs_and_results_that_were_set_aside_are_no_results(tmp_path):
     assert [row["state"] for row in found] == ["done", "pending", "done"]
     assert (found[1]["test/acc"], found[1]["cause"]) == ("", "set back by sweep.rerun")
     assert "Orphaned" not in (out / "index.html").read_text()
+
+
+def test_a_generated_data_set_is_not_said_to_have_an_original(tmp_path):
+    (cell, *_) = sweep(tmp_path, {"a": [1]}, {})
+    body = records.read_result(finish(tmp_path, cell, 0.5))
+    records.write_result(tmp_path / cell.name, body | {"data": {**body["data"], "name": "tangle", "generated": True}})
+    page = (report(tmp_path) / "index.html").read_text()
+    assert "<li>Data set tangle is generated: its images were computed.</li>" in page
 
 
 def test_other_threads_or_torch_are_a_note(tmp_path):

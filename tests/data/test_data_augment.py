@@ -115,7 +115,10 @@ def test_sizes_must_be_whole_numbers(kind, key, value):
 
 
 def test_a_crop_larger_than_the_image_is_refused():
-    with pytest.raises(ConfigError, match=r"^augment\.size must be at most the images' 8 x 8 pixels, got 28$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^augment\.size must be at most the images' 8 x 8 pixels \(augment=none .*\), got 28$",
+    ):
         Crop(28).output_size(8, 8)
 
 
@@ -234,7 +237,10 @@ def test_what_a_decoder_should_draw_is_what_the_network_saw_before_standardising
 
 
 def test_images_smaller_than_the_coloured_crop_are_refused():
-    with pytest.raises(ConfigError, match=r"^augment\.size must be at most the images' 28 x 20 pixels, got 24$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^augment\.size must be at most the images' 28 x 20 pixels \(augment=none .*\), got 24$",
+    ):
         ColourCrop(24, 0.5, 63, [0.2, 1.8]).output_size(28, 20)
 
 

@@ -79,15 +79,40 @@ def test_the_test_part_may_lack_a_class(tmp_path):
 X, Y = good()["x_train"], good()["y_train"]
 WITH_NAN = np.where(np.arange(20) == 3, np.nan, 1.0)
 MALFORMED = {
-    "float images": ({"x_train": X / 255}, "x_train has type uint8", "float64"),
+    "float images": (
+        {"x_train": X / 255},
+        "x_train has type uint8",
+        "float64 from 0 to 1; (255 * x_train).round().astype(np.uint8) makes it right)",
+    ),
+    "float images up to 255": (
+        {"x_train": X.astype(np.float32)},
+        "x_train has type uint8",
+        "float32 from 0 to 255; x_train.round().astype(np.uint8) makes it right)",
+    ),
+    "images around zero": ({"x_train": X / 128 - 1}, "x_train has type uint8", "float64 from -1 to 0.992188)"),
+    "channels first": ({"x_train": X[:, None]}, "x_train has shape", "(20, 1, 6, 6); x_train[:, 0] makes it right)"),
+    "colours first": (
+        {"x_train": X[:, None].repeat(3, 1)},
+        "x_train has shape",
+        "(20, 3, 6, 6); np.moveaxis(x_train, 1, -1) makes it right)",
+    ),
     "NaN in images": ({"x_train": np.where(X > 250, np.nan, 1.0)}, "x_train has type uint8", " NaN"),
-    "wide images": ({"x_test": X[:10].astype(np.int32)}, "x_test has type uint8", "int32"),
+    "wide images": (
+        {"x_test": X[:10].astype(np.int32)},
+        "x_test has type uint8",
+        "int32 from 0 to 255; x_test.astype(np.uint8)",
+    ),
     "flat images": ({"x_train": X.reshape(20, 36)}, "x_train has shape (N, H, W)", "(20, 36)"),
     "two colours": ({"x_train": X[..., None].repeat(2, -1)}, "x_train has shape", "(20, 6, 6, 2)"),
     "no images": ({"x_train": X[:0], "y_train": Y[:0]}, "x_train holds images", "(0, 6, 6)"),
     "no test images": ({"x_test": X[:0], "y_test": Y[:0]}, "x_test holds images", "(0, 6, 6)"),
     "one-hot labels": ({"y_train": np.eye(2, dtype=int)[Y]}, "y_train has shape (N,)", "(20, 2)"),
-    "float labels": ({"y_train": Y.astype(float)}, "y_train holds whole numbers", "float64"),
+    "float labels": (
+        {"y_train": Y.astype(float)},
+        "y_train holds whole numbers",
+        "float64; y_train.astype(np.int64) makes it right)",
+    ),
+    "labels between": ({"y_train": Y + 0.5}, "y_train holds whole numbers", "float64)"),
     "NaN in labels": ({"y_train": WITH_NAN}, "y_train holds whole numbers", "1 NaN"),
     "labels as words": ({"y_test": np.array(["a"] * 10)}, "y_test holds whole numbers", "<U1"),
     "truth values": ({"y_test": np.zeros(10, bool)}, "y_test holds whole numbers", "bool"),
@@ -98,7 +123,11 @@ MALFORMED = {
         "label 1844",
     ),
     "absent class": ({"y_train": Y * 2}, "y_train holds every class 0..2", "class 1 has no image"),
-    "labels from one": ({"y_train": Y + 1}, "y_train holds every class 0..2", "class 0 has no image"),
+    "labels from one": (
+        {"y_train": Y + 1},
+        "y_train holds every class 0..2",
+        "class 0 has no image; labels begin at 0: subtract 1 from y_train and y_test)",
+    ),
     "new test label": ({"y_test": np.full(10, 2)}, "y_test holds the training labels 0..1", "label 2"),
     "negative test label": ({"y_test": np.full(10, -3)}, "y_test holds labels from 0", "label -3"),
     "one class": ({"y_train": Y * 0, "y_test": Y[:10] * 0}, "at least two classes", "one class"),
@@ -119,10 +148,19 @@ def test_a_malformed_array_is_named_with_what_is_wrong(tmp_path, case):
 
 
 @pytest.mark.parametrize("name", ["x_train", "y_train", "x_test", "y_test"])
-def test_an_absent_array_is_named(tmp_path, name):
+def test_an_absent_array_is_named_with_those_that_are_there(tmp_path, name):
     arrays = good()
-    del arrays[name]
-    assert f"(here: {name} is missing)" in refusal(written(tmp_path, arrays))
+    arrays[name.upper()] = arrays.pop(name)
+    there = ", ".join(arrays)
+    assert f"(here: {name} is missing; the file holds {there})" in refusal(written(tmp_path, arrays))
+
+
+def test_images_of_zeros_and_ones_are_warned_of(tmp_path, caplog):
+    arrays = good()
+    Npz(str(written(tmp_path, arrays))).load()
+    assert caplog.messages == []
+    Npz(str(written(tmp_path, arrays | {"x_train": arrays["x_train"] // 128}))).load()
+    assert [message.partition(": ")[2][:34] for message in caplog.messages] == ["x_train holds no value above 1, of"]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

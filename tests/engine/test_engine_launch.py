@@ -87,6 +87,28 @@ def test_what_a_launcher_makes_of_a_sweep(
     assert all(each == plans[0] for each in plans)
 
 
+def test_how_many_cells_go_on_and_how_long_the_rest_will_take(
+    run: Run, words: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*words, *GRID, "hydra/launcher=capsexp"]
+    run(*command)
+    sweep = records.read_sweep(in_tmp / "multirun" / "adhoc")
+    assert sweep is not None
+    first, second, third, *_ = (in_tmp / "multirun" / "adhoc" / cell.name for cell in sweep.cells)
+    for directory, seconds in ((first, 100.0), (second, 140.0)):
+        body = {"metrics": {}, "numerics": records.NUMERICS_VERSION, "clocks": {"total_s": seconds}}
+        records.write_result(directory, body)
+    (third / "checkpoints").mkdir(parents=True)
+    (third / records.RESUME_CHECKPOINT).write_bytes(b"half")
+    capsys.readouterr()
+    run(*command)
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "multirun/adhoc: 9 cells, 2 already done, not run again, 1 goes on from a checkpoint",
+        "running 7, 2 at once, 1 thread per cell",
+        "about 7 min to go (mean of 2 finished cells: 120.0 s)",
+    ]
+
+
 def test_auto_stacks_on_a_gpu(
     run: Run, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

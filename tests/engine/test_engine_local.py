@@ -2,6 +2,8 @@
 
 import multiprocessing
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,22 @@ def say_the_word(heard: Heard, after: Cell, folder: Path) -> None:
 
 def tries(folder: Path, identifier: str) -> int:
     return sum(each.id == identifier for each in executions(folder))
+
+
+KILLED = """
+import os
+from capsexp.engine.local import SPAWN, LocalBackend
+from capsexp.engine.options import Options
+
+backend = LocalBackend(Options(), 1, None)
+left = SPAWN.Semaphore()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_python_does_not_warn_of_what_a_killed_sweep_leaves() -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
 
 
 def test_four_of_sixteen_cells_fail_and_the_others_are_done(tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_a_network_that_inherits_nothing_can_be_pruned() -> None:
             (Chip(), 0.5, ["a"]),
             "batches must hold tensors of images (B, C, H, W), or sequences that begin with one, got 'str'",
         ),
+        (("chip", 0.5), "criterion must be a criterion, such as capsexp.pruning.Chip(), got 'chip'"),
         ((Magnitude(), 1.0), "ratio must be a number in [0, 1), got 1.0"),
         ((Magnitude(), "half"), "ratio must be a number in [0, 1), or a Selection or Fewer, got 'half'"),
         ((Magnitude(), Fewer(4)), "channels must leave one of the 4 channels, got 4"),

@@ -63,6 +63,17 @@ def test_a_wrong_value_of_one_option(refused: Refused, tiny_npz: Path) -> None:
     assert said.startswith("data.path must name an existing .npz file, got ")
 
 
+def test_options_and_keys_of_ones_own_are_known(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (in_tmp / "mine" / "routing").mkdir(parents=True)
+    (in_tmp / "mine" / "routing" / "own.yaml").write_text("{_target_: mine.Own, _partial_: true, slope: 1.0}")
+    own = ["--config-dir", "mine", "model=capsnet", "routing=own"]
+    assert cli.main([*own, "routing.slop=2"]) == 2
+    assert "use +routing.slop=2 (routing.slope is the most like it)\n" in capsys.readouterr().err
+    assert cli.main(own[2:]) == 2
+    there, how = "dynamic, fixed, max_min, uniform", "the folder of your own options is named by --config-dir"
+    assert capsys.readouterr().err == f"capsexp: error: routing must be one of {there}, got 'own' ({how})\n"
+
+
 def test_a_search_names_the_option_too(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
     words = ["hydra/sweeper=optuna", "model=deep_capsnet,baseline_cnn", "model.c3=4,5", "logger.wandb.mode=disabled"]

@@ -43,6 +43,7 @@ def test_a_callback_without_a_class_is_refused(
 
 
 ADVICE = {
+    "modle.c2=2": "use +modle.c2=2 (model.c2 is the most like it)",
     "trainer.max_epoch=2": "use +trainer.max_epoch=2 (trainer.max_epochs is the most like it)",
     "+trainer.max_epoch=2": "argument 'max_epoch'; max_epochs is the most like it), got ",
     "+callbacks.peak.patiense=2": "argument 'patiense'; patience is the most like it), got ",

@@ -42,7 +42,7 @@ def choose(panel: Panel) -> Cell | None:
 def lacking(panel: Panel) -> str:
     """The line that says why no cell could be chosen."""
     metric = panel.figure.metric
-    return f"{panel.figure.name}: no cell has {metric} yet" if metric else f"{panel.figure.name}: no cell has finished"
+    return f"{panel.figure.name}: {panel.results.lacks(metric) if metric else 'no cell has finished'}"
 
 
 def about(panel: Panel, cell: Cell) -> str:

@@ -1,5 +1,8 @@
 """Every figure of a report, drawn."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from capsexp.analysis import defaults
 from capsexp.analysis.figures import drawer
 from capsexp.analysis.figures.style import Picture, style
@@ -7,13 +10,22 @@ from capsexp.analysis.panels import Panel, panels, shape
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 
+NONE: Mapping[str, str] = MappingProxyType({})
 
-def draw_all(spec: Spec, results: Results) -> tuple[list[Picture], list[str]]:
-    """Every figure of the report, and one line for each that could not be drawn."""
+
+def draw_all(spec: Spec, results: Results, refused: Mapping[str, str] = NONE) -> tuple[list[Picture], list[str]]:
+    """Every figure of the report, and one line for each that could not be drawn.
+
+    Args:
+        spec: the block.
+        results: the sweep.
+        refused: why a figure cannot be drawn, by its name, where that is known already.
+    """
     figures, problem = defaults.figures(spec, results) if spec.figures is None else (spec.figures, "")
     drawn, problems = [], [problem] if problem else []
     for figure in figures:
-        chosen, problem = panels(figure, spec, results)
+        why = refused.get(figure.name, "")
+        chosen, problem = ([], why) if why else panels(figure, spec, results)
         problems += [problem] if problem else []
         for panel in chosen:
             made, problem = draw(panel)

@@ -79,6 +79,8 @@ def render(content: Content) -> str:
     """The page's HTML."""
     spec, results = content.spec, content.results
     curves = {cell.id: learning_curves.read_curves(cell) for cell in results.cells}
+    key = learning_curves.colours(spec, results, {identifier for identifier, each in curves.items() if each})
+    lines = [(cell.name, curves[cell.id], key.of_cell.get(cell.id)) for cell in results.cells]
     places = {cell.id: place for place, cell in enumerate(results.cells)}
     values: dict[str, Any] = {
         "title": spec.title or results.sweep.name,
@@ -94,7 +96,8 @@ def render(content: Content) -> str:
         "grids": [_grid(table) for table in content.grids],
         "figures": [figure_parts(drawn, places) for drawn in content.figures],
         "beside": _beside(content.beside) if content.beside else None,
-        "learning": learning_curves.pictures([(cell.name, curves[cell.id]) for cell in results.cells]),
+        "learning": learning_curves.pictures(lines, key),
+        "colours": key,
         "learning_caption": _learning_caption(curves),
         "results": table_parts(content.tables["results"], sortable=True),
         "cells": table_parts(content.tables["cells"], sortable=True, opens=True),
@@ -135,7 +138,9 @@ def _data(results: Results) -> list[tuple[int, list[list[str]]]]:
 
 def _described(body: dict[str, Any]) -> str:
     """A result's data and protocol as JSON pairs of texts, equal for equal ones."""
-    data = body.get("data") or {}
+    data = dict(body.get("data") or {})
+    if data.get("source") == "npz" and data.get("test_split") == "published":  # the file may be one's own
+        data["test_split"] = "as in the file"
     pairs = [(name, _plain(data[key])) for key, name in DATA.items() if data.get(key) is not None]
     pairs += [(key, _plain(data[key])) for key in sorted(data) if key not in (*DATA, "select_on")]
     chosen = (body.get("training") or {}).get("select_on", "unknown")

@@ -171,7 +171,7 @@ def _lacking(figure: Figure, spec: Labels, results: Results, chosen: Sequence[Po
     if results.protocols and not any(point.done for point in chosen):
         return f"no finished cell at {asked(figure.where, spec)}"
     metric = metric_of(figure)
-    return f"no cell has {metric} yet" if metric else "no cell has finished yet"
+    return results.lacks(metric) if metric else "no cell has finished yet"
 
 
 def _on_one_scale(drawn: Sequence[Panel], mixed: Sequence[str]) -> list[Panel]:

@@ -12,6 +12,7 @@ from capsexp import records
 from capsexp.analysis import unplanned
 from capsexp.analysis.cells import PROTOCOL, SEED, STATES, Cell, Point, Protocol, hashable, is_number, points_of
 from capsexp.errors import CommandError
+from capsexp.text import no_metric
 
 
 class ReportError(CommandError):
@@ -52,6 +53,15 @@ class Results:
             return ""
         missing = ", ".join(f"{count} {state}" for state, count in self.counts.items() if state != "done")
         return f"PARTIAL: {done} of {len(self.cells)} cells done" + (f" ({missing})" if missing else "")
+
+    def lacks(self, metric: str) -> str:
+        """Says that the cells asked for have no value of a metric: not yet, none at all, or others alone have it."""
+        if self.partial:
+            return f"no cell has {metric} yet"
+        bodies = [cell.result or {} for cell in self.cells]
+        if any(records.has_metric(body, metric) for body in bodies):
+            return f"no cell that it asks for has a value of {metric}"
+        return no_metric(metric, {name for body in bodies for name in records.metric_names(body)})
 
     def differing(self) -> list[str]:
         """The parts of the protocol that are not the same in all finished cells."""

@@ -36,7 +36,7 @@ and the difference.  A place without our number says why; rows and columns of th
 paper's number alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
@@ -45,7 +45,7 @@ from capsexp.analysis import figures
 from capsexp.analysis.figures.base import Figure
 from capsexp.analysis.measures import Measure, usual
 from capsexp.analysis.paper_numbers import Comparison, PaperTable
-from capsexp.analysis.validation import ByKind, Label, Model, Named, validated
+from capsexp.analysis.validation import ByKind, Choice, Label, Model, Named, validated
 from capsexp.errors import require
 
 TAKEN = ("results", "comparison", "cells", "timings")
@@ -121,6 +121,14 @@ def _with_names(value: object) -> object:
     ]
 
 
+def _conditions(key: str, chosen: Choice) -> Iterator[tuple[str, str]]:
+    """The axes of conditions, each with its key."""
+    conditions = chosen.conditions if isinstance(chosen, Figure) else chosen.where
+    for axis in conditions:
+        said = "at" if axis in chosen.at else "where" if axis in chosen.where else "reference"
+        yield f"{key}.{said}", axis
+
+
 def _refuse_again(key: str, names: Sequence[str], taken: Sequence[str], rule: str) -> None:
     for place, name in enumerate(names):
         require(name not in (*taken, *names[:place]), f"{key}[{place}].name", rule, name)
@@ -165,6 +173,29 @@ class Spec(Model):
         for key, metric in used:
             require(not (metric.startswith("clocks.") or metric in self.timings), key, self.CLOCKED, metric)
         return self
+
+    def named_axes(self) -> Iterator[tuple[str, str]]:
+        """The dotted key of everything in the block that names an axis of the sweep, with the axis; labels apart."""
+        for place, figure in enumerate(self.figures or []):
+            for key, axis in figure.named_axes.items():
+                yield f"report.figures[{place}].{key}", axis
+            yield from _conditions(f"report.figures[{place}]", figure)
+        for place, grid in enumerate(self.grids):
+            yield f"report.grids[{place}].rows", grid.rows
+            yield f"report.grids[{place}].columns", grid.columns
+            yield from _conditions(f"report.grids[{place}]", grid)
+        for place, row in enumerate(self.compare):
+            yield from _conditions(f"report.compare[{place}]", row)
+
+    def named_metrics(self) -> Iterator[tuple[str, str]]:
+        """The dotted key of everything in the block that names a metric of a result, with the metric; labels apart."""
+        for place, column in enumerate(self.columns or []):
+            yield f"report.columns[{place}]", column
+        for key, models in (("figures", self.figures or []), ("grids", self.grids), ("compare", self.compare)):
+            for place, each in enumerate(models):
+                metric = getattr(each, "metric", "")
+                if metric:
+                    yield f"report.{key}[{place}].metric", metric
 
     def measure(self, metric: str) -> Measure:
         """The way to show a metric: as the block says, else as is usual."""

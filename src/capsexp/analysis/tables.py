@@ -141,18 +141,23 @@ def cells_table(spec: Spec, results: Results) -> Table:
     axes = [*results.axes, *([SEED] if SEED in results.sweep.axes else [])]
     data = "data.name" if "data" in axes else "data"  # swept, it is the head of a column already
     facts = ["state", "kind", "cause", "retried"]
-    header = ["cell", *(spec.axis(axis).label for axis in axes), data, "chosen on", *facts]
+    header = ["cell", *(spec.axis(axis).label for axis in axes), data, "chosen on"]
+    unused = {
+        place for place, _ in enumerate(facts) if place and not any(_facts(cell)[2:][place] for cell in results.cells)
+    }
     raw_header = ["cell", *axes, data, "select_on", *facts, *(measure.key for measure in measures)]
     rows, raw_rows = [], []
     for cell in results.cells:
         values = [cell.value(measure.key) if cell.done else None for measure in measures]
         head = [cell.name, *(axis_text(cell.axes.get(axis)) for axis in axes), *_facts(cell)]
+        kept = [text for place, text in enumerate(head, start=-len(header)) if place not in unused]
         rows.append(
-            [text or MISSING for text in head]
+            [text or MISSING for text in kept]
             + [number(v, m.digits) for v, m in zip(values, measures, strict=True) if is_shown(m, spec)]
         )
         raw_rows.append([*head, *values])
     caption = _caption(spec, results, "Every cell of the sweep")
+    header += [fact for place, fact in enumerate(facts) if place not in unused]
     header += [measure.title for measure in measures if is_shown(measure, spec)]
     return Table("cells", caption, header, rows, raw_header, raw_rows, [not cell.done for cell in results.cells])
 

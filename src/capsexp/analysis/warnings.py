@@ -49,7 +49,7 @@ def _protocol(spec: Spec, results: Results) -> list[str]:
         protocol = " (the paper's own protocol)" if spec.source or spec.paper_data else ""
         texts.append(f"{some} were chosen on the test set{protocol}: their test numbers are too good.")
     names = dict.fromkeys(each.data for each in results.protocols if each.generated)
-    texts += [f"Data set {name} is generated, not the original." for name in names]
+    texts += [f"Data set {name} is generated: its images were computed." for name in names]
     if results.mixed():
         texts.append(f"The cells differ in {', '.join(results.mixed())}: shown apart and never averaged together.")
     return texts

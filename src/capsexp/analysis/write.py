@@ -10,6 +10,7 @@ from capsexp.analysis import beside, defaults, drawing, formats, page, paper_tab
 from capsexp.analysis.compare import compare
 from capsexp.analysis.figures.style import Picture
 from capsexp.analysis.spec import parse
+from capsexp.analysis.unknown import unknown_axes
 
 PAGE = '<script type="application/json" id="cell-data">'
 """A part of every page of a report, and of no page that others write."""
@@ -28,7 +29,7 @@ def write_report(directory: Path, out: Path, other: Path | None = None, *, trust
         trust: see :func:`~capsexp.analysis.spec.parse`.
 
     Returns:
-        The page's path, and one line on what was found and written.
+        The page's path; a line on what was found and written, and one for each table or figure that could not be made.
 
     Raises:
         ReportError: ``directory`` or ``other`` is no sweep's folder, or the two are one or have no surface in common.
@@ -42,7 +43,7 @@ def write_report(directory: Path, out: Path, other: Path | None = None, *, trust
     made = {table.name: table for table in (make(spec, read) for make in makers)}
     made["comparison"] = tables.comparison_table(spec, read, compared)
     crossed, lacking = paper_tables.grid_tables(spec, read)
-    drawn, problems = drawing.draw_all(spec, read)
+    drawn, problems = drawing.draw_all(spec, read, unknown_axes(spec, read, directory))
     pictures = [*drawn, *(shown_beside.pictures if shown_beside else [])]
     rendered = page.render(
         page.Content(
@@ -59,7 +60,9 @@ def write_report(directory: Path, out: Path, other: Path | None = None, *, trust
     )
     index = write_files(out, [*made.values(), *crossed], pictures, rendered)
     state = read.partial or f"complete: {len(read.cells)} of {len(read.cells)} cells done"
-    return index, f"{read.sweep.name}: {state}; tables: {len(made) + len(crossed)}, figures: {len(pictures)}"
+    counts = f"tables: {len(made) + len(crossed)}, figures: {len(pictures)}"
+    lines = [f"{read.sweep.name}: {state}; {counts}", *(f"  {line}" for line in (*lacking, *problems))]
+    return index, "\n".join(lines)
 
 
 def _read_other(directory: Path, other: Path) -> results.Results:

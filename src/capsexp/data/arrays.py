@@ -96,6 +96,40 @@ def _insist(condition: bool, rule: str, found: str) -> None:
         raise MalformedError(rule, found)
 
 
+def _cured(found: str, cure: str) -> str:
+    """What was found, with the line of numpy that makes it right."""
+    return f"{found}; {cure} makes it right" if cure else found
+
+
+def _of_another_type(name: str, images: NDArray[Any]) -> str:
+    holes = int(np.isnan(images).sum()) if images.dtype.kind == "f" else 0
+    found = f"{images.dtype}{f' with {holes} NaN' if holes else ''}"
+    if images.dtype.kind not in "fiu" or holes or not images.size:
+        return found
+    lowest, highest, real = images.min(), images.max(), images.dtype.kind == "f"
+    cure = ""
+    if real and lowest >= 0 and highest <= 1:
+        cure = f"(255 * {name}).round().astype(np.uint8)"
+    elif lowest >= 0 and highest <= 255:
+        cure = f"{name}{'.round()' if real else ''}.astype(np.uint8)"
+    return _cured(f"{found} from {lowest:g} to {highest:g}", cure)
+
+
+def _of_another_shape(name: str, images: NDArray[Any]) -> str:
+    cure = ""
+    if images.ndim == 4:
+        cure = f"{name}[:, 0]" if images.shape[1] == 1 else f"{name}[..., 0]" if images.shape[-1] == 1 else ""
+        cure = f"np.moveaxis({name}, 1, -1)" if images.shape[1] == 3 else cure
+    return _cured(f"shape {images.shape}", cure)
+
+
+def _no_integers(name: str, labels: NDArray[Any]) -> str:
+    holes = int(np.isnan(labels).sum()) if labels.dtype.kind == "f" else 0
+    found = f"{labels.dtype}{f' with {holes} NaN' if holes else ''}"
+    whole = labels.dtype.kind in "fb" and not holes and bool((labels == labels.round()).all())
+    return _cured(found, f"{name}.astype(np.int64)" if whole else "")
+
+
 def checked_images(name: str, images: NDArray[Any]) -> NDArray[np.uint8]:
     """``images`` of shape (N, H, W) or (N, H, W, 3) as uint8 (N, C, H, W).
 
@@ -106,11 +140,11 @@ def checked_images(name: str, images: NDArray[Any]) -> NDArray[np.uint8]:
     Raises:
         MalformedError: if the type, the number of dimensions or the number of colours is wrong, or the array is empty.
     """
-    rule = f"whose {name} has type uint8 with values 0..255"
-    holes = int(np.isnan(images).sum()) if images.dtype.kind == "f" else 0
-    _insist(images.dtype == np.uint8, rule, f"{images.dtype}{f' with {holes} NaN' if holes else ''}")
+    if images.dtype != np.uint8:
+        raise MalformedError(f"whose {name} has type uint8 with values 0..255", _of_another_type(name, images))
     gray, colour = images.ndim == 3, images.ndim == 4 and images.shape[-1] == 3
-    _insist(gray or colour, f"whose {name} has shape (N, H, W) or (N, H, W, 3)", f"shape {images.shape}")
+    if not (gray or colour):
+        raise MalformedError(f"whose {name} has shape (N, H, W) or (N, H, W, 3)", _of_another_shape(name, images))
     _insist(images.size > 0, f"whose {name} holds images", f"shape {images.shape}")
     return images[:, None] if gray else np.moveaxis(images, -1, 1)
 
@@ -128,9 +162,8 @@ def checked_labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.in
     """
     column = labels.ndim == 2 and labels.shape[1] == 1
     _insist(labels.ndim == 1 or column, f"whose {name} has shape (N,)", f"shape {labels.shape}")
-    holes = int(np.isnan(labels).sum()) if labels.dtype.kind == "f" else 0
-    found = f"{labels.dtype}{f' with {holes} NaN' if holes else ''}"
-    _insist(labels.dtype.kind in "iu", f"whose {name} holds whole numbers of an integer type", found)
+    if labels.dtype.kind not in "iu":
+        raise MalformedError(f"whose {name} holds whole numbers of an integer type", _no_integers(name, labels))
     _insist(len(labels) == count, f"whose {name} has one label per image", f"{len(labels)} labels, {count} images")
     lowest, highest = int(labels.min()), int(labels.max())
     _insist(lowest >= 0, f"whose {name} holds labels from 0", f"label {lowest}")
@@ -148,7 +181,9 @@ def check_classes(y_train: NDArray[np.int64], y_test: NDArray[np.int64] | None) 
     present = np.unique(y_train)
     gaps = np.flatnonzero(present != np.arange(len(present)))
     rule = f"whose y_train holds every class 0..{present[-1]}"
-    _insist(len(gaps) == 0, rule, f"class {gaps[0] if len(gaps) else ''} has no image")
+    from_one = np.array_equal(present, np.arange(1, len(present) + 1))
+    cure = "; labels begin at 0: subtract 1 from y_train and y_test" if from_one else ""
+    _insist(len(gaps) == 0, rule, f"class {gaps[0] if len(gaps) else ''} has no image{cure}")
     _insist(len(present) >= 2, "whose y_train holds at least two classes", "one class")
     if y_test is not None:
         highest = int(y_test.max())

@@ -94,7 +94,8 @@ class Crop(Augment):
         """The sides of the square; a smaller image raises an error."""
         if min(height, width) < self.size:
             # Raised outside the constructors of data and crop, where nothing adds the group: hence the whole key.
-            raise ConfigError("augment.size", f"be at most the images' {height} x {width} pixels", self.size)
+            rule = f"be at most the images' {height} x {width} pixels (augment=none leaves them whole)"
+            raise ConfigError("augment.size", rule, self.size)
         return self.size, self.size
 
     def prepare(self, images_NCHW: Tensor) -> Tensor:

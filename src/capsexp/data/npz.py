@@ -1,5 +1,6 @@
 """Local files in the format that Keras uses: one ``.npz`` with x_train, y_train, x_test and y_test."""
 
+import logging
 import os
 import tokenize
 import zipfile
@@ -15,6 +16,11 @@ from numpy.typing import NDArray
 from capsexp.data.arrays import Arrays, MalformedError, check_classes, check_same_shape, checked_images, checked_labels
 from capsexp.errors import ConfigError
 from capsexp.records import file_sha256
+
+log = logging.getLogger(__name__)
+
+MOST_NAMES = 8
+"""Names of other arrays in an error at most."""
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
@@ -67,6 +73,9 @@ class Npz:
             arrays = checked(read(path, NAMES))
         except MalformedError as error:
             raise refusal(self.path, f"{error.rule} (here: {error.found})") from error
+        if arrays[0].max() <= 1:
+            cure = "its images are black; 255 * x_train makes 1 white"
+            log.warning("%s: x_train holds no value above 1, of 0..255: %s", path, cure)
         return Arrays(*arrays, name=path.stem, kind="npz", sha256=file_sha256(path))
 
     def _stat(self) -> os.stat_result:
@@ -123,19 +132,25 @@ def read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         # Opened here, since numpy leaves a file with a damaged list of contents open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            missing = [name for name in names if name not in stored.files]
+            held = list(stored.files)
+            missing = [name for name in names if name not in held]
             for name in () if missing else names:
                 reading = name
                 arrays[name] = stored[name]
     except _DAMAGE as error:
         raise _explained(error, reading) from error
     if missing:
-        raise MalformedError(f"with the arrays {', '.join(names)}", f"{missing[0]} is missing")
+        there = f"the file holds {_some(held)}" if held else "the file is empty"
+        raise MalformedError(f"with the arrays {', '.join(names)}", f"{missing[0]} is missing; {there}")
     for name, array in arrays.items():
         # For a member that is not an array, numpy returns its bytes.
         if not isinstance(array, np.ndarray):
             raise MalformedError("written by numpy.savez", f"{name} is no array")
     return arrays
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])])
 
 
 def _looks_like_npz(path: Path) -> bool:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -92,12 +93,22 @@ def _ctrl_c_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its own start would unblock SIGINT
+    _start_tracker()  # its own start would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start Python's process that tidies up semaphores, without its warning: those of a killed sweep are no fault."""
+    before = sys.warnoptions.copy()
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")  # it gets the warning options of this process
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = before
 
 
 def kill_all() -> None:
@@ -145,6 +156,7 @@ class LocalBackend:
     """
 
     def __init__(self, options: Options, threads: int, work: Work) -> None:
+        _start_tracker()
         self._limit, self._threads, self._work = options.max_cells_per_worker, threads, work
         self._stop_flag: Any = SPAWN.RawValue("b", 0)
         self._pools: list[LocalPool] = []

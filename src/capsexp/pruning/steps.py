@@ -125,6 +125,8 @@ def score(
         torch.Size([16])
     """
     check_network(model)
+    rule = "be a criterion, such as capsexp.pruning.Chip()"
+    require(isinstance(criterion, Criterion), "criterion", rule, criterion)
     names = list(model.channel_layers()) if layers is None else list(layers)
     for name in names:
         require(name in model.channel_layers(), "layers", f"be among {', '.join(model.channel_layers())}", name)

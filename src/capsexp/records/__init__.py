@@ -14,7 +14,7 @@ the files.
 """
 
 from capsexp.records.checksums import DamagedError, first_damaged, id_of, read_checked, seal
-from capsexp.records.files import leaves, read_json, remove, replacing, write_json, write_text
+from capsexp.records.files import dotted_keys, leaves, read_json, remove, replacing, write_json, write_text
 from capsexp.records.identity import (
     FILES,
     ID_LENGTH,
@@ -53,8 +53,10 @@ from capsexp.records.layout import (
     SWEEP,
 )
 from capsexp.records.result import (
+    has_metric,
     is_damaged,
     is_stale,
+    metric_names,
     read_result,
     result_digests,
     set_aside,
@@ -128,9 +130,11 @@ __all__ = [
     "config_digest",
     "copied",
     "digested",
+    "dotted_keys",
     "drop",
     "file_sha256",
     "first_damaged",
+    "has_metric",
     "id_of",
     "identity",
     "in_process_folder",
@@ -140,6 +144,7 @@ __all__ = [
     "is_user_error",
     "is_volatile",
     "leaves",
+    "metric_names",
     "named_files",
     "own_code",
     "own_files",

@@ -105,6 +105,14 @@ def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield f"{before}{key}", value
 
 
+def dotted_keys(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted keys of nested mappings, those of the mappings among them included."""
+    for key, value in tree.items():
+        yield f"{before}{key}"
+        if isinstance(value, Mapping):
+            yield from dotted_keys(value, f"{before}{key}.")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``; None if the file is missing or has no complete object, or if it is no file."""
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from capsexp.records.checksums import file_digests, first_damaged, id_of
-from capsexp.records.files import checksum, finite, read_json, write_record
+from capsexp.records.files import checksum, finite, leaves, read_json, write_record
 from capsexp.records.identity import config_digest
 from capsexp.records.layout import NUMERICS_VERSION, PREVIOUS_RESULT, RESULT, RESUME_CHECKPOINT, SCHEMA
 from capsexp.records.sources import changed_code
@@ -39,6 +39,22 @@ def read_result(directory: Path, name: str = RESULT) -> dict[str, Any] | None:
     """A cell's result; None if it is missing, damaged (its checksum does not match) or that of another folder."""
     raw = _read(directory, name)
     return None if raw is None else cast("dict[str, Any]", raw["body"])
+
+
+NO_METRICS = ("id", "numerics", "axes", "clocks", "metrics", "environment", "data", "code")
+"""Parts of a result whose numbers no report shows as a metric by itself."""
+
+
+def metric_names(body: Mapping[str, Any]) -> set[str]:
+    """The names by which a report finds a result's numbers: those under ``metrics``, and paths such as ``params``."""
+    other = leaves({key: value for key, value in body.items() if key not in NO_METRICS})
+    found = {key for key, value in other if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {*(body.get("metrics") or {}), *found}
+
+
+def has_metric(body: Mapping[str, Any], metric: str) -> bool:
+    """True if a report finds a metric in a result: by its name under ``metrics``, or by its path."""
+    return metric in (body.get("metrics") or {}) or metric in dict(leaves(body))
 
 
 def result_digests(directory: Path, name: str = RESULT) -> tuple[dict[str, str] | None, str | None]:

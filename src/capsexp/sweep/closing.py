@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from capsexp import records
@@ -27,8 +27,14 @@ def exit_code(statuses: Sequence[records.Status]) -> int:
     return 1 if failed else 0
 
 
-def print_closing(directory: Path, sweep: records.Sweep) -> None:
-    """Print the number of cells in each state, the report's command, and the cause for each cell that is not done."""
+def print_closing(directory: Path, sweep: records.Sweep, lacking: Iterable[str] = ()) -> None:
+    """Print the number of cells in each state, what the report will lack, and why each cell that is not done is not.
+
+    Args:
+        directory: the sweep's folder.
+        sweep: its plan.
+        lacking: a line for each metric of the report that no cell has.
+    """
     statuses = statuses_of(directory, sweep)
     done = [name for name, status in statuses.items() if status.state == "done"]
     stale = sum(records.is_stale(records.read_result(directory / name) or {}) for name in done)
@@ -37,6 +43,7 @@ def print_closing(directory: Path, sweep: records.Sweep) -> None:
     facts += [f"{states[state]} {state}" for state in ("failed", "interrupted", "running", "pending") if states[state]]
     report = ["python", "-m", "capsexp.report", str(directory), *(["--trust"] if _own_figures(sweep) else [])]
     lines = [f"{', '.join(facts)}; report: {shlex.join(report)}"]
+    lines += [f"  {line}" for line in lacking]
     for name, status in statuses.items():
         if status.state in ("failed", "interrupted", "running"):
             lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")

@@ -80,9 +80,8 @@ def estimate_of(
     has_plan = (directory / records.SWEEP).is_file()  # single cells have none, and no orphans
     here = [directory / cell.name for cell in cells if states[cell.id][0] == "done"]
     found = here or list(_of_the_same_work(directory, frozen))
-    sample = found[:: max(1, math.ceil(len(found) / SAMPLE))]
-    clocks = [result["clocks"] for path in sample if (result := records.read_result(path))]
-    seconds = [each.get("share_s", each["total_s"]) for each in clocks]  # a member of a stack cost a share of its time
+    sample = _some(found)
+    seconds = seconds_of(sample)
     return Estimate(
         states=Counter(state for state, _ in states.values()),
         stale=Counter(cause for _, cause in states.values() if cause),
@@ -94,6 +93,16 @@ def estimate_of(
         cell_bytes=statistics.fmean([_size(path) for path in sample]) if sample else 0.0,
         free_bytes=shutil.disk_usage(_existing(directory)).free,
     )
+
+
+def _some(found: Sequence[Path]) -> Sequence[Path]:
+    return found[:: max(1, math.ceil(len(found) / SAMPLE))]
+
+
+def seconds_of(found: Sequence[Path]) -> list[float]:
+    """The seconds that finished cells took, of at most :data:`SAMPLE` of them."""
+    clocks = [result["clocks"] for path in _some(found) if (result := records.read_result(path))]
+    return [each.get("share_s", each["total_s"]) for each in clocks]  # a member of a stack cost a share of its time
 
 
 def state_of(directory: Path) -> tuple[str, str | None]:

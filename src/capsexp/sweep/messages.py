@@ -1,7 +1,10 @@
 """Errors of Hydra in one line, with what the user can do about them."""
 
+import difflib
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from hydra import initialize_config_dir
@@ -29,8 +32,13 @@ REFUSED = (HydraException, OmegaConfBaseException, ConfigError)
 """Errors of overrides that cannot be composed to a config."""
 
 
-def one_line(error: Exception) -> str:
-    """Hydra's message without its line breaks, search paths and hints for developers."""
+def one_line(error: Exception, words: Sequence[str] = ()) -> str:
+    """Hydra's message without its line breaks, search paths and hints for developers.
+
+    Args:
+        error: Hydra's error.
+        words: the arguments of the command, whose options have keys of their own.
+    """
     text = str(error) or str(error.__cause__ or type(error).__name__)
     text = re.split(r"\nConfig search path|\n\s*full_key:|\nSet the environment", text)[0]
     if text.startswith("Could not override 'routing'"):  # Hydra's own advice, +routing=..., would change nothing
@@ -39,23 +47,46 @@ def one_line(error: Exception) -> str:
         text = _of_missing_option(error, text)
     advised = re.search(r"use \+([\w.]+)=(\S*)", text)
     if advised and unread.is_closed(advised[1]):  # likewise
-        return str(unread.unread(advised[1], advised[2], _defaults()))
-    near = unread.nearest(advised[1], _defaults()) if advised else None
-    if advised and near and near.rpartition(".")[0] == advised[1].rpartition(".")[0]:
+        return str(unread.unread(advised[1], advised[2], _composed(())))
+    near = unread.nearest(advised[1], _composed(_options(words))) if advised else None
+    if advised and near and _like(near.rpartition(".")[0], advised[1].rpartition(".")[0]):
         text = f"{text} ({near} is the most like it)"
     return re.sub(r"\s+", " ", text).strip()
 
 
-def _defaults() -> dict[str, Any]:
-    """The config of a command without arguments."""
-    if GlobalHydra.instance().is_initialized():  # the error came while a sweep was planned
-        return _composed_defaults()
-    with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
-        return _composed_defaults()
+def _like(group: str, other: str) -> bool:
+    return group == other or difflib.SequenceMatcher(None, group, other).ratio() >= unread.LIKE
 
 
-def _composed_defaults() -> dict[str, Any]:
-    config = GlobalHydra.instance().config_loader().load_configuration("config", [], run_mode=RunMode.RUN)
+def _options(words: Sequence[str]) -> list[str]:
+    """Those words of a command that choose one option of a group, its own folder included."""
+    apart = [part for word in words for part in (word.split("=", 1) if word.startswith("--config-dir=") else [word])]
+    folders = [Path(folder) for word, folder in itertools.pairwise(apart) if word in ("--config-dir", "-cd")]
+    found = [f"hydra.searchpath=[file://{folder.absolute()}]" for folder in folders]
+    for word in words:
+        group, _, option = word.partition("=")
+        given = option and "," not in option and not group.startswith("hydra")
+        if given and any((root / group.lstrip("+")).is_dir() for root in (records.CONF, *folders)):
+            found.append(word)
+    return found
+
+
+def _composed(options: Sequence[str]) -> dict[str, Any]:
+    """The config of a command with these options alone; that without options if they do not fit."""
+    try:
+        if GlobalHydra.instance().is_initialized():  # the error came while a sweep was planned
+            return _plain_with(options)
+        with initialize_config_dir(version_base="1.3", config_dir=str(records.CONF), job_name="capsexp"):
+            return _plain_with(options)
+    except (HydraException, OmegaConfBaseException):
+        if not options:
+            raise
+        return _composed(())
+
+
+def _plain_with(options: Sequence[str]) -> dict[str, Any]:
+    loader = GlobalHydra.instance().config_loader()
+    config = loader.load_configuration("config", list(options), run_mode=RunMode.RUN)
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
 
 
@@ -76,7 +107,7 @@ def of_command(error: Exception, words: Sequence[str]) -> str:
     value = given.get(key, ",")
     is_swept = "," in given.get(group, "") and "," not in value and not value.startswith("choice(")
     if not is_swept or WITH in str(error):
-        return one_line(error)
+        return one_line(error, words)
     how = f"{key}=choice({value})" if (records.CONF / key).is_dir() else f"++{key}={value}"
     return f"{key} must fit the default {group}, which is composed first; if each swept {group} has it, give {how}"
 
@@ -89,7 +120,8 @@ def _of_missing_option(error: MissingConfigException, text: str) -> str:
         return f"{group}={name} must be installed: {install(extras[name])}"
     options = sorted(error.options or ())
     more = [f"{option} with the extra {extra}" for option, extra in extras.items() if option not in options]
-    return f"{group} must be one of {', '.join([*options, *more])}, got {name!r}" if options and extras else text
+    own = "" if extras else " (the folder of your own options is named by --config-dir)"
+    return f"{group} must be one of {', '.join([*options, *more])}, got {name!r}{own}" if options else text
 
 
 # -- overrides that fit some values of a swept key --------------------------------------------------------------------

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from capsexp import records
 from capsexp.engine.options import Layout, Options, check_gpus, checked, layout
 from capsexp.errors import require
+from capsexp.sweep import report_block
 from capsexp.sweep.cells import Plain, id_of, override_texts, resolved
 from capsexp.sweep.grid import Grid, add_jobs, make_grid
 from capsexp.sweep.names import axes_of, cell_name, check_places
@@ -86,7 +87,7 @@ def plan_sweep(config: DictConfig, loader: ConfigLoader) -> Plan:
     """
     _check_folders(config)
     grid = make_grid(config, loader)
-    return _plan(config, grid, _launcher_options(config, grid))
+    return _plan(config, grid, _launcher_options(config, grid), grows=False)
 
 
 def plan_batch(
@@ -114,7 +115,7 @@ def plan_batch(
             there = [cell for cell in earlier.cells if cell.id in frozen]
             grid = Grid(earlier.axes, there, {cell.id: frozen[cell.id] for cell in there})
     ids = add_jobs(grid, config, loader, jobs)
-    plan = _plan(config, grid, before.options if before else _launcher_options(config, grid))
+    plan = _plan(config, grid, before.options if before else _launcher_options(config, grid), grows=True)
     size = before.size if before else config.hydra.sweeper.get("n_jobs") or len(jobs)
     return replace(plan, size=size), ids
 
@@ -147,12 +148,11 @@ def frozen_cell(directory: Path, identifier: str) -> records.FrozenCell:
     return cast("records.FrozenCell", frozen)
 
 
-def _plan(config: DictConfig, grid: Grid, options: Options | None) -> Plan:
-    from capsexp.analysis.spec import parse  # imports pydantic, which --help does not need
-
+def _plan(config: DictConfig, grid: Grid, options: Options | None, *, grows: bool) -> Plan:
+    """The plan of a grid; ``grows`` says that later batches may add cells with other keys."""
     report = cast("Plain", OmegaConf.to_container(config.report, resolve=True))
-    parse(report, trust=True)  # the command is one's own, and its configs may name any class
     configs = [frozen.config for frozen in grid.frozen.values()]
+    report_block.check(report, grid.axes, [] if grows else configs)
     launch = {**provenance(Path(__file__), configs), **_options(config)}
     sweep = records.Sweep(str(config.sweep.name), grid.axes, grid.cells, _command_line(config), report, launch)
     rerun = checked_rerun(given_rerun(config.sweep.rerun, config.hydra), grid.cells)

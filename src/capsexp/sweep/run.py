@@ -1,6 +1,7 @@
 """The execution of a plan by capsexp's engine or by another launcher."""
 
 import contextlib
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from capsexp.engine.progress import Progress, progress
 from capsexp.engine.worker import CellWork
 from capsexp.errors import LaunchError
 from capsexp.stacking.grouping import grouped
-from capsexp.sweep import closing
+from capsexp.sweep import closing, report_block
+from capsexp.sweep.estimate import seconds_of
 from capsexp.sweep.plan import Plan, plan_batch, plan_sweep
 from capsexp.sweep.rerun import set_back, tries_failed
-from capsexp.text import count
+from capsexp.text import count, plural, roughly
 
 MULTIRUN = "multirun.yaml"
 """Name of Hydra's own record of a command in the sweep's folder."""
@@ -72,7 +74,10 @@ def _closing_lines(plan: Plan) -> Iterator[None]:
     except (KeyboardInterrupt, LaunchError):
         closing.print_closing(plan.directory, plan.sweep)
         raise
-    closing.print_closing(plan.directory, plan.sweep)
+    statuses = closing.statuses_of(plan.directory, plan.sweep)
+    done = all(status.state == "done" for status in statuses.values())
+    lacking = report_block.lacking_metrics(plan.sweep, plan.directory) if done else ()
+    closing.print_closing(plan.directory, plan.sweep, lacking)
 
 
 def run_batch(
@@ -135,23 +140,26 @@ def run_cells(plan: Plan, options: Options, ids: Sequence[str]) -> dict[str, Cel
     to_run = [cell for cell in cells if cell.id not in outcomes | failed]
     shown = progress(len(cells), len(outcomes))
     with shown.shown():
-        shown.message(_state_line(plan, len(cells), outcomes, failed))
+        shown.message(_state_line(plan, len(cells), outcomes, failed, to_run))
         if to_run:
-            summary = _run(options, layout, to_run, shown)
+            ended = [plan.directory / planned[identifier].name for identifier in outcomes]
+            summary = _run(options, layout, to_run, shown, ended)
             outcomes |= summary.outcomes
             if summary.stopped:
                 raise KeyboardInterrupt
     return outcomes
 
 
-def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress) -> Summary:
-    """Run cells, in groups if they are stacked."""
+def _run(options: Options, layout: Layout, cells: Sequence[Cell], shown: Progress, ended: Sequence[Path]) -> Summary:
+    """Run cells, in groups if they are stacked; ``ended`` are the folders of those that are done already."""
     engine = _engine(options, layout)
     parts = grouped(cells, engine.at_once, options.members) if layout.stacked else [(cell,) for cell in cells]
     shown.at_once = sum(len(group) for group in parts[: engine.at_once])
     if layout.why:
         shown.message(layout.why)
     shown.message(_launch_line(parts, layout, engine.at_once))
+    if ended and not layout.stacked and options.engine == "local":
+        shown.message(_time_line(seconds_of(ended), len(parts), engine.at_once))
     return engine.run(parts, shown)
 
 
@@ -180,7 +188,19 @@ def _cell(plan: Plan, planned: records.PlannedCell, layout: Layout) -> Cell:
     return Cell(directory, planned.id, planned.axes, config, in_sweep=True, failed_at=failed_at)
 
 
-def _state_line(plan: Plan, cells: int, outcomes: Mapping[str, CellOutcome], failed: Mapping[str, Any]) -> str:
+def _time_line(seconds: Sequence[float], left: int, at_once: int) -> str:
+    mean = statistics.fmean(seconds)
+    total = roughly(left * mean / min(at_once, left))
+    return f"about {total} to go (mean of {count(len(seconds), 'finished cell')}: {mean:.1f} s)"
+
+
+def _state_line(
+    plan: Plan,
+    cells: int,
+    outcomes: Mapping[str, CellOutcome],
+    failed: Mapping[str, Any],
+    to_run: Sequence[Cell],
+) -> str:
     stale = sum(each.words.startswith("stale") for each in outcomes.values())
     planned = {cell.id for cell in plan.sweep.cells}
     orphans = len(records.cell_directories(plan.directory).keys() - planned)
@@ -188,6 +208,8 @@ def _state_line(plan: Plan, cells: int, outcomes: Mapping[str, CellOutcome], fai
     facts += [f"{len(outcomes)} already done, not run again"] if outcomes else []
     facts += [f"{stale} of them stale (sweep.rerun=stale runs them again)"] if stale else []
     facts += [f"{len(failed)} failed before, not tried again (sweep.rerun=failed does)"] if failed else []
+    resumed = sum(cell_life.resumes(cell.directory) for cell in to_run)
+    facts += [f"{resumed} {plural(resumed, 'goes', 'go')} on from a checkpoint"] if resumed else []
     facts += [f"{orphans} orphaned (no longer in the plan)"] if orphans else []
     return f"{plan.directory}: {', '.join(facts)}"
 

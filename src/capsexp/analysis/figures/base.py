@@ -50,6 +50,12 @@ class Figure(Choice):
         return {getattr(self, key, "") for key in self.AXES} - {""}
 
     @property
+    def named_axes(self) -> dict[str, str]:
+        """The axes that its keys name, by key; of a kind that shows no metric over axes, ``x`` and ``y`` are others."""
+        keys = self.AXES if self.over_axes or self.AXES != Figure.AXES else ("by",)
+        return {key: getattr(self, key, "") for key in keys if getattr(self, key, "")}
+
+    @property
     def conditions(self) -> dict[str, Condition]:
         """All conditions that name axes."""
         return self.where

@@ -1,5 +1,6 @@
 """The kind ``epochs``: metrics of every epoch, as mean and deviation over the trainings that differ in their seed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from capsexp.analysis.figures.style import (
     counted,
     room,
     save,
+    shares_end_at_one,
     style,
 )
 from capsexp.analysis.history import read_history
@@ -66,7 +68,7 @@ def draw(panel: Panel) -> tuple[Picture | None, str]:
     note = " ".join(text for text in (missing_note(groups, read), figure.note) if text)
     caption = replace(panel.caption, parts=(*panel.caption.parts, n), note=note)
     texts = {"x_label": figure.x_label or "epoch", "y_label": figure.y_label or shared_label(measures)}
-    return draw_curves(groups, caption, **texts), problem
+    return draw_curves(groups, caption, **texts, measures=measures), problem
 
 
 def _read(panel: Panel, measures: Sequence[Measure]) -> tuple[dict[str, dict[str, list[Grid]]], str, int]:
@@ -187,7 +189,12 @@ class Layout:
 
 @style()
 def draw_curves(
-    groups: Mapping[str, Curves], caption: Caption, *, y_label: str = "", x_label: str = "epoch"
+    groups: Mapping[str, Curves],
+    caption: Caption,
+    *,
+    y_label: str = "",
+    x_label: str = "epoch",
+    measures: Sequence[Measure] = (),
 ) -> Picture:
     """A panel for each group, side by side with one y axis: one line per metric, its mean with a band around it.
 
@@ -196,6 +203,7 @@ def draw_curves(
         caption: the text around them.
         y_label: beside the values.
         x_label: below the epochs.
+        measures: the metrics; an axis of shares alone ends at 1.
     """
     names = list(dict.fromkeys(name for curves in groups.values() for name in curves))
     beside = 0.65 + 0.085 * max(map(len, names)) if len(names) > 1 else 0.3
@@ -218,6 +226,11 @@ def draw_curves(
         axes.set_ylabel(y_label if outer else "")
         axes.set_xlabel(x_label if place + layout.columns >= len(groups) else "")
         first = first or axes
+    if first is not None and measures:
+        highest = max(
+            (float(value) for curves in each for line in curves for value in line if value < math.inf), default=0
+        )
+        shares_end_at_one(first, measures, highest)
     if first is not None and len(names) > 1:
         anchor = ((layout.right + 0.1) / width, (height - top - layout.above) / height)
         canvas.legend(*_keys(names), loc="upper left", bbox_to_anchor=anchor, frameon=False, borderaxespad=0)

@@ -11,7 +11,7 @@ from capsexp.analysis.cells import Point, hashable, is_number
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
-from capsexp.analysis.figures.style import GREY, PALETTE, RULE, SPREAD, Picture, blank, room, save
+from capsexp.analysis.figures.style import GREY, PALETTE, RULE, SPREAD, Picture, blank, room, save, shares_end_at_one
 from capsexp.analysis.panels import Panel, missing_text
 
 MARKERS = "osD^vPX"
@@ -72,10 +72,11 @@ def _series(
     words = not all(is_number(value) for value in values)
     aside = (place - (of - 1) / 2) * min(0.12, 0.6 / of) if words else 0.0
     look = {"linestyle": "none", "markersize": 7} if words else {"linewidth": 1.6, "markersize": 5}
-    axes.errorbar(
+    made = axes.errorbar(
         [x + aside for x, _ in drawn], means, spread if any(spread) else None, color=PALETTE[place % len(PALETTE)],
         marker=MARKERS[place % len(MARKERS)], capsize=3, label=label, **look,
     )  # fmt: skip
+    made[0].set_clip_on(False)  # a marker on the edge is whole
 
 
 def _dress(axes: Axes, panel: Panel, x: str, values: list[Any], wide: float) -> None:
@@ -91,6 +92,8 @@ def _dress(axes: Axes, panel: Panel, x: str, values: list[Any], wide: float) -> 
         axes.set_xlim(at[0] - margin, at[-1] + margin)
     axes.set_xlabel(panel.spec.axis(x).title)
     axes.set_ylabel(panel.measure.title)
+    means = (point.stat(panel.figure.metric).mean for point in panel.points)
+    shares_end_at_one(axes, [panel.measure], max((mean for mean in means if mean is not None), default=math.inf))
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
 

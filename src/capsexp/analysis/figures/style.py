@@ -13,6 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
+from capsexp.analysis.measures import Measure
+
 Grid = NDArray[np.float64]
 INK, GREY, RULE, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#f6f8fa"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -39,6 +41,12 @@ def counted(sizes: Iterable[int]) -> str:
     """Numbers of trainings as text: ``n = 3``, or ``n = 2 to 3``; places without any do not count."""
     found = sorted(set(sizes) - {0}) or [0]
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
+
+
+def shares_end_at_one(axes: Axes, measures: Iterable[Measure], highest: float) -> None:
+    """Let an axis of shares end at 1 where no drawn value is above it."""
+    if highest <= 1 and all(measure.unit == "share" for measure in measures):
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.0))
 
 
 @dataclass(frozen=True)
