@@ -21,7 +21,7 @@ Run = Callable[..., int]
 
 WRONG = {
     "unknown key": (["model.c9=1"], "model.c9"),
-    "unknown option of a group": (["model=resnet"], "model must be one of autoencoder, "),
+    "unknown option of a group": (["model=resnet"], "model must be one of attention_capsnet, autoencoder, "),
     "unknown data set": (["data=imagenet"], "data must be one of bmnist, "),
     "unknown experiment": (["+experiment=none_such"], "got 'none_such' (the folder of your own options"),
     "two experiments": (["+experiment=a,b", "-m"], "experiment must be one experiment"),

@@ -77,7 +77,7 @@ def test_the_members_of_a_stack(quick: list[str], in_tmp: Path, seen: list[Any])
 
 def test_the_members_of_two_buckets(quick: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first bucket is slow, as wide networks are: the other one waits for it, and does not count the waiting."""
-    pace_s, stacks, lines = 0.1, list[Stack](), list[str]()
+    pace_s, stacks, lines = 0.3, list[Stack](), list[str]()
     step, look = Stack.training_step, ProgressFile.on_train_epoch_end
 
     def slow_step(self: Stack, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -101,7 +101,8 @@ def test_the_members_of_two_buckets(quick: list[str], in_tmp: Path, monkeypatch:
     results = [records.read_result(folder / cell.name) for cell in plan.sweep.cells]
     quicker, slower = sorted(result["clocks"]["fit_s"] for result in results if result)
     assert slower >= 3 * pace_s
-    assert quicker < 3 * pace_s <= sorted(result["clocks"]["total_s"] for result in results if result)[0]
+    assert slower - quicker >= 2 * pace_s, "also on a machine that is busy"
+    assert 3 * pace_s <= sorted(result["clocks"]["total_s"] for result in results if result)[0]
     assert len([line for line in lines if line == "epoch 0/3  waits for another stack"]) == 3
     assert len([line for line in lines if "waits" in line]) == 3, "only while the other bucket is trained"
 
@@ -125,7 +126,8 @@ def test_epochs_do_not_count_what_others_do_after_their_fits(
         result = records.read_result(Path("multirun/stacked") / cell.name)
         assert result is not None
         assert result["environment"]["stack"]["members"] == 4
-        assert result["clocks"]["fit_s"] < 0.5 < result["clocks"]["total_s"]
+        what_follows = 0.5 if result["training"]["epochs"] == 1 else 1.5  # of the cell and of those that end before it
+        assert result["clocks"]["total_s"] - result["clocks"]["fit_s"] >= what_follows
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

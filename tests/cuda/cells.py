@@ -13,6 +13,10 @@ DECAY = "+callbacks.lr_decay={_target_:capsexp.callbacks.lr_decay.LearningRateDe
 FREEZE = "+callbacks.freeze={_target_:capsexp.callbacks.freeze.Freeze,parameters:['layers.conv1.*']}"
 CHECK = "callbacks.memory_check={_target_:capsexp.callbacks.memory_check.MemoryCheck}"
 VECTORS = "+callbacks.activity_vectors={_target_:capsexp.callbacks.activity_vectors.ActivityVectors,steps:3}"
+LOGISTIC = ("model.normaliser=batch_norm", "model.activation=logistic", "model.module.loss=nll")
+LINEAR = ("model.head=linear", "model.module.loss=cross_entropy")
+SMALL = "model.primary.types=2"
+WINDOWS = "model.layers=[{types:3,dim:16,stride:2}]"
 PRUNE = ("recipe=prune_and_retrain", "recipe.correlation_weight=0.1", "pruning.ratio=0.5", "trainer.max_epochs=1")
 ACCUMULATE = (*WANG, "routing=max_min", "recipe=accumulate")
 WALK = ("recipe=merge_walk", "recipe.steps=2", "pruning=cosine", *CNN)
@@ -24,7 +28,20 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "capsnet, max_min": (*CAPSNET, "routing=max_min"),
     "capsnet, uniform": (*CAPSNET, "routing=uniform"),
     "capsnet, fixed": (*CAPSNET, "routing=fixed"),
+    "capsnet, self_routing": (*CAPSNET[:-1], *LOGISTIC, "routing=self_routing", "model.decoder=null"),
+    "capsnet, self_attention": (*CAPSNET, "routing=self_attention", "routing.bias=true", "routing.epsilon=1e-6"),
+    "capsnet, inverted_attention": (*CAPSNET, *LINEAR, "routing=inverted_attention", "model.normaliser=layer_norm"),
+    "capsnet, optimised": (*CAPSNET, "routing=optimised"),
     "deep_capsnet": DEEP,
+    "deep_capsnet, self_routing": (
+        *DEEP,
+        *LOGISTIC,
+        "routing=self_routing",
+        "model.intermediate_normaliser=batch_norm",
+    ),
+    "sr_capsnet": ("model=sr_capsnet", "model.backbone.channels=[4,4,8]", "model.backbone.blocks=[1,1,1]", SMALL),
+    "efficient_capsnet": ("model=efficient_capsnet", "model.backbone.channels=[4,4,4,8]", "model.primary.types=1"),
+    "attention_capsnet": ("model=attention_capsnet", "model.backbone.channels=[8]", SMALL, WINDOWS),
     "autoencoder, not pre-trained": ("model=autoencoder", *ENCODER, "model.decoder=null"),
     "autoencoder": ("model=autoencoder", *ENCODER, "recipe=autoencode_then_classify"),
     "shared_autoencoder": ("model=shared_autoencoder", *ENCODER, "recipe=autoencode_then_classify"),

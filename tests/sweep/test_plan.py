@@ -210,7 +210,7 @@ def test_a_single_cell_is_named_by_its_experiments_axes(run: Run, in_tmp: Path, 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["model=cnn,nothing"], "model must be one of autoencoder, "),
+        (["model=cnn,nothing"], "model must be one of attention_capsnet, autoencoder, "),
         (["model.c9=1,2"], "'model.c9'"),
         (["model.c2=1,2", "+recipe.a=${nowhere}"], "'nowhere' not found"),
         (["model.c2=interval(1,3)"], "model.c2 must be swept over listed values (a,b,c or range(...))"),
