@@ -157,6 +157,7 @@ def test_weights_that_the_last_step_broke_are_no_result(run: Run, small: list[st
             "lengths, got 'margin'",
         ),
         ("routing=inverted_attention", "model.head must be linear: InvertedAttention has no activations"),
+        ("model.activation=logistic", "model.activation must be length: Dynamic does not use the activations of the"),
     ],
 )
 def test_a_bad_value_is_one_line(

@@ -165,7 +165,7 @@ def test_a_network_without_capsules_or_with_another_routing_is_refused() -> None
     with pytest.raises(ConfigError, match=r"^model must be a network with capsule layers, got 'CNN'$"):
         capsexp.accumulate(CNN(image_shape=(1, 8, 8), classes=3), batches())
     other = ClassCapsules(4, 3, 2, 2, Masterless)
-    with pytest.raises(ConfigError, match=r"^0\.master must be absent: Masterless has no master coefficients"):
+    with pytest.raises(ConfigError, match=r"^0\.routing must be one that has master coefficients, got 'Masterless'$"):
         capsexp.accumulate(nn.Sequential(other), batches(), filter=Everything())
 
 

@@ -15,7 +15,7 @@ from capsexp.filters.base import Filter
 from capsexp.filters.everything import Everything
 from capsexp.metrics.coupling import ClassMean, MeanCoupling, ground_truth_columns
 from capsexp.metrics.running import RunningMean
-from capsexp.nn.capsules import CapsuleLayer, capsule_layers, check_master, set_inference
+from capsexp.nn.capsules import CapsuleLayer, capsule_layers, set_inference
 from capsexp.nn.passes import device_of, evaluation, images_of, labels_of
 from capsexp.nn.routing_hooks import RoutingReader, class_layer
 from capsexp.routing.base import Routing
@@ -86,7 +86,8 @@ def accumulate(
     layers = capsule_layers(model)
     _, last = class_layer(model)
     for name, layer in layers.items():
-        check_master(layer.routing, f"{name}.master")
+        kind = type(layer.routing).__name__
+        require(layer.routing.has_master, f"{name}.routing", "be one that has master coefficients", kind)
     sums = MasterSums(filter, columns)
     again = sums.passes == 1 or not isinstance(batches, Iterator)
     require(again, "batches", f"be no iterator, since the filter takes {sums.passes} passes", type(batches).__name__)

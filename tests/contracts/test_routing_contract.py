@@ -292,6 +292,24 @@ def test_permuting_the_children_permutes_the_coupling_alone(name: str) -> None:
     torch.testing.assert_close(after.coupling_BJI, before.coupling_BJI[..., order], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_child_that_is_not_there_changes_nothing(name: str, form: str) -> None:
+    """A masked child, whose pose is zero, against the same layer without it."""
+    whole, (poses_BID, weight_JEDI), given_BI = build(name), draw(), activations()
+    mask_BI = torch.tensor([True] * (I - 1) + [False]).expand(B, I)
+    present = mask_BI[..., None]
+    masked = LinearVotes(poses_BID * present, weight_JEDI, mask_BI, form=form)  # type: ignore[arg-type]
+    found = route(whole, masked, given_BI * mask_BI)
+    fewer = build(name, children=I - 1)
+    state = whole.state_dict()
+    for key, value in fewer.state_dict().items():
+        cut = key in fewer.children_at
+        value.copy_(state[key].narrow(fewer.children_at[key], 0, I - 1) if cut else state[key])
+    expected = route(fewer, linear(form)(poses_BID[:, :-1], weight_JEDI[..., :-1]), given_BI[:, :-1])
+    torch.testing.assert_close(found.poses_BJE, expected.poses_BJE, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.activations_BJ, expected.activations_BJ, rtol=1e-12, atol=1e-12)
+
+
 def test_permuting_the_parents_with_their_numbers_permutes_the_outputs(name: str) -> None:
     """The last letters of a number's name say which of its dimensions counts the parents."""
     routing, (poses_BID, weight_JEDI), given_BI = build(name), draw(), activations()

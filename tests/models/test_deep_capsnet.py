@@ -290,6 +290,12 @@ def test_five_layers_train_a_step(recompute: bool) -> None:
         ({"intermediate_kernel": 0}, "intermediate_kernel must be a whole number >= 1, got 0"),
         ({"intermediate_std": "kept"}, "intermediate_std must be a number above 0, preserving, or null, got 'kept'"),
         ({"intermediate_std": 0}, "intermediate_std must be a number in (0, inf], got 0"),
+        ({"intermediate_normaliser": "x"}, "intermediate_normaliser must be one of none, batch_norm, got 'x'"),
+        (
+            {"intermediate_normaliser": "batch_norm", "recompute": True},
+            "recompute must be false with intermediate_normaliser=batch_norm, whose statistics would count twice, "
+            "got True",
+        ),
         ({"recompute": 1}, "recompute must be true or false, got 1"),
         ({"squash": "x"}, "squash must be one of classic, linear, exponential, got 'x'"),
         ({"backbone": [1, 2]}, "backbone must hold 3 numbers, as many as kernels, got [1, 2]"),

@@ -106,6 +106,11 @@ def test_a_residual_block_adds_its_input(shortcut: str) -> None:
             {"layers": [{"types": 2, "dim": 4, "kernel": 9}]},
             "layers[0].kernel must be at most the side of the maps and",
         ),
+        ({"layers": None}, "layers must be a list of mappings with the keys types, dim, kernel, stride, padding, got"),
+        (
+            {"primary": {"types": 2, "dim": 4, "activation": "logistic"}},
+            "primary.activation must be length: Dynamic does",
+        ),
         ({"layers": [{"types": 2}]}, "layers[0].dim must be a whole number >= 1, got None"),
         (
             {"layers": [{"types": 2, "dim": 4, "depth": 2}]},

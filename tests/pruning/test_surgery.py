@@ -117,6 +117,12 @@ RESIDUAL = partial(
     layers=[{"types": 2, "dim": 4}],
     layer_normaliser="batch_norm",
 )
+RESIDUAL_DEPTHWISE = partial(
+    LayeredCapsNet,
+    **{"image_shape": (1, 9, 11), "classes": 3, "routing": SelfAttention, "dim_class": 4},
+    backbone=partial(ResNet, channels=[4, 8], blocks=[1, 1]),
+    primary={"types": 2, "dim": 4, "depthwise": True},
+)
 
 CASES: dict[str, tuple[Make, Kept]] = {
     "deep, depth 0": (deep(), BACKBONE | CAPSULES),
@@ -138,6 +144,7 @@ CASES: dict[str, tuple[Make, Kept]] = {
     "capsnet, depthwise, batch norm": (caps(c1=16, depthwise=True, normaliser="batch_norm"), {"conv1": whole(4, 1)}),
     "deep, self-routing": (deep(**LOGISTIC), BACKBONE | CAPSULES),
     "efficient": (EFFICIENT, {"conv1": index(0, 2), "conv2": whole(4, 1, 2)}),
+    "residual, depthwise": (RESIDUAL_DEPTHWISE, {"block1": index(1, 2), "block2": index(0, 4)}),
     "residual": (RESIDUAL, {"block1": index(1, 2), "block2": index(0, 4), "primary": whole(4, 2, 0)}),
     "cnn, 8x17": (cnn(8), {"conv1": index(0, 4), "conv2": index(1, 2, 3), "conv3": index(0, 6)}),
     "cnn, 19x28": (cnn(19), {"conv1": index(4), "conv3": index(1, 2, 5)}),
@@ -145,7 +152,7 @@ CASES: dict[str, tuple[Make, Kept]] = {
 }
 
 
-WITHOUT_TABLE = ("capsnet, depthwise", "capsnet, depthwise, batch norm", "efficient", "residual")
+WITHOUT_TABLE = ("capsnet, depthwise", "capsnet, depthwise, batch norm", "efficient", "residual", "residual, depthwise")
 """Cases whose numbers no table of the references lists; their scores say enough."""
 
 
@@ -337,6 +344,16 @@ def test_a_transplant_from_a_pruned_model_into_a_deeper_one_of_its_widths() -> N
     with torch.no_grad():
         found, expected = (each.eval().backbone(images_BCHW) for each in (deeper, model))
         assert torch.equal(deeper.primary(found).poses, model.primary(expected).poses)
+
+
+@pytest.mark.parametrize("options", [LOGISTIC, {"normaliser": "layer_norm"}])
+def test_a_transplant_takes_all_of_the_primary_capsules(options: dict[str, Any]) -> None:
+    model, deeper = lived_in(deep(**options)), lived_in(deep(**options, depth=1), seed=1)
+    transplant(model, deeper)
+    maps_BCHW = torch.rand(2, 16, 8, 9)
+    with torch.no_grad():
+        for found, expected in zip(deeper.primary(maps_BCHW), model.primary(maps_BCHW), strict=True):
+            assert (found is None and expected is None) or torch.equal(found, expected)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

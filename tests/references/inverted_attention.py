@@ -1,4 +1,4 @@
-"""Inverted dot-product attention: Tsai et al. (2020), procedure 1, image by image."""
+"""Inverted dot-product attention: Tsai et al. (2020), image by image."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Self-attention routing: Mazzia et al. (2021), section 3.3, with the Gram matrix written out."""
+"""Self-attention routing: Mazzia et al. (2021), with the Gram matrix written out."""
 
 from torch import Tensor
 

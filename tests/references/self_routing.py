@@ -1,4 +1,4 @@
-"""Self-routing: Hahn et al. (2019), equations 2 to 4, child by child."""
+"""Self-routing: Hahn et al. (2019), child by child."""
 
 from tests.references.votes import Scalars, agreement
 

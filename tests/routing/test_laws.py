@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from capsexp.errors import ConfigError
+from capsexp.nn.capsules import ClassCapsules
 from capsexp.nn.functional import squash_exponential
 from capsexp.nn.votes import GivenVotes
 from capsexp.routing import InvertedAttention, Optimised, Routing, SelfAttention, SelfRouting
-from capsexp.types import RoutingOutput
+from capsexp.types import Capsules, RoutingOutput
 
 SHAPES = st.tuples(*(st.integers(1, 5) for _ in range(4)))
 """B, J, E and I."""
@@ -233,9 +234,54 @@ def test_one_round_of_optimised_routing_is_a_mean_up_to_its_divisor(
         (SelfAttention, {"prior": 1}, r"^prior must be true or false, got 1$"),
         (InvertedAttention, {"iterations": 0}, r"^iterations must be a whole number >= 1, got 0$"),
         (Optimised, {"alpha": 0}, r"^alpha must be a number in \(0, inf\], got 0$"),
+        (
+            InvertedAttention,
+            {"squash": "classic"},
+            r"^squash must be absent: InvertedAttention has no squash",
+        ),
+        (SelfRouting, {"epsilon": 0.1}, r"^epsilon must be absent: SelfRouting has no squash, got 0.1$"),
         (Optimised, {"iterations": "x"}, r"^iterations must be a whole number >= 1, got 'x'$"),
     ],
 )
 def test_options_are_checked(kind: type[Routing], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         made(kind, (1, 2, 3, 4), **options)
+
+
+# -- where poses begin, and where nobody is active --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (SelfAttention, (2 / (8 * 10 * 200)) ** 0.5),
+        (InvertedAttention, (10 / (8 * 200)) ** 0.5),
+        (SelfRouting, (6 / (10 * 16 * 8)) ** 0.5 / 3**0.5),
+        (Optimised, (1 / (16 * 8)) ** 0.5),
+    ],
+)
+def test_first_matrices_have_the_standard_deviation_of_the_authors(kind: type[Routing], expected: float) -> None:
+    torch.manual_seed(0)
+    weight_JEDI = torch.empty(10, 16, 8, 200)
+    kind(children=200, parents=10, dim_in=8, dim_out=16).start(weight_JEDI)
+    assert weight_JEDI.std().item() == pytest.approx(expected, rel=0.02)
+    if kind is SelfRouting:
+        assert weight_JEDI.abs().max().item() <= (6 / (10 * 16 * 8)) ** 0.5
+    if kind is Optimised:
+        torch.testing.assert_close(weight_JEDI.square().sum((1, 2)), torch.ones(10, 200))
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+def test_silence_gives_finite_gradients_through_many_layers(depth: int) -> None:
+    """The gradient of a quotient of sums near zero would grow by a billion from layer to layer."""
+    poses_BID = torch.zeros(2, 4, D, requires_grad=True)
+    activations_BI = torch.zeros(2, 4, requires_grad=True)
+    capsules = Capsules(poses_BID, activations_BI)
+    for _ in range(depth):
+        made = ClassCapsules(4, 4, D, D, SelfRouting)(capsules)
+        capsules = Capsules(made.poses_BJE, made.activations_BJ)
+    (capsules.poses.sum() + capsules.activations.sum()).backward()  # type: ignore[union-attr]
+    for each in (poses_BID, activations_BI):
+        assert each.grad is not None
+        assert each.grad.isfinite().all()
+    assert not capsules.poses.any()

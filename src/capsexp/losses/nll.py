@@ -4,7 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST = 1e-9
-"""Activations and sums below this count as this, so that logarithm, quotient and gradient stay finite."""
+"""Activations and sums below this count as this, so that logarithm, quotient and gradient stay finite.
+
+An image whose true class has a smaller share gives no gradient.
+"""
 
 
 def nll_loss(activations_BK: Tensor, labels_B: Tensor) -> Tensor:

@@ -57,6 +57,23 @@ class CapsuleClassifier(Classifier):
     Attributes:
         head: makes the scores of the class capsules' poses; None where their activations are the scores.
         decoder: reconstructs the image, or None.
+
+    Example:
+        >>> from capsexp.nn import ClassCapsules, PrimaryCapsules, as_children
+        >>> from capsexp.routing import Dynamic
+        >>> class Net(CapsuleClassifier):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.primary = PrimaryCapsules(1, 8, 4, kernel=8)
+        ...         self.class_capsules = ClassCapsules(2, 10, 4, 8, Dynamic)
+        ...
+        ...     def capsules(self, images_BCHW):
+        ...         return self.class_capsules(as_children(self.primary(images_BCHW)))
+        ...
+        ...     def params_paper(self):
+        ...         return count_parameters(self)
+        >>> Net()(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
 
     head: SharedScore | None
@@ -77,6 +94,17 @@ class CapsuleClassifier(Classifier):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Class scores (B, K)."""
         return self.scores(self.capsules(images_BCHW))
+
+
+def check_activations(kind: str, layer: ClassCapsules) -> None:
+    """Refuse activations of primary capsules that no routing uses.
+
+    Raises:
+        ConfigError: ``kind`` is logistic, and the routing of this layer, and of all others, does not need activations.
+    """
+    name = type(layer.routing).__name__
+    rule = f"be length: {name} does not use the activations of the capsules before it"
+    require(kind == "length" or layer.routing.needs_activations, "activation", rule, kind)
 
 
 def make_head(kind: str, layer: ClassCapsules) -> SharedScore | None:

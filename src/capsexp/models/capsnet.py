@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from capsexp.errors import require, require_int
-from capsexp.models.base import CapsuleClassifier, check_image_shape, make_head
+from capsexp.models.base import CapsuleClassifier, check_activations, check_image_shape, make_head
 from capsexp.models.parts import make_decoder
 from capsexp.nn.capsules import ClassCapsules, MakeRouting, as_children
 from capsexp.nn.channels import ChannelLayer, Reader
@@ -91,6 +91,7 @@ class CapsNet(CapsuleClassifier):
         places = ((height - 2 * kernel + 1) // 2 + 1) * ((width - 2 * kernel + 1) // 2 + 1)
         self.class_capsules = ClassCapsules(c2 // dim * places, classes, dim, dim_class, routing)
         self._places = places
+        check_activations(activation, self.class_capsules)
         self.head = make_head(head, self.class_capsules)
         self.decoder = make_decoder(classes, dim_class, image_shape, decoder)
 

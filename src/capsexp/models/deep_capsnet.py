@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from capsexp.errors import require, require_int, require_number
-from capsexp.models.base import CapsuleClassifier, count_parameters, make_head
+from capsexp.errors import require, require_choice, require_int, require_number
+from capsexp.models.base import CapsuleClassifier, check_activations, count_parameters, make_head
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, as_children
 from capsexp.nn.channels import ChannelLayer, Reader
 from capsexp.nn.primary import PrimaryCapsules
@@ -127,6 +127,7 @@ class DeepCapsNet(CapsuleClassifier):
             normaliser=normaliser,
             activation=activation,
         )
+        require_choice("intermediate_normaliser", intermediate_normaliser, ("none", "batch_norm"))
         rule = "be false with intermediate_normaliser=batch_norm, whose statistics would count twice"
         require(not recompute or intermediate_normaliser == "none", "recompute", rule, recompute)
         self.intermediate = _intermediate(
@@ -140,6 +141,7 @@ class DeepCapsNet(CapsuleClassifier):
         )
         places = self.grid[0] * self.grid[1]
         self.class_capsules = ClassCapsules(channels // dim * places, classes, dim, dim_class, routing)
+        check_activations(activation, self.class_capsules)
         self.head = make_head(head, self.class_capsules)
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from capsexp.errors import ConfigError, require, require_choice, require_int
 from capsexp.models.backbones import Backbone
-from capsexp.models.base import CapsuleClassifier, count_parameters, make_head
+from capsexp.models.base import CapsuleClassifier, check_activations, count_parameters, make_head
 from capsexp.models.parts import check_keys, make_decoder
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, as_children
 from capsexp.nn.channels import ChannelLayer, Reader
@@ -80,6 +80,8 @@ class LayeredCapsNet(CapsuleClassifier):
         super().__init__()
         require_int("dim_class", dim_class, 0)
         require(isinstance(matrix, bool), "matrix", "be true or false", matrix)
+        listed = isinstance(layers, Sequence) and not isinstance(layers, str)
+        require(listed, "layers", f"be a list of mappings with the keys {', '.join(LAYER)}", layers)
         require_choice("layer_normaliser", layer_normaliser, ("none", "batch_norm"))
         self.backbone = _backbone(backbone, image_shape[0], backbone_sizes or {})
         grid = _grid(self.backbone, image_shape)
@@ -93,6 +95,11 @@ class LayeredCapsNet(CapsuleClassifier):
         self.grid = grid
         children = types * grid[0] * grid[1]
         self.class_capsules = ClassCapsules(children, classes, dim, dim_class, routing, matrix=matrix)
+        kind = "length" if self.primary.activation_conv is None else "logistic"
+        try:
+            check_activations(kind, self.class_capsules)
+        except ConfigError as error:
+            raise error.within("primary") from error
         self.head = make_head(head, self.class_capsules)
         self.decoder = make_decoder(classes, dim_class, image_shape, decoder)
 
@@ -127,9 +134,10 @@ class LayeredCapsNet(CapsuleClassifier):
         """``backbone_sizes`` and ``primary_types``."""
         now = {**self.widths(), **widths}
         channels = now.pop("primary", None)
-        if self.primary.depthwise:
-            channels = list(now.values())[-1] if now else self.backbone.out_channels
-        assert channels is not None, "primary capsules have channels"
+        if channels is None:  # depthwise: as many as the backbone's maps have
+            last = next(reversed(self.channel_layers().items()), None)
+            follows = last is not None and any(each.name == "primary.conv" for each in last[1].followers)
+            channels = now[last[0]] if last is not None and follows else self.backbone.out_channels
         return {"backbone_sizes": self.backbone.sized(now), "primary_types": channels // self.primary.dim}
 
     def _after_primary(self) -> Reader:
@@ -167,7 +175,7 @@ def _backbone(make: Callable[..., Backbone], channels: int, sizes: Mapping[str, 
 
 def _grid(backbone: Backbone, image_shape: tuple[int, int, int]) -> Grid:
     """Height and width of the backbone's maps, from its forward pass over one image of zeros."""
-    device = next(backbone.parameters()).device
+    device = next((each.device for each in backbone.parameters()), torch.get_default_device())
     training = backbone.training
     with torch.no_grad():
         try:

@@ -18,6 +18,7 @@ from capsexp.nn.channels import ChannelLayer, ChannelNetwork, FeatureMaps, Follo
 from capsexp.nn.decoder import Decoder
 from capsexp.nn.finish import LayerNorm, Squash
 from capsexp.nn.functional import SQUASHES, lengths, squash, squash_exponential, squash_linear
+from capsexp.nn.head import SharedScore
 from capsexp.nn.matrix_votes import MatrixVotes
 from capsexp.nn.primary import PrimaryCapsules
 from capsexp.nn.unpooling import max_pool, max_unpool
@@ -42,6 +43,7 @@ __all__ = [
     "PrimaryCapsules",
     "Prunable",
     "Reader",
+    "SharedScore",
     "Squash",
     "Votes",
     "as_children",

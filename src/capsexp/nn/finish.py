@@ -72,7 +72,7 @@ def squashed(kind: str, sums: Tensor, dim: int, epsilon: float) -> Tensor:
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation of each parent's components, with a gain and a shift that all parents share.
 
-    Source: Ba, Kiros and Hinton (2016); Tsai et al. (2020), equation (4), use it in place of a squash.  A single
+    Source: Ba, Kiros and Hinton (2016); Tsai et al. (2020) use it in place of a squash.  A single
     component has no variance and stays as it is.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class SharedScore(nn.Module):
     """One linear map from the pose of a class capsule to its score, shared by all classes.
 
-    Source: Tsai et al. (2020), section 3.2.  The scores are logits: they are trained by the cross-entropy.
+    Source: Tsai et al. (2020).  The scores are logits: they are trained by the cross-entropy.
 
     Args:
         dim: E, components of a class capsule.

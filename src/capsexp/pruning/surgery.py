@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from capsexp.errors import ConfigError, require, require_number
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
 from capsexp.nn.channels import ChannelLayer, ChannelNetwork, Prunable, convolution_of, widths_of
+from capsexp.nn.primary import PrimaryCapsules
 from capsexp.pruning.contract import check_network
 from capsexp.pruning.merging import Into, mergeable
 
@@ -31,9 +32,10 @@ def shrink(
     """A smaller model with the weights of the kept channels, including batch normalisation and its statistics.
 
     Its scores are those of the whole model with the maps of the other channels set to zero; with merging, the maps of
-    removed channels are those of their partners, times the ratio.  The exceptions are capsule layers whose children are
-    no longer the same capsules, since single channels were removed and the kept ones form new capsules.  Nothing can be
-    carried over to such a layer, and it keeps the initial weights from ``make``.
+    removed channels are those of their partners, times the ratio.  Primary capsules with logistic activations go silent
+    as well; layer-normalised ones are left out, while maps of zeros would give them their shift.  The exceptions are
+    capsule layers whose children are no longer the same capsules, since single channels were removed and the kept ones
+    form new capsules.  Nothing can be carried over to such a layer, and it keeps the initial weights from ``make``.
 
     Args:
         model: the whole model; it is not changed.
@@ -78,7 +80,9 @@ def shrink(
 
 
 def transplant(model: Prunable, other: nn.Module) -> None:
-    """Copy the convolutions of a model, with their batch normalisation, to another model; nothing else there changes.
+    """Copy the convolutions of a model to another model, with all that goes with their channels.
+
+    These are their batch normalisation, their followers, and the whole of the primary capsules; nothing else changes.
 
     Args:
         model: the source; it is not changed.
@@ -96,7 +100,10 @@ def transplant(model: Prunable, other: nn.Module) -> None:
     """
     layers = model.channel_layers()
     state = model.state_dict()
-    prefixes = [f"{name}." for layer in layers.values() for name in (layer.conv, layer.norm) if name]
+    names = [name for layer in layers.values() for name in (layer.conv, layer.norm) if name]
+    names += [follower.name for layer in layers.values() for follower in layer.followers]
+    names += [name for name, part in model.named_modules() if isinstance(part, PrimaryCapsules)]
+    prefixes = [f"{name}." for name in names]
     carried = {name: value for name, value in state.items() if name.startswith(tuple(prefixes))}
     missing = other.load_state_dict(carried, strict=False)
     assert not missing.unexpected_keys, "the other model has no such convolutions"

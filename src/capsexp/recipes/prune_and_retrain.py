@@ -148,7 +148,7 @@ class PruneAndRetrain(Recipe):
         if self.selection.ratio == 0 and not self._retrain_unpruned:
             return [self._base(networks, depth)]
         whole = networks.whole
-        rule = "be a network whose channels can be pruned (cnn, capsnet, deep_capsnet)"
+        rule = "be a network whose channels can be pruned (cnn, or one with capsules)"
         require(bool(whole.channel_layers()), "model", rule, type(whole).__name__)
         widths = self.selection.widths(whole.channel_layers(), whole.widths())
         cuts = widths != whole.widths()  # if nothing is cut, the selection of channels has no effect

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from capsexp.errors import require_choice, require_int
+from capsexp.errors import require, require_choice, require_int
 from capsexp.nn.finish import MakeFinish, Squash
 from capsexp.nn.functional import lengths
 from capsexp.nn.vote_pieces import in_pieces
@@ -34,10 +35,10 @@ class Routing(nn.Module, ABC):
         parents: J.
         dim_in: D, components of a child's pose.
         dim_out: E, components of a parent's pose.
-        squash: squashing function of the parents' sums, one of :data:`~capsexp.nn.functional.SQUASHES`.
+        squash: squashing function of the sums, one of :data:`~capsexp.nn.functional.SQUASHES`; None for classic.
         bias: True adds a trainable bias to the sums before they are squashed.
         epsilon: see :func:`~capsexp.nn.finish.squashed`.
-        finish: what makes poses of the sums in place of a squash; the three arguments before have then no effect.
+        finish: what makes poses of the sums in place of a squash; the three arguments before are then refused.
 
     Example:
         An algorithm of one's own, in which every child chooses the parent at random:
@@ -79,16 +80,19 @@ class Routing(nn.Module, ABC):
         parents: int,
         dim_in: int,
         dim_out: int,
-        squash: str = "classic",
+        squash: str | None = None,
         bias: bool = False,
         epsilon: float = 0.0,
         finish: MakeFinish | None = None,
     ) -> None:
         super().__init__()
+        for key, value in (("squash", squash), ("bias", bias), ("epsilon", epsilon)):
+            unused = finish is not None and bool(value)
+            require(not unused, key, f"be absent: {type(self).__name__} has no squash", value)
         self.child_count, self.parent_count = children, parents
-        self.finish: nn.Module = (
-            Squash(parents, dim_out, squash, bias=bias, epsilon=epsilon) if finish is None else finish(parents, dim_out)
-        )
+        kind = "classic" if squash is None else squash
+        plain = partial(Squash, kind=kind, bias=bias, epsilon=epsilon)
+        self.finish: nn.Module = (finish or plain)(parents, dim_out)
 
     @abstractmethod
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:

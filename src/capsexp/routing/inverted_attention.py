@@ -45,7 +45,7 @@ class InvertedAttention(Routing):
 
     @torch.no_grad()
     def start(self, weight_JEDI: Tensor) -> None:
-        """Normal numbers of variance J / (D I), so that a mean of I votes over J parents has unit scale."""
+        """Normal numbers of variance J / (D I), as in the authors' code; D counts the columns of a matrix pose."""
         parents, _, components, children = weight_JEDI.shape
         weight_JEDI.copy_(torch.randn_like(weight_JEDI) * math.sqrt(parents / (components * children)))
 

@@ -71,5 +71,7 @@ class Optimised(Routing):
         sums_BJE = votes.weighted_sum(coupling)
         if not isinstance(coupling, Tensor):
             coupling = sums_BJE.new_full((batch, parents, children), coupling)
+        if votes.mask_BI is not None:  # who is not there is not the largest either
+            coupling = coupling * votes.mask_BI[:, None]
         poses_BJE = sums_BJE / (1 + coupling.amax(2)[:, :, None])
         return RoutingOutput(poses_BJE, lengths(poses_BJE), coupling)

@@ -16,7 +16,7 @@ SCALES = ("parents", "children")
 
 
 class SelfAttention(Routing):
-    r"""Mazzia, Salvetti and Chiaberge (2021), *Efficient-CapsNet*, section 3.3: one pass, no loop.
+    r"""Mazzia, Salvetti and Chiaberge (2021), *Efficient-CapsNet*: one pass, no loop.
 
     With votes :math:`v_{ji}`, the logits :math:`\sum_k v_{ji} \cdot v_{jk} / \sqrt{E}` are the row sums of a parent's
     Gram matrix.  A softmax over the parents makes couplings of them, to which trainable log priors :math:`B_{ji}` are
@@ -26,7 +26,7 @@ class SelfAttention(Routing):
     Args:
         prior: True for the trainable B (J, I), zero at the start; False for none.
         scale: the dimension under the root: of the ``parents`` (E, as in the authors' code) or of the ``children`` (D,
-            as in the paper's equation 6).
+            as in the paper).
         squash: squashing function; the paper's is ``exponential``.
         **sizes: children, parents, dim_in and dim_out, and what :class:`~capsexp.routing.base.Routing` takes.
 
@@ -57,8 +57,9 @@ class SelfAttention(Routing):
 
     @torch.no_grad()
     def start(self, weight_JEDI: Tensor) -> None:
-        """He et al. (2015): normal numbers of variance 2 / D, as a child's D components are what a vote adds up."""
-        weight_JEDI.copy_(torch.randn_like(weight_JEDI) * math.sqrt(2 / weight_JEDI.shape[2]))
+        """Normal numbers of variance 2 / (D J I): the authors' ``he_normal`` counts these as inputs of one weight."""
+        parents, _, components, children = weight_JEDI.shape
+        weight_JEDI.copy_(torch.randn_like(weight_JEDI) * math.sqrt(2 / (components * parents * children)))
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Poses, lengths, and the couplings without the priors."""

@@ -14,7 +14,7 @@ from capsexp.routing.base import Routing
 from capsexp.types import RoutingOutput
 
 LEAST = 1e-9
-"""Sums of activations below this count as this: the gradient of its reciprocal is finite in float32."""
+"""Sums of activations up to this give zeros, and no gradients, which would grow from layer to layer."""
 
 
 class SelfRouting(Routing):
@@ -68,12 +68,17 @@ class SelfRouting(Routing):
         coupling_BJI = logits_BJI.softmax(1)
         taken_BJI = coupling_BJI * activations_BI[:, None]
         sums_BJ = taken_BJI.sum(2)
-        activations_BJ = sums_BJ / activations_BI.sum(1, keepdim=True).clamp_min(LEAST)
-        poses_BJE = votes.weighted_sum(taken_BJI) / sums_BJ.clamp_min(LEAST)[:, :, None]
+        activations_BJ = sums_BJ * _reciprocal(activations_BI.sum(1, keepdim=True))
+        poses_BJE = votes.weighted_sum(taken_BJI) * _reciprocal(sums_BJ)[:, :, None]
         return RoutingOutput(poses_BJE, activations_BJ, coupling_BJI)
 
     def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
         """The couplings times the children's activations, divided by their sum over the children."""
         assert activations_BI is not None, "self-routing has activations"
         taken_BJI = coupling_BJI * activations_BI[:, None]
-        return taken_BJI / taken_BJI.sum(2, keepdim=True).clamp_min(LEAST)
+        return taken_BJI * _reciprocal(taken_BJI.sum(2, keepdim=True))
+
+
+def _reciprocal(sums: Tensor) -> Tensor:
+    """1 / sum, and 0 without a gradient for sums that are hardly above zero."""
+    return torch.where(sums > LEAST, sums.clamp_min(LEAST).reciprocal(), 0.0)
