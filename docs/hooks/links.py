@@ -84,7 +84,7 @@ def goal_of(path: str) -> str:
     if posixpath.dirname(path) == NOTEBOOKS and path.endswith((".ipynb", ".png")):
         return f"notebooks/{posixpath.basename(path)}".replace(".ipynb", ".md")
     if not path.startswith("docs/"):
-        return f"source/{path}.txt"
+        return f"source/{path}" if path.endswith(".txt") else f"source/{path}.txt"
     inside = path.removeprefix("docs/")
     return f"{inside}/README.md" if (ROOT / path).is_dir() else inside
 

@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from capsexp.errors import ConfigError
 from capsexp.nn.votes import GivenVotes
@@ -67,6 +69,25 @@ def test_a_child_moves_to_the_parent_that_others_agree_on() -> None:
 def test_refuses(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         routing(2, 2, 2, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [(lambda c: c.mean(0), r"\(3, 5\)"), (lambda c: c.sum(1), r"\(2, 5\)"), (lambda _: 0.5, "'float'")],
+)
+def test_a_coupling_of_another_shape_is_refused(change: Any, got: str) -> None:
+    """A mean over the batch would train, and let images see each other."""
+
+    class Own(Dynamic):
+        def couple(self, logits_BJI: Tensor) -> Tensor:
+            coupling: Tensor = change(super().couple(logits_BJI))
+            return coupling
+
+    votes = GivenVotes(torch.rand(2, 3, 4, 5))
+    layer = Own(children=5, parents=3, dim_in=2, dim_out=4)
+    rule = r"^Own.couple must return the couplings \(B, J, I\) = \(2, 3, 5\), got "
+    with pytest.raises(ConfigError, match=f"{rule}{got}$"):
+        layer(votes)
 
 
 def test_with_gradient_last_the_coupling_is_a_constant() -> None:

@@ -207,5 +207,15 @@ class AgreementRouting(Routing):
         for _ in range(self.iterations - 1):
             parents_BJE = self.finish(votes.weighted_sum(coupling))  # s_j = sum_i c_ij u_ji; v_j = squash(s_j)
             logits_BJI = votes.agreement(parents_BJE) + logits_BJI  # b_ij <- b_ij + u_ji . v_j
-            coupling = self.couple(logits_BJI)
+            coupling = self._coupled(logits_BJI)
         return coupling
+
+    def _coupled(self, logits_BJI: Tensor) -> Tensor:
+        """The result of :meth:`couple`, checked: other shapes would mix images, or fail far from their cause."""
+        coupling_BJI = self.couple(logits_BJI)
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return coupling_BJI
+        found = tuple(coupling_BJI.shape) if isinstance(coupling_BJI, Tensor) else type(coupling_BJI).__name__
+        rule = f"return the couplings (B, J, I) = {tuple(logits_BJI.shape)}"
+        require(found == tuple(logits_BJI.shape), f"{type(self).__name__}.couple", rule, found)
+        return coupling_BJI
