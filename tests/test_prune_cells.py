@@ -604,7 +604,7 @@ def take_stages_from(quiet: Path, folder: Path, name: str) -> None:
         (["model.depth=-1"], "model.depth must be a whole number from 0 to 1000, got -1"),
         (
             ["model=baseline_cnn"],
-            "model must be a network whose channels can be pruned (cnn, capsnet, deep_capsnet), got 'BaselineCNN'",
+            "model must be a network whose channels can be pruned (cnn, or one with capsules), got 'BaselineCNN'",
         ),
         (["model=baseline_cnn", "recipe.inherit=false"], "model must be a network whose channels can be pruned"),
     ],

@@ -61,8 +61,8 @@ def classes_of(package: ModuleType, base: type) -> list[type]:
 
 # -- networks: every model x routing x loss ---------------------------------------------------------------------------
 
-WIDER = {"deep_capsnet": ["model.depth=1"]}
-"""Overrides without which a part of a model would not be there."""
+WIDER = {"deep_capsnet": ["model.depth=1"], "sr_capsnet": ["model.backbone.blocks=[1,1,1]"]}
+"""Overrides without which a part of a model would not be there, or would be there many times."""
 
 TASKS: Mapping[type[BaseModule], tuple[Callable[[Any], None], ...]] = {
     ClassifierModule: (lambda _: None,),
@@ -83,6 +83,9 @@ def fitting(model: dict[str, Any]) -> dict[str, Any]:
         model |= {"head": "linear"}
     loss = "cross_entropy" if model["head"] == "linear" else LOSSES[routing.activation]
     poses = {} if routing.poses_optional and model["head"] != "linear" else {"dim_class": model["dim_class"] or 16}
+    primary = model.get("primary")
+    if isinstance(primary, dict) and not routing.needs_activations:
+        model |= {"primary": {**primary, "activation": "length"}}
     return model | poses | {"module": {**model["module"], "loss": loss}}
 
 

@@ -22,6 +22,7 @@ SMALL = {
     "wang_capsnet": ["model.c1=16", "model.c2=16"],
     "attention_capsnet": ["model.primary.types=4", "model.layers=[{types:4,dim:16,stride:2}]"],
     "efficient_capsnet": ["model.decoder=[32]"],
+    "sr_capsnet": ["model.backbone.blocks=[1,1,1]", "model.primary.types=8"],
 }
 """Overrides that make a large architecture small enough for tests."""
 
