@@ -94,7 +94,7 @@ ATTENTION = {"normaliser": "layer_norm", "head": "linear"}
     ("routing", "options"),
     [
         (SelfRouting, LOGISTIC),
-        (InvertedAttention, ATTENTION),
+        pytest.param(InvertedAttention, ATTENTION, marks=pytest.mark.slow),
         pytest.param(SelfAttention, {}, marks=pytest.mark.slow),
         pytest.param(Optimised, {}, marks=pytest.mark.slow),
     ],

@@ -123,10 +123,13 @@ class Case:
 
 @cache
 def cases(model: str) -> list[Case]:
-    """The first one has the model's own settings."""
-    routed = "routing" in composed(f"model={model}")["model"]
+    """Every routing; with a backbone of its own, whose layers are those of the others, the model's and dynamic."""
+    config = composed(f"model={model}")["model"]
+    routings: list[Any] = names("routing") if "routing" in config else [None]
+    if "backbone" in config and "layers" in config:
+        routings = ["dynamic", config["routing"]["_target_"].split(".")[-2]]
     found = []
-    for routing in names("routing") if routed else [None]:
+    for routing in routings:
         module = Case(model, routing).build()
         found += [Case(model, routing, task) for task in range(len(TASKS[type(module)]))]
         if module.model.channel_layers():  # type: ignore[operator, union-attr]
