@@ -1,5 +1,6 @@
 """Backbones: the convolutions before the primary capsules, from images to maps."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ NORM_TYPES = (nn.BatchNorm2d, nn.InstanceNorm2d)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """The base class of backbones.  Its config has ``_partial_``: the network calls it with the images' channels.
 
     Attributes:
@@ -30,9 +31,9 @@ class Backbone(nn.Module):
 
     out_channels: int
 
+    @abstractmethod
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Maps of ``out_channels`` channels."""
-        raise NotImplementedError
 
     def channel_layers(self, after: Sequence[Reader]) -> dict[str, ChannelLayer]:
         """The layers whose channels can be pruned, with names as seen from here; by default none.
@@ -163,8 +164,7 @@ class ResNet(Backbone):
         count = len(channels)
         require(count > 0, "channels", "name the channels of at least one stage", list(channels))
         for key, values in (("channels", channels), ("blocks", blocks)):
-            for value in _each(key, values, count, 1):
-                require_int(key, value, 1)
+            _each(key, values, count, 1)
         steps = _each("strides", [1] + [2] * (count - 1) if strides is None else strides, count, 1)
         require_choice("shortcut", shortcut, ("pad", "convolution"))
         before = channels[0] if stem is None else require_int("stem", stem, 1)

@@ -117,7 +117,8 @@ class CapsuleLayer(nn.Module):
         Raises:
             ConfigError: its shape is wrong, or it holds NaN or infinite values, or the routing has no master.
         """
-        check_master(self.routing, "master")
+        name = type(self.routing).__name__
+        require(self.routing.has_master, "master", f"be absent: {name} has no master coefficients", name)
         parents, _, _, children = self.weight.shape
         rule = f"have the shape (parents, children) = {(parents, children)}"
         require(coupling_JI.shape == (parents, children), "master", rule, tuple(coupling_JI.shape))
@@ -197,16 +198,6 @@ def _routing(make: MakeRouting, children: int, parents: int, dim_in: int, dim_ou
     whole = all(hasattr(routing, name) for name in DECLARED)
     require(whole, "routing", "make a capsexp.routing.Routing", type(routing).__name__)
     return routing
-
-
-def check_master(routing: Any, key: str) -> None:
-    """Refuse what needs master coefficients if a routing has none.
-
-    Raises:
-        ConfigError: its message begins with ``key``.
-    """
-    name = type(routing).__name__
-    require(routing.has_master, key, f"be absent: {name} has no master coefficients", name)
 
 
 def capsule_layers(model: nn.Module) -> dict[str, CapsuleLayer]:

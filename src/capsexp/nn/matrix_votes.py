@@ -1,5 +1,6 @@
 """Votes of matrix poses: the child's matrix times a transformation matrix."""
 
+import copy
 import math
 from typing import cast
 
@@ -55,9 +56,8 @@ class MatrixVotes(Votes):
         return self._of_rows(self._rows.materialise()).flatten(2, 3)
 
     def detach(self) -> "MatrixVotes":  # noqa: D102
-        other = object.__new__(MatrixVotes)
-        other.poses_BID, other.mask_BI = cast("Tensor", self.poses_BID).detach(), self.mask_BI
-        other._side, other._rows = self._side, self._rows.detach()
+        other = copy.copy(self)
+        other.poses_BID, other._rows = cast("Tensor", self.poses_BID).detach(), self._rows.detach()
         return other
 
     def _apart(self, poses_BXD: Tensor) -> Tensor:
