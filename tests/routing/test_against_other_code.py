@@ -1,6 +1,7 @@
 """Routings and layers compute what other people's implementations computed in float64, gradients included.
 
-The files and their layouts are described in ``tests/golden/routing/README.md``.
+Of optimised routing there is no public code: its files hold plain loops of the formulas.  All files and their layouts
+are described in ``tests/golden/routing/README.md``.
 """
 
 from collections.abc import Callable, Mapping
