@@ -19,7 +19,7 @@ from capsexp.metrics.dead_capsules import DeadCapsules
 from capsexp.models.cnn import CNN
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
 from capsexp.nn.primary import PrimaryCapsules
-from capsexp.routing.dynamic import Dynamic
+from capsexp.routing import Dynamic, SelfRouting
 from capsexp.types import RoutingOutput
 from tests.references import dead_capsules as reference
 
@@ -318,3 +318,22 @@ def test_layers_by_their_last_name_or_all_of_it() -> None:
 def test_threshold_is_checked(threshold: Any) -> None:
     with pytest.raises(ConfigError, match=r"^threshold must be a number in \(0, inf\], got"):
         DeadCapsuleLogger(threshold)
+
+
+def test_activations_that_are_no_lengths_stand_for_them() -> None:
+    """Logistic ones as they are, shares times the number of parents: here a silent type, and shares of a third."""
+    primary = PrimaryCapsules(1, 6, 3, kernel=9, stride=6, activation="logistic")
+    layer = ConvCapsules(2, 3, 3, 3, SelfRouting)
+    with torch.no_grad():
+        assert primary.activation_conv is not None
+        primary.activation_conv.weight.zero_()
+        primary.activation_conv.bias.copy_(torch.tensor([-20.0, 0.0]))  # type: ignore[union-attr]
+    callback, module = DeadCapsuleLogger(), fake(nn.ModuleDict({"primary": primary, "layer1": layer}))
+    callback.on_test_start(RUNNING, module)
+    layer(primary(torch.rand(3, 1, 28, 28)))
+    callback.on_test_end(RUNNING, module)
+    arrays = callback.result_arrays(module)
+    assert arrays["activity/primary"].mean((1, 2)).tolist() == pytest.approx([0, 0.5], abs=1e-6)
+    assert arrays["activity/layer1"] == pytest.approx(np.ones((3, 4, 4)), abs=1e-6)
+    assert callback.result_metrics(module)["capsules/primary/dead_share"] == 0.5
+    assert callback.result_metrics(module)["capsules/layer1/dead_share"] == 0

@@ -212,4 +212,6 @@ def test_activations_go_with_the_poses_of_their_windows(kernel: int, stride: int
         for row in range(0, H + 2 * padding - kernel + 1, stride)
         for column in range(0, W + 2 * padding - kernel + 1, stride)
     ]
-    torch.testing.assert_close(heard[0], torch.stack(places, 1).flatten(0, 1), rtol=1e-12, atol=1e-12)
+    expected = torch.stack(places, 1).flatten(0, 1)
+    torch.testing.assert_close(heard[0], expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(heard[0] == 0, expected == 0), "who is not there is not active at all"

@@ -193,3 +193,11 @@ def test_the_form_is_for_many_votes_of_parents_no_longer_than_children() -> None
     assert choose_form((1568, 20, 8, 180), 8, "cuda") == "factored"
     assert choose_form((128, 10, 16, 1152), 8) == "factored"
     assert choose_form((8, 20, 8, 180), 8) == "factored"
+
+
+@pytest.mark.parametrize(("rounds", "whole"), [(2, True), (3, False)])
+def test_few_rounds_are_computed_for_all_images_at_once(rounds: int, whole: bool) -> None:
+    votes = LinearVotes(torch.rand(2, 3, 4), torch.rand(2, 4, 4, 3), form="pieces")
+    heard: list[Votes] = []
+    in_pieces(lambda each: (heard.append(each) or each.materialise(),), votes, (), rounds=rounds)  # type: ignore[func-returns-value]
+    assert (heard == [votes]) == whole

@@ -346,6 +346,14 @@ def test_a_transplant_from_a_pruned_model_into_a_deeper_one_of_its_widths() -> N
         assert torch.equal(deeper.primary(found).poses, model.primary(expected).poses)
 
 
+def test_a_transplant_takes_normalisations_after_an_activation() -> None:
+    model, other = lived_in(EFFICIENT), lived_in(EFFICIENT, seed=1)
+    transplant(model, other)
+    images_BCHW = pictures(model, EFFICIENT)
+    with torch.no_grad():
+        assert torch.equal(other.primary(other.backbone(images_BCHW))[0], model.primary(model.backbone(images_BCHW))[0])
+
+
 @pytest.mark.parametrize("options", [LOGISTIC, {"normaliser": "layer_norm"}])
 def test_a_transplant_takes_all_of_the_primary_capsules(options: dict[str, Any]) -> None:
     model, deeper = lived_in(deep(**options)), lived_in(deep(**options, depth=1), seed=1)
