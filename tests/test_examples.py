@@ -61,6 +61,7 @@ def test_a_directory_without_a_finished_cell_is_named_in_one_line(
     assert "nowhere" in told
 
 
+@pytest.mark.slow
 def test_an_own_routing_trains_in_a_sweep(in_tmp: Path) -> None:
     """In a process of its own, whose worker runs the script again, which imports torch."""
     small = ["model.c1=8", "model.c2=16", "model.decoder=null", "trainer.max_epochs=1", "data.batch_size=256"]

@@ -471,12 +471,17 @@ def test_a_network_that_only_guesses_ends_early(run: Run, small: list[str], in_t
 # -- what is loaded ----------------------------------------------------------------------------------------------------
 
 
-def test_a_fresh_process_loads_the_pruned_network(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_fresh_process_predicts_with_the_pruned_network(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(quiet)
     cell, command = quiet_cell(quiet, 0.5), [sys.executable, str(EXAMPLES / "load_and_predict.py")]
     shown = subprocess.run([*command, str(cell)], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert f"test accuracy here        {metrics_of(cell)['test/acc']:.6f} (24 images)" in shown.stdout
+
+
+def test_a_pruned_network_is_loaded_in_its_sizes(quiet: Path) -> None:
+    cell = quiet_cell(quiet, 0.5)
     model: Any = load_run(cell).module.model
     assert model.widths() == {"conv1": 4, "conv2": 4, "conv3": 8, "primary": 8}
     assert model.depth == 1

@@ -218,8 +218,8 @@ def test_a_worker_is_prepared_before_torch() -> None:
     assert ended.stderr.splitlines()[-1].startswith("AssertionError: a worker's environment must be set before CUDA")
 
 
-def test_work_is_prepared_in_the_workers_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only then is it unpickled, since what it imports may read the environment; the real one imports torch."""
+@pytest.mark.slow
+def test_the_real_work_imports_torch_before_it_is_asked_for() -> None:
     script = (
         "import os, sys, pickle, ctypes; from capsexp.engine import worker;"
         "worker.start(os.getppid(), {'CAPSEXP_TEST': 'set'}, ctypes.c_byte(0), pickle.dumps(worker.CellWork()));"
@@ -227,6 +227,10 @@ def test_work_is_prepared_in_the_workers_own_environment(monkeypatch: pytest.Mon
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "set"]
+
+
+def test_work_is_unpickled_in_the_workers_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it imports may read the environment."""
     seen: list[str | None] = []
     monkeypatch.setattr(worker, "_die_with", lambda _: None)
     monkeypatch.setattr(worker.gc, "freeze", lambda: None)

@@ -85,6 +85,7 @@ def assert_frozen(frozen: Sweep, yaml: Path) -> None:
         assert "c1: 6" in (cell / records.CONFIG).read_text()
 
 
+@pytest.mark.slow
 def test_under_a_clusters_launcher_a_cell_fails_alone_and_a_changed_yaml_file_changes_nothing(
     sweep: MakeSweep, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ BOTH = {TOGETHER: "2"}
 """Neither of two commands does all the work before the other one has begun."""
 
 
+@pytest.mark.slow
 def test_two_commands_share_the_cells_of_one_sweep_and_do_not_both_try_what_fails(sweep: MakeSweep) -> None:
     numbers = [*range(5), 10, 11]
     shared = sweep("Faulty", f"+recipe.number={','.join(map(str, numbers))}", "trainer.max_epochs=1")

@@ -43,6 +43,7 @@ def test_a_member_whose_loss_is_no_number_fails_alone(words: list[str]):
     assert causes == [None, "diverged at step 2"] * 2
 
 
+@pytest.mark.slow
 def test_both_fits_of_an_autoencoder_with_a_shared_decoder(tiny_npz: Path, in_tmp: Path):
     """The contract of the recipes has one with a decoder of its own."""
     model = ["model=autoencoder", "model.decoder=shared", "model.c1=3", "model.c2=2,4", "model.latent=2"]
