@@ -40,6 +40,21 @@ def test_a_figure_that_no_cell_can_fill_is_told_and_never_another_kind(tmp_path,
     assert all(f"<li>{line.strip()}</li>" in page for line in said)
 
 
+def test_a_figure_says_which_of_its_axes_are_not_swept_and_what_is_drawn_instead(tmp_path, capsys):
+    changes = ({"y": "lr", "by": "data"}, {"kind": "surface", "x": "seed", "y": "model.c2"}, {"x": "a", "y": "b"})
+    figures = [{**FIGURE, **each, "name": f"fig{place}"} for place, each in enumerate(changes)]
+    assert main([str(finished(tmp_path, {"model.c2": [2, 3], "seed": [0]}, {**BLOCK, "figures": figures}))]) == 0
+    counts, *said, _ = capsys.readouterr().out.splitlines()
+    assert counts.endswith(" figures: 2")
+    assert said == [
+        "  fig0: y: lr is not swept in this sweep, so lines over model.c2 are drawn instead of a heatmap; "
+        "by: data is not swept in this sweep, so the figure is drawn without it",
+        "  fig1: x: seed is averaged over, so lines over model.c2 are drawn instead of a surface",
+        "  fig2: x: a is not swept in this sweep, so nothing is drawn; "
+        "y: b is not swept in this sweep, so nothing is drawn",
+    ]
+
+
 def fails(capsys, path, *words):
     assert main([str(path)]) == 2
     captured = capsys.readouterr()

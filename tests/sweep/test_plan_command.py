@@ -54,6 +54,17 @@ def test_count_axes_first_and_last(tell: Tell, quick: list[str], in_tmp: Path) -
     assert not (in_tmp / "multirun").exists()
 
 
+def test_axes_of_the_report_that_are_not_swept(tell: Tell, quick: list[str]) -> None:
+    figure = "+report.figures=[{kind: heatmap, x: model.c2, y: model.c3, metric: test/acc%s}]"
+    told = tell(*quick, "model.c2=2,3", figure % ", where: {seed: 0}", "-m")
+    instead = "is not swept in this sweep, so lines over model.c2 are drawn instead of a heatmap"
+    assert [line for line in told.splitlines() if "report." in line] == [
+        f"  report.figures[0].y: model.c3 {instead}",
+        "  report.figures[0].where: seed is averaged over, so the report has nothing to show for it",
+    ]
+    assert "report." not in tell(*quick, "model.c2=2,3", "model.c3=2,3", figure % "", "-m")
+
+
 def test_what_is_done_and_what_the_rest_will_cost(
     tell: Tell, three_done: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

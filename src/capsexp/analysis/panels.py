@@ -129,9 +129,9 @@ def count(figure: Figure, point: Point) -> int:
 
 def panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel], str]:
     """The pictures of a figure, and what is to be said about those that are not drawn."""
-    every, problem = all_panels(figure, spec, results)
+    every, said = all_panels(figure, spec, results)
     drawn, left = first_panels(figure, every)
-    return drawn, problem or left
+    return drawn, "; ".join(filter(None, (said, left)))
 
 
 def first_panels(figure: Figure, every: Sequence[Panel]) -> tuple[list[Panel], str]:
@@ -142,7 +142,7 @@ def first_panels(figure: Figure, every: Sequence[Panel]) -> tuple[list[Panel], s
 
 
 def all_panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Panel], str]:
-    """The pictures of a figure, however many there are, or why there is none."""
+    """The pictures of a figure, however many there are, and which named axes they lack or why there is none."""
     unknown = unswept(figure.conditions, results)
     if unknown:
         return [], f"{figure.name}: {unknown} was not swept"
@@ -158,12 +158,13 @@ def all_panels(figure: Figure, spec: Labels, results: Results) -> tuple[list[Pan
         groups = groups or every[:1]  # the paper's numbers stand there before ours do
     made = [_panel(figure, spec, results, group, rest, len(groups) > 1) for group in groups]
     drawn = [panel for panel in made if shape(panel)]
+    without = "; ".join(f"{key}: {line}" for key, line in figure.unswept(results.axes).items())
     if not drawn:
-        lacking = "too few swept values to draw" if made else _lacking(figure, spec, results, chosen)
+        lacking = without or "too few swept values to draw" if made else _lacking(figure, spec, results, chosen)
         return [], f"{figure.name}: {lacking}"
     if figure.over_axes:
         drawn = _on_one_scale(drawn, results.mixed())
-    return drawn, ""
+    return drawn, f"{figure.name}: {without}" if without else ""
 
 
 def _lacking(figure: Figure, spec: Labels, results: Results, chosen: Sequence[Point]) -> str:

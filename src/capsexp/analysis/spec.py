@@ -36,13 +36,14 @@ and the difference.  A place without our number says why; rows and columns of th
 paper's number alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from capsexp.analysis import figures
-from capsexp.analysis.figures.base import Figure
+from capsexp.analysis.cells import SEED
+from capsexp.analysis.figures.base import Figure, not_swept
 from capsexp.analysis.measures import Measure, usual
 from capsexp.analysis.paper_numbers import Comparison, PaperTable
 from capsexp.analysis.validation import ByKind, Choice, Label, Model, Named, validated
@@ -186,6 +187,20 @@ class Spec(Model):
             yield from _conditions(f"report.grids[{place}]", grid)
         for place, row in enumerate(self.compare):
             yield from _conditions(f"report.compare[{place}]", row)
+
+    def unswept(self, swept: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+        """A line for everything in the block that names an axis which is not swept, with what the report does then.
+
+        Args:
+            swept: the values of each swept key.
+        """
+        over = {axis: values for axis, values in swept.items() if axis != SEED}
+        figures = {f"report.figures[{place}]": figure.unswept(over) for place, figure in enumerate(self.figures or [])}
+        for key, axis in self.named_axes():
+            part, _, last = key.rpartition(".")
+            if axis not in over:
+                line = figures.get(part, {}).get(last)
+                yield f"{key}: {line or f'{axis} {not_swept(axis)}, so the report has nothing to show for it'}"
 
     def named_metrics(self) -> Iterator[tuple[str, str]]:
         """The dotted key of everything in the block that names a metric of a result, with the metric; labels apart."""

@@ -47,7 +47,7 @@ def print_closing(directory: Path, sweep: records.Sweep, lacking: Iterable[str] 
     for name, status in statuses.items():
         if status.state in ("failed", "interrupted", "running"):
             lines.append(f"  {name}: {_why(status)} (see {directory / name / records.LOG})")
-    _write("\n".join(lines) + "\n")
+    print_lines(lines)
 
 
 def _own_figures(sweep: records.Sweep) -> bool:
@@ -62,10 +62,10 @@ def _why(status: records.Status) -> str:
     return f"{status.cause or status.state}{again}"
 
 
-def _write(text: str) -> None:
-    """Write to the terminal or pipe; errors are ignored, since the cells are done."""
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines to the terminal or pipe; errors are ignored: a sweep goes on without a reader."""
     try:
-        sys.stdout.write(text)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
     except OSError:
         os.dup2(

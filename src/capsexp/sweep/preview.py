@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from capsexp import records
 from capsexp.errors import require
 from capsexp.stacking.grouping import grouped
+from capsexp.sweep import report_block
 from capsexp.sweep.estimate import Estimate, Measured
 from capsexp.sweep.plan import Plan, plan_cell, plan_sweep
 from capsexp.text import count, duration, roughly
@@ -96,6 +97,7 @@ def _text(
         *(f"  {key}: {_values(values)}" for key, values in sweep.axes.items()),
         f"  first: {first.name}",
         f"  last:  {last.name}",
+        *(f"  {line}" for line in report_block.unswept_axes(sweep)),
         _states(estimate),
         *([why] if why else []),
         *([_stacks(groups, at_once)] if groups else []),

@@ -1,4 +1,4 @@
-"""The ``report:`` block of a sweep beside its cells: axes that no config has, metrics that no result has."""
+"""The ``report:`` block of a sweep beside its cells: axes that no config has or that are not swept, missing metrics."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +37,15 @@ def _has(config: Mapping[str, Any], dotted: str) -> bool:
             return False
         node = node[part]
     return True
+
+
+def unswept_axes(sweep: records.Sweep) -> list[str]:
+    """A line for each key of the block that names an axis which the sweep does not vary."""
+    if not sweep.report:
+        return []
+    from capsexp.analysis.spec import parse  # imports pydantic, which --help does not need
+
+    return list(parse(sweep.report, trust=True).unswept(sweep.axes))
 
 
 def lacking_metrics(sweep: records.Sweep, directory: Path) -> Iterator[str]:

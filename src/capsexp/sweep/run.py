@@ -53,6 +53,7 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, batc
     plan.freeze()
     OmegaConf.save(config, plan.directory / MULTIRUN)
     set_back(plan.directory, plan.sweep.cells, plan.rerun)
+    closing.print_lines(report_block.unswept_axes(plan.sweep))
     with _closing_lines(plan):
         if plan.options is not None:
             run_cells(plan, plan.options, [cell.id for cell in plan.sweep.cells])

@@ -1,15 +1,22 @@
 """The keys that figures of all kinds share; each kind has a module of its own in this package."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from capsexp.analysis.cells import SEED
 from capsexp.analysis.conditions import Condition
 from capsexp.analysis.validation import Choice, Extreme, FileName
 from capsexp.errors import require
 
 MOST = 4
 """Arrays or metrics in one figure at most."""
+
+
+def not_swept(axis: str) -> str:
+    """Says why a figure cannot go over the values of a key, after the key's name."""
+    return "is averaged over" if axis == SEED else "is not swept in this sweep"
 
 
 class Figure(Choice):
@@ -55,6 +62,19 @@ class Figure(Choice):
         keys = self.AXES if self.over_axes or self.AXES != Figure.AXES else ("by",)
         return {key: getattr(self, key, "") for key in keys if getattr(self, key, "")}
 
+    def unswept(self, swept: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+        """A line for each key that names an axis which is not swept, with what is drawn instead.
+
+        Args:
+            swept: the values of each axis: of the swept keys but the seed, which is averaged over.
+        """
+        lacking = {key: axis for key, axis in self.named_axes.items() if axis not in swept}
+        return {key: f"{axis} {not_swept(axis)}, so {self._instead(key, swept)}" for key, axis in lacking.items()}
+
+    def _instead(self, key: str, swept: Mapping[str, Sequence[Any]]) -> str:
+        """What is drawn although a key's axis is not swept."""
+        return "the figure is drawn without it"
+
     @property
     def conditions(self) -> dict[str, Condition]:
         """All conditions that name axes."""
@@ -68,6 +88,12 @@ class OverAxes(Figure):
 
     metric: str = Field(description="the metric that is shown")
     x: str = Field(description="the axis from left to right")
+
+    def _instead(self, key: str, swept: Mapping[str, Sequence[Any]]) -> str:
+        if key not in ("x", "y"):
+            return super()._instead(key, swept)
+        along = [axis for name, axis in self.named_axes.items() if name in ("x", "y") and len(swept.get(axis, ())) > 1]
+        return f"lines over {along[0]} are drawn instead of a {self.kind}" if along else "nothing is drawn"
 
 
 class OfCell(Figure):
