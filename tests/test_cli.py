@@ -36,7 +36,7 @@ WRONG = {
     "negative rate": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "no patience": (["callbacks.peak.patience=0"], "callbacks.peak.patience must be a whole number >= 1, got 0"),
     "a word for a part": (["callbacks.criterion_scores.criterion=word"], "callbacks.criterion_scores must be argument"),
-    "no value": (["model.c2=3,???", "-m"], "model.c2 must have a value (with model.c2=???, but not"),
+    "no value": (["model.c2=3,???", "-m"], "model.c2 must have a value (refused with model.c2=???, accepted"),
     "no model": (["model=null"], "model must be the name of an option (attention_capsnet, autoencoder, "),
     "no optimizer": (["optimizer=null"], "optimizer must be a group of keys"),
     "name of an optimizer": (["optimizer=sgd"], "(set its keys: optimizer._target_=torch.optim.SGD), got 'sgd'"),

@@ -1,15 +1,16 @@
 """What a command says of overrides that fit some swept values alone, and of options that are not there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
 
 from capsexp import cli
+from capsexp.errors import ConfigError
 from capsexp.plan import main
 from capsexp.run_settings import ACCELERATORS, CALLBACKS
-from capsexp.sweep.messages import EXTRAS
+from capsexp.sweep.messages import EXTRAS, misfit
 
 Refused = Callable[..., str]
 
@@ -29,24 +30,27 @@ def refused(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 
 MISFITS = {
     "model=capsnet,deep_capsnet model.c1=8,16": (
-        "Could not override 'model.c1' (with model=deep_capsnet, but not with model=capsnet)"
+        "Could not override 'model.c1' (refused with model=deep_capsnet, accepted with model=capsnet)"
     ),
     "seed=0,1 model=deep_capsnet,capsnet,cnn model.c1=8": (
-        "Could not override 'model.c1' (with model=deep_capsnet, but not with model=capsnet and model=cnn)"
+        "Could not override 'model.c1' (refused with model=deep_capsnet, accepted with model=capsnet or model=cnn)"
     ),
     "model=cnn,capsnet routing=dynamic,max_min": (
         "routing must be given with a model of capsules, such as model=capsnet "
-        "(with model=cnn, but not with model=capsnet)"
+        "(refused with model=cnn, accepted with model=capsnet)"
     ),
     "augment=none,crop28 augment.size=24": (
-        "Could not override 'augment.size' (with augment=none, but not with augment=crop28)"
+        "Could not override 'augment.size' (refused with augment=none, accepted with augment=crop28)"
     ),
     "pruning=magnitude,cosine ~pruning.norm model=cnn,capsnet": (
         "Could not delete from config. 'pruning.norm' does not exist "
-        "(with pruning=cosine, but not with pruning=magnitude)"
+        "(refused with pruning=cosine, accepted with pruning=magnitude)"
     ),
-    "model=deep_capsnet,capsnet model.c9=1,2": "Could not override 'model.c9' (with model=deep_capsnet)",
-    "model=deep_capsnet,autoencoder model.c3=8": "Could not override 'model.c3' (with model=deep_capsnet)",
+    "model=capsnet,efficient_capsnet routing.iterations=1,2": (
+        "Could not override 'routing.iterations' (refused with model=efficient_capsnet, accepted with model=capsnet)"
+    ),
+    "model=deep_capsnet,capsnet model.c9=1,2": "Could not override 'model.c9' (refused with model=deep_capsnet)",
+    "model=deep_capsnet,autoencoder model.c3=8": "Could not override 'model.c3' (refused with model=deep_capsnet)",
 }
 """Sweeps, and what is said; the last two fit nothing at all."""
 
@@ -54,6 +58,16 @@ MISFITS = {
 @pytest.mark.parametrize("words", MISFITS)
 def test_the_swept_values_that_an_override_does_not_fit(refused: Refused, words: str) -> None:
     assert refused(words) == MISFITS[words]
+
+
+def test_two_values_that_are_refused_together_alone() -> None:
+    def compose(choice: Sequence[str]) -> None:
+        if {"a=1", "b=1"} <= {*choice}:
+            raise ConfigError("a", "be smaller", 1)
+
+    axes = [["a=1", "a=2"], ["b=1", "b=2"], ["c=1", "c=2"]]
+    found = misfit(ConfigError("a", "be smaller", 1), ["a=1", "b=1", "c=1"], axes, compose)
+    assert str(found) == "a must be smaller (refused with a=1 and b=1 together, accepted with a=2 or b=2), got 1"
 
 
 def test_a_wrong_value_of_one_option(refused: Refused, tiny_npz: Path) -> None:
@@ -81,7 +95,7 @@ def test_a_search_names_the_option_too(in_tmp: Path, capsys: pytest.CaptureFixtu
     pytest.importorskip("optuna")
     words = ["hydra/sweeper=optuna", "model=deep_capsnet,baseline_cnn", "model.c3=4,5", "logger.wandb.mode=disabled"]
     assert cli.main([*words, "-m"]) == 2
-    assert "error: Could not override 'model.c3' (with model=" in capsys.readouterr().err
+    assert "error: Could not override 'model.c3' (refused with model=" in capsys.readouterr().err
     assert list(in_tmp.iterdir()) == []
 
 
@@ -89,6 +103,7 @@ def test_a_search_names_the_option_too(in_tmp: Path, capsys: pytest.CaptureFixtu
     ("words", "how"),
     [
         ("model=capsnet,wang_capsnet model.decoder=null", "++model.decoder=null"),
+        ("model=capsnet,wang_capsnet routing.iterations=2", "++routing.iterations=2"),
         ("model=capsnet,deep_capsnet routing=max_min", "routing=choice(max_min)"),
     ],
 )

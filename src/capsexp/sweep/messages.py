@@ -25,7 +25,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
 }
 """Options of config groups that come with an extra of the package, and the name of the extra."""
 
-WITH = "(with "
+REFUSED_WITH = "(refused with "
 """The beginning of the swept values in an error of :func:`misfit`."""
 
 REFUSED = (HydraException, OmegaConfBaseException, ConfigError)
@@ -103,10 +103,11 @@ def of_command(error: Exception, words: Sequence[str]) -> str:
     found = re.match(r"Could not override '([^']+)'", str(error))
     given = {name: value for name, _, value in (word.partition("=") for word in words)}
     key = found[1] if found else ""
-    group = "model" if key == "routing" else key.partition(".")[0]
+    first = key.partition(".")[0]
+    group = "model" if first == "routing" and (first == key or first not in given) else first  # it comes with the model
     value = given.get(key, ",")
     is_swept = "," in given.get(group, "") and "," not in value and not value.startswith("choice(")
-    if not is_swept or WITH in str(error):
+    if not is_swept or REFUSED_WITH in str(error):
         return one_line(error, words)
     how = f"{key}=choice({value})" if (records.CONF / key).is_dir() else f"++{key}={value}"
     return f"{key} must fit the default {group}, which is composed first; if each swept {group} has it, give {how}"
@@ -133,9 +134,10 @@ def misfit(
     axes: Sequence[Sequence[str]],
     compose: Callable[[Sequence[str]], object],
 ) -> Exception:
-    """The error of one combination of a grid, with the swept values that cause it.
+    """The error of one combination of a grid, with the swept values that cause it and those that would be accepted.
 
-    A :class:`ConfigError` that every combination causes stays the same.
+    Several keys cause it together if another value of each would be accepted with the other keys' values.  A
+    :class:`ConfigError` that every combination causes stays the same.
 
     Args:
         error: one of :data:`REFUSED`.
@@ -143,13 +145,21 @@ def misfit(
         axes: all overrides of each swept key.
         compose: composes a combination; it raises such an error if the combination is refused.
     """
+    refused: list[list[str]] = []
+    accepted: list[str] = []
     for place, values in enumerate(axes):
         others = [[*choice[:place], value, *choice[place + 1 :]] for value in values]
         fitting = [other[place] for other in others if not _is_refused(other, compose)]
         if fitting:
-            refused = [value for value in values if value not in fitting]
-            return _narrowed(error, f"{WITH}{' and '.join(refused)}, but not with {' and '.join(fitting)})")
-    return in_combination(error, choice)
+            refused.append([value for value in values if value not in fitting])
+            accepted += fitting
+    if not refused:
+        return in_combination(error, choice)
+    if len(refused) == 1:
+        causes = " or ".join(refused[0])
+    else:
+        causes = f"{' and '.join(value for value in choice if any(value in each for each in refused))} together"
+    return _narrowed(error, f"{REFUSED_WITH}{causes}, accepted with {' or '.join(accepted)})")
 
 
 def in_combination(error: Exception, choice: Sequence[str]) -> Exception:
@@ -159,7 +169,8 @@ def in_combination(error: Exception, choice: Sequence[str]) -> Exception:
         error: one of :data:`REFUSED`.
         choice: overrides of the swept options.
     """
-    return error if isinstance(error, ConfigError) or not choice else _narrowed(error, f"{WITH}{' '.join(choice)})")
+    names_itself = isinstance(error, ConfigError) or not choice
+    return error if names_itself else _narrowed(error, f"{REFUSED_WITH}{' and '.join(choice)})")
 
 
 def _is_refused(choice: Sequence[str], compose: Callable[[Sequence[str]], object]) -> bool:
