@@ -71,9 +71,13 @@ def none(**sizes):
 """
 
 OF_ROUTING = "routing must be arguments that project.mine."
+IMPORTED = "routing._target_ must name something that can be imported"
 FAULTS = {
     "Lacks": "routing._target_ must name a class that has all methods of its base (Lacks lacks first_coupling)",
-    "Absent": "routing._target_ must name something that can be imported (Error loading 'project.mine.Absent'",
+    "Absent": f"{IMPORTED} (project.mine has no Absent; it has Mine, Lacks, Slope, Broken), got 'project.mine.Absent'",
+    "X routing._target_=project.mien.Mine": f"{IMPORTED} (project has no mien; mine is the most like it), got ",
+    "X routing._target_=project.faulty.X": f"{IMPORTED} (project.faulty raises ValueError: too soon), got ",
+    "Slop": f"{IMPORTED} (project.mine has no Slop; Slope is the most like it), got 'project.mine.Slop'",
     "Mine": "routing._target_ must name a subclass of capsexp.routing.base.Routing",
     "none": "routing._target_ must give a capsexp.routing.base.Routing",
     "Slope +routing.slop=2": f"{OF_ROUTING}Slope takes (Routing.__init__() got an unexpected keyword argument 'slop'; "
@@ -87,6 +91,7 @@ def test_a_fault_of_a_part_of_ones_own_is_not_blamed_on_the_model(
     run: Run, quick: list[str], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "mine.py").write_text(CALLBACK + ROUTINGS)
+    (project / "faulty.py").write_text("raise ValueError('too soon')")
     common = [word for word in quick if not word.startswith("model.")]
     common += ["model=capsnet", "model.c1=8", "model.c2=16", "~routing.iterations", "~routing.gradient"]
     for fault, said in FAULTS.items():

@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -115,8 +116,32 @@ def _unlocated(node: Config, group: str, error: Exception) -> ConfigError:
     inner = found[1] if found else ""
     for part in filter(None, re.split(r"[.\[\]]+", inner)):
         node = node[int(part) if isinstance(node, list) else part]
-    rule = f"name something that can be imported ({error.__cause__})"
+    rule = f"name something that can be imported ({_missing(str(node['_target_'])) or error.__cause__})"
     return ConfigError(f"{group}.{inner}._target_" if inner else f"{group}._target_", rule, node["_target_"])
+
+
+def _missing(target: str) -> str:
+    """The part of a dotted name that is not there, with the most similar name in its place; empty if all are."""
+    parts, found = target.split("."), None
+    for end, part in enumerate(parts):
+        name, owner = ".".join(parts[: end + 1]), ".".join(parts[:end])
+        try:
+            found = getattr(found, part) if hasattr(found, part) else importlib.import_module(name)
+        except Exception as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != name:  # a fault of the module's own code
+                return f"{name} raises {type(error).__name__}: {error}"
+            return f"{owner} has no {part}{_instead(found, part)}" if owner else f"there is no module {part}"
+    return ""
+
+
+def _instead(owner: Any, name: str) -> str:
+    """The name in a module that is the most like one that it lacks, or else the classes that it defines."""
+    there = vars(owner)
+    inside = [each.name for each in pkgutil.iter_modules(getattr(owner, "__path__", []))]
+    public = [each for each in (*there, *inside) if not each.startswith("_")]
+    near = difflib.get_close_matches(name, public, 1)
+    own = [each for each, value in there.items() if isinstance(value, type) and value.__module__ == owner.__name__]
+    return f"; {near[0]} is the most like it" if near else f"; it has {', '.join(own)}" if own else ""
 
 
 def _refused(node: Config, key: str, cause: BaseException) -> ConfigError:
