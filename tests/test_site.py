@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -275,6 +276,36 @@ def test_the_sections_of_a_report_are_those_of_its_page() -> None:
     rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
     assert rows[:2] == ["section", "the head"]
     assert rows[2:] == list(SECTIONS.values())
+
+
+# -- style ------------------------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+STYLED = """<link rel="stylesheet" href="THEME"><link rel="stylesheet" href="SITE"><body class="md-typeset">
+<div class="language-python highlight" style="width: 700px"><pre><code><span>LINE</span></code></pre></div>
+<div style="width: 360px"><table><tr><td><code>inverted_attention</code></td><td>softmax of dot products</td>
+<td><code>iterations</code>, <code>gradient</code></td></tr></table></div>
+<script>
+const code = document.querySelector("pre > code");
+const names = [...document.querySelectorAll("td code")].map(name => name.getClientRects().length);
+document.title = `hidden ${Math.max(0, code.scrollWidth - code.clientWidth)} lines ${names}`;
+</script></body>"""
+"""A block of code with a long line, and a table in little room.
+
+The title says how much of the line is hidden, and on how many lines each name in the table stands.
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser")
+def test_code_is_read_whole_and_no_name_in_a_table_breaks(tmp_path: Path) -> None:
+    theme = Path(importlib.util.find_spec("material").submodule_search_locations[0])  # type: ignore[union-attr,index]
+    (main,) = theme.glob("templates/assets/stylesheets/main.*.min.css")
+    page = STYLED.replace("THEME", main.as_uri()).replace("SITE", (DOCS / "stylesheets/site.css").as_uri())
+    (tmp_path / "page.html").write_text(page.replace("LINE", "total = " + " + ".join(["a_value"] * 30)))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--window-size=1400,900"]
+    command = [str(BROWSER), *options, "--dump-dom", (tmp_path / "page.html").as_uri()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "<title>hidden 0 lines 1,1,1</title>" in ended.stdout, re.findall("<title>.*", ended.stdout)
 
 
 # -- mkdocs -----------------------------------------------------------------------------------------------------------
