@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,12 @@ def test_mistakes_lose_nothing(run: Run, quick: list[str], in_tmp: Path, capsys:
     assert lines[0] == "report.figures[0].x: model.c2 is not swept in this sweep, so nothing is drawn"
     assert "  report.columns[0]: the cells have no metric test/accuracy (test/acc is the most like it)" in lines
     assert results(in_tmp) == before
+
+
+def test_the_version_is_that_of_the_package(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"capsexp {project['version']}\n"
 
 
 @pytest.mark.parametrize("given", [None, "active"])

@@ -330,6 +330,7 @@ def loaded_by(code: str, *libraries: str) -> list[str]:
         "import capsexp.cli",
         "import capsexp.cell",
         "from capsexp.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code",
+        "from capsexp.cli import main; assert main(['--version']) == 0",
         "from capsexp.cli import main; assert main(['model.c9=1']) == 2",
         "from capsexp.cli import main; assert main(['trainer.devices=2']) == 2",
         "from capsexp.cli import main; assert main(['+experiment=a,b', '-m']) == 2",

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from capsexp import hardware, records, resolvers
+from capsexp import __version__, hardware, records, resolvers
 from capsexp.errors import ConfigError, LaunchError, config_error, require
 from capsexp.sweep import closing
 from capsexp.sweep.cells import options_of, require_mapping
@@ -71,6 +71,9 @@ def entry() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     prepare_output()
+    if "--version" in arguments:  # Hydra would print its own
+        sys.stdout.write(f"capsexp {__version__}\n")
+        return 0
     for name, value in hardware.WAITING.items():
         os.environ.setdefault(name, value)
     command = Command()
