@@ -52,7 +52,7 @@ def test_every_file_of_the_recipes_is_found() -> None:
     }
     assert set(MOVED) == {name for name in ADDED if name.startswith("mykit/")}
     assert {place.removeprefix("src/capsexp/").rpartition("/")[0] for place in MOVED.values()} == {
-        *("analysis/figures", "data", "filters", "models", "pruning", "recipes", "routing"),
+        *("analysis/claims/rules", "analysis/figures", "data", "filters", "models", "pruning", "recipes", "routing"),
     }
 
 
@@ -110,6 +110,26 @@ def test_the_claims_of_the_example_are_read() -> None:
     assert "best network reaches an accuracy of .97" in Path("page.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("added")
+def test_the_rule_of_the_example_judges_if_it_is_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["cell,model.dropout,seed,data,select_on,state,test/acc"]
+    lines += [f"c{n}-{n},{n // 2},{n % 2},digits,val,done,{acc}" for n, acc in enumerate((0.9, 0.91, 0.8, 0.83))]
+    Path("table").mkdir()
+    Path("table/cells.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = ["conf/claims/steady.yaml", "dropout=table", "--out", "page.md"]
+    assert claims.main(command) == 2
+    assert "claims[0].kind must be one of flat, trend, " in capsys.readouterr().err
+    assert "mykit.steady" not in sys.modules
+    assert claims.main([*command, "--trust"]) == 0
+    assert capsys.readouterr().out == "digits: 0 hold, 1 do not hold, 0 undecided\npage.md\n"
+    assert "at model.dropout = 1 (`c2-2`, `c3-3`)" in Path("page.md").read_text(encoding="utf-8")
+    Path("mykit/empty.py").write_text("")
+    wrong = ADDED["conf/claims/steady.yaml"].replace("mykit.steady", "mykit.empty")
+    Path("conf/claims/steady.yaml").write_text(wrong, encoding="utf-8")
+    assert claims.main([*command, "--trust"]) == 2
+    assert "kind must name a module with a subclass of Rule that has " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_recipes_pass_the_contracts(tmp_path: Path) -> None:
     copy = tmp_path / "project"
@@ -141,7 +161,8 @@ def test_the_recipes_pass_the_contracts(tmp_path: Path) -> None:
 
 def in_the_package(text: str) -> str:
     """A file of a folder of one's own as the pages say that it stands in the package."""
-    text = text.replace("mykit.scatter", "scatter")  # a kind's name
+    for kind in ("scatter", "steady"):
+        text = text.replace(f"mykit.{kind}", kind)
     for name, place in MOVED.items():
         former, present = (path.removesuffix(".py").replace("/", ".") for path in (name, place.removeprefix("src/")))
         text = text.replace(former, present)

@@ -31,7 +31,7 @@ def _judge(said: list[str], given: argparse.Namespace) -> None:
     from capsexp.analysis.claims import page, paper
 
     out = given.out or paper.MULTIRUN / f"{paper.stem(given.name)}.md"
-    claims = paper.load(given.name)
+    claims = paper.load(given.name, trust=given.trust)
     tables = paper.read(claims, paper.folders(claims, given.sources))
     text, summary = page.render(page.Request(claims, tables, said, out))
     records.write_text(out, text)
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folders of reports or sweeps, such as cnn=multirun/cnn_prune",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="the page (default: multirun/NAME.md)")
+    parser.add_argument("--trust", action="store_true", help=commands.TRUST_CLAIMS)
     parser.add_argument(
         "--schema", metavar="FILE", type=Path, help="only write the JSON schema of a file of claims, for editors"
     )

@@ -20,6 +20,10 @@ TRUST_REPORT = f"import the modules of one's own that the report: block names as
 """The help text of ``--trust`` where a ``report:`` block is read."""
 
 
+TRUST_CLAIMS = "import the modules of one's own that the file names as kinds of rules, and so run any code of theirs"
+"""The help text of ``--trust`` where a file of claims is read."""
+
+
 def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """The argument parser of a command, with its help text.
 

@@ -3,9 +3,11 @@
 ``report:`` blocks and files of claims are made of the same models and types of fields.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -206,6 +208,19 @@ class Label(Model):
     def of(self, key: str) -> Measure:
         """The way to show a metric or an axis."""
         return replace(usual(key), **self.model_dump(exclude_none=True))
+
+
+def own_module(kind: str) -> ModuleType:
+    """The module that a kind of one's own names; it is imported.
+
+    Raises:
+        ConfigError: there is no such module.
+    """
+    require(all(part.isidentifier() for part in kind.split(".")), "kind", "name a module by its dotted name", kind)
+    try:
+        return importlib.import_module(kind)
+    except ImportError as error:
+        raise ConfigError("kind", f"name a module that can be imported ({error})", kind) from error
 
 
 @dataclass(frozen=True)

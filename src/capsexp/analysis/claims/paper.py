@@ -39,7 +39,8 @@ keys of each kind of claim, whose rule stands in the docstring of its class::
     claimed: none                # none or some
 
 Conditions (``where``) are those of a ``report:`` block: ``{model.c2: {min: 7}, model.c3: [6, 8], mode: merge}``.  Every
-kind but ``trend`` has a ``tolerance``.
+kind but ``trend`` has a ``tolerance``.  A kind with dots is a module of one's own: see
+:mod:`capsexp.analysis.claims.rules`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,11 +121,12 @@ def stem(name: str) -> str:
     return Path(name).stem if name.endswith(ENDINGS) else name
 
 
-def load(name: str) -> Paper:
+def load(name: str, *, trust: bool = False) -> Paper:
     """The claims of a paper.
 
     Args:
         name: a file of ``conf/claims`` without its ending, or the path of another YAML file.
+        trust: True if rules may be modules of one's own, which are imported and may run any code.
 
     Raises:
         ConfigError: there is no such file, or it breaks a rule.
@@ -140,7 +142,7 @@ def load(name: str) -> Paper:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TableError(f"{path} is no YAML: {error}") from error
-    return validated(Paper, stem(name), content)
+    return validated(Paper, stem(name), content, trust=trust)
 
 
 def folders(paper: Paper, words: Sequence[str]) -> dict[str, list[Path]]:

@@ -14,7 +14,8 @@ from functools import cache
 from typing import Any
 
 from capsexp.analysis.figures.base import Figure
-from capsexp.errors import ConfigError, require
+from capsexp.analysis.validation import own_module
+from capsexp.errors import ConfigError
 
 
 @cache
@@ -31,11 +32,7 @@ def of_module(name: str) -> type[Figure]:
     Raises:
         ConfigError: there is no such module, or it defines no kind of its name.
     """
-    require(all(part.isidentifier() for part in name.split(".")), "kind", "name a module by its dotted name", name)
-    try:
-        module = drawer(name)
-    except ImportError as error:
-        raise ConfigError("kind", f"name a module that can be imported ({error})", name) from error
+    module = own_module(name)
     model = _model(module, name)
     if model is None or not callable(getattr(module, "draw", None)):
         rule = "name a module with a function draw and a subclass of Figure whose kind is the module's name"
