@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from capsexp import analyse, cli, records, tracking
@@ -92,10 +93,20 @@ def table(path: Path) -> Any:
 
 
 def test_a_routing_without_master_coefficients_has_the_other_figures(
-    trained: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = copy_of(the_cell(trained, "masterless"), in_tmp)
+    """Its activations are shares, and the figures of them say so."""
+    cell, said = copy_of(the_cell(trained, "masterless"), in_tmp), list[str]()
+    text = Canvas.text
+
+    def noted(canvas: Canvas, x: float, y: float, words: str, **more: Any) -> Any:
+        said.append(words)
+        return text(canvas, x, y, words, **more)
+
+    monkeypatch.setattr(Canvas, "text", noted)
     assert analyse.main([str(cell)]) == 0
+    assert {"Shares of the class capsules for the same test images", "share of the class capsule"} <= {*said}
+    assert not [words for words in said if "ength" in words]
     assert written(cell / "analysis") == [name for name in FIGURES if name != "fig05_master"]
     assert "the master's columns" not in capsys.readouterr().out
 

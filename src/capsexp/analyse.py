@@ -72,6 +72,18 @@ BLOCK: list[dict[str, Any]] = [
 ]
 """The paper's figures by number, in the format of an experiment's ``report:`` block."""
 
+SHARES: dict[str, dict[str, str]] = {
+    "fig06_probabilities": {
+        "title": "Shares of the class capsules for the same test images",
+        "y_label": "share of the class capsule",
+    },
+    "fig07_tuning": {
+        "title": "Mean shares of the class capsules over the test images of each class",
+        "y_label": "mean share",
+    },
+}
+"""Other words of these figures, where the activations of the class capsules add up to 1 and are no lengths."""
+
 OURS = ("correlation/", "probabilities/", "tuning/", "decoded/")
 DECODED = "decoded/class"
 
@@ -99,7 +111,7 @@ def _analyse(given: argparse.Namespace) -> None:
     directory, out = given.directory, given.out or given.directory / "analysis"
     run = load_run(directory, trust=given.trust)
     arrays, missing = _arrays(directory, run)
-    pictures, problems = draw_all(arrays, directory.resolve().name, run.result)
+    pictures, problems = draw_all(arrays, directory.resolve().name, run.result, shares=_has_shares(run))
     problems = [*missing, *problems]
     written = write(out, pictures, arrays)
     shown = _show(directory, run, given.wandb, written)
@@ -136,11 +148,24 @@ def _has_masters(run: "LoadedRun") -> bool:
     return all(layer.routing.has_master for layer in capsule_layers(run.module.model).values())
 
 
-def block(*, masters: bool) -> list[dict[str, Any]]:
-    """The paper's figures, for a routing without master coefficients without what these give."""
+def _has_shares(run: "LoadedRun") -> bool:
+    """True if the activations of the class capsules are shares."""
+    from capsexp.nn.routing_hooks import class_layer
+
+    return bool(class_layer(run.module.model)[1].routing.activation == "share")
+
+
+def block(*, masters: bool, shares: bool = False) -> list[dict[str, Any]]:
+    """The paper's figures.
+
+    Args:
+        masters: False leaves out what master coefficients give.
+        shares: True calls the activations shares instead of lengths.
+    """
+    items = [item | SHARES[item["name"]] if shares and item["name"] in SHARES else dict(item) for item in BLOCK]
     if masters:
-        return BLOCK
-    kept = [dict(item) for item in BLOCK if item.get("array") != "correlation/master"]
+        return items
+    kept = [item for item in items if item.get("array") != "correlation/master"]
     for item in kept:
         if "arrays" in item:
             item["arrays"] = {"dynamic": item["arrays"]["dynamic"]}
@@ -154,13 +179,16 @@ def needed(*, masters: bool = True) -> set[str]:
     return names | {name for item in items for name in item.get("arrays", {}).values()}
 
 
-def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]) -> tuple[list["Picture"], list[str]]:
+def draw_all(
+    arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any], *, shares: bool
+) -> tuple[list["Picture"], list[str]]:
     """The figures, and one message for each figure that cannot be drawn.
 
     Args:
         arrays: the cell's arrays by name.
         name: the cell's name.
         result: the body of the cell's ``result.json``.
+        shares: see :func:`block`.
     """
     from capsexp.analysis.arrays import ArrayError
     from capsexp.analysis.figures import drawer
@@ -169,7 +197,7 @@ def draw_all(arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any]
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
     drawn, problems = [], []
-    shown = block(masters="tuning/fast" in arrays)
+    shown = block(masters="tuning/fast" in arrays, shares=shares)
     for figure in parse({"figures": [*shown, *_decoded(arrays)]}).figures or []:
         try:
             caption = Caption(figure.name, figure.title, parts, figure.note)
