@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from capsexp import records, renamed
 
@@ -54,6 +55,23 @@ def test_a_key_that_came_later_counts_where_it_differs(monkeypatch: pytest.Monke
     assert records.cell_id(config("x", old=1, new=0)) != before  # a number is no switch
     assert records.cell_id(config("x", old=1, group={"a": 2})) != before
     assert records.cell_id(config("x", old=1, new=None)) != before
+
+
+@pytest.mark.parametrize("target", identity.IMPLIED_BY_TARGET)
+def test_a_key_of_a_class_that_came_later_counts_where_it_differs(target: str) -> None:
+    implied = identity.IMPLIED_BY_TARGET[target]
+
+    def cell(target: str, keys: dict[str, Any]) -> str:
+        part = OmegaConf.create({"_target_": target})
+        for dotted, value in keys.items():
+            OmegaConf.update(part, dotted, value)
+        plain = OmegaConf.to_container(part)
+        return records.cell_id({**config("x", routing=plain), "list": [plain]})
+
+    assert cell(target, implied) == cell(target, {})
+    for key in implied:
+        assert cell(target, {**implied, key: "another"}) != cell(target, {})
+        assert cell("of.Another", {key: implied[key]}) != cell("of.Another", {})
 
 
 def test_what_scripts_took_from_plan_is_still_there() -> None:

@@ -29,6 +29,27 @@ def network_size(name: object, size: str) -> int:
     return int(found[{"capsules": 1, "dim": 2}[size]])
 
 
+OF_SHARES = {"loss": "nll", "head": "activations"}
+OF_NO_ACTIVATIONS = {"loss": "cross_entropy", "head": "linear"}
+OF_LENGTHS = {"loss": "margin", "head": "activations"}
+
+OF_ROUTINGS = {
+    "capsexp.routing.self_routing.SelfRouting": OF_SHARES,
+    "capsexp.routing.inverted_attention.InvertedAttention": OF_NO_ACTIVATIONS,
+}
+"""Loss and head for the activations of a routing algorithm, by its class; all others have lengths."""
+
+
+def fitting(routing: str, key: str) -> str:
+    """Hydra resolver ``${fitting:${routing._target_},loss}``: the loss or the head for a routing's activations.
+
+    Args:
+        routing: the name of its class; one that is not ours counts as one with lengths.
+        key: ``loss``, for ``model.module.loss``, or ``head``, for ``model.head``.
+    """
+    return OF_ROUTINGS.get(routing, OF_LENGTHS)[key]
+
+
 def data_file(name: str) -> str | None:
     """Hydra resolver ``${data_file:mnist}``: the path of ``<name>.npz`` in the folder that ``CAPSEXP_DATA`` names.
 
@@ -42,5 +63,5 @@ def data_file(name: str) -> str | None:
 
 def register() -> None:
     """Register the resolvers with OmegaConf under the names of their functions."""
-    for resolver in (cell_name, sweep_name, data_file, network_size):
+    for resolver in (cell_name, sweep_name, data_file, fitting, network_size):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from capsexp import resolvers
 from capsexp.errors import ConfigError
+from capsexp.lightning_modules.capsnet import check_loss
 from capsexp.nn.finish import Squash
 from capsexp.nn.functional import SQUASHES
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
@@ -92,6 +95,18 @@ def make(request: pytest.FixtureRequest) -> Callable[[Tensor, Tensor], Votes]:
 
 def test_there_are_routings() -> None:
     assert {"dynamic", "max_min", "uniform", "fixed"} <= set(NAMES)
+
+
+def test_routing_compare_goes_over_it_with_a_loss_that_fits(name: str) -> None:
+    if name == "fixed":
+        return  # it has a matrix, and no keys of a loop
+    resolvers.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        chosen = [f"routing={name}", "routing.iterations=2", "routing.gradient=last"]
+        config = compose("config", ["+experiment=routing_compare", *chosen])
+    model: Any = OmegaConf.to_container(config.model, resolve=True)
+    loss = model.pop("module")["loss"]
+    check_loss(instantiate(model, image_shape=(1, 28, 28), classes=3), loss)
 
 
 WITH_SQUASH = [name for name in NAMES if "squash" in options_of(name)]

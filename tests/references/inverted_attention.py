@@ -5,21 +5,25 @@ import torch
 from tests.references.votes import Scalars, agreement, weighted_sum
 
 
-def route(votes_BJIE: Scalars, *, iterations: int, **norm: Scalars) -> tuple[Scalars, Scalars]:
+def route(votes_BJIE: Scalars, *, iterations: int, gradient: str, **norm: Scalars) -> tuple[Scalars, Scalars]:
     """Poses [b][j][e], and the coupling [b][j][i] of the last round."""
     gain, shift = norm["finish.weight"], norm["finish.bias"]
-    routed = [_route(votes_JIE, iterations, gain, shift) for votes_JIE in votes_BJIE]
+    routed = [_route(votes_JIE, iterations, gradient, gain, shift) for votes_JIE in votes_BJIE]
     return [poses for poses, _ in routed], [coupling for _, coupling in routed]
 
 
-def _route(votes_JIE: Scalars, iterations: int, gain: Scalars, shift: Scalars) -> tuple[Scalars, Scalars]:
+def _route(
+    votes_JIE: Scalars, iterations: int, gradient: str, gain: Scalars, shift: Scalars
+) -> tuple[Scalars, Scalars]:
     parents, children = range(len(votes_JIE)), range(len(votes_JIE[0]))
     components = len(votes_JIE[0][0])
     p = [[torch.zeros((), dtype=torch.float64) for _ in range(components)] for _ in parents]
     c: Scalars = []
-    for _ in range(iterations):
+    for iteration in range(1, iterations + 1):
         e = [[(agreement(votes_JIE[j][i], p[j]) / components**0.5).exp() for i in children] for j in parents]
         c = [[e[j][i] / sum(e[k][i] for k in parents) for i in children] for j in parents]
+        if iteration == iterations and gradient == "last":
+            c = [[c[j][i].detach() for i in children] for j in parents]
         p = [_normalised(weighted_sum(votes_JIE[j], c[j]), gain, shift) for j in parents]
     return p, c
 

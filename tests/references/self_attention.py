@@ -7,9 +7,19 @@ from tests.references.votes import Scalars, agreement, weighted_sum
 
 
 def route(
-    votes_BJIE: Scalars, *, prior: bool, scale: str, squash: str, prior_JI: Scalars | None = None
+    votes_BJIE: Scalars,
+    *,
+    iterations: int,
+    gradient: str,
+    prior: bool,
+    scale: str,
+    squash: str,
+    prior_JI: Scalars | None = None,
 ) -> tuple[Scalars, Scalars]:
-    """Poses [b][j][e], and the coupling [b][j][i] without the prior; parents have as many components as a vote."""
+    """Poses [b][j][e], and the coupling [b][j][i] without the prior; parents have as many components as a vote.
+
+    ``iterations`` and ``gradient`` have no effect.
+    """
     assert scale == "parents"
     routed = [_route(votes_JIE, squash, prior_JI if prior else None) for votes_JIE in votes_BJIE]
     return [poses for poses, _ in routed], [coupling for _, coupling in routed]

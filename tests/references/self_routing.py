@@ -4,9 +4,16 @@ from tests.references.votes import Scalars, agreement
 
 
 def route(
-    votes_BJIE: Scalars, *, activations_BI: Scalars, poses_BID: Scalars, weight_JDI: Scalars, bias_JI: Scalars
+    votes_BJIE: Scalars,
+    *,
+    iterations: int,
+    gradient: str,
+    activations_BI: Scalars,
+    poses_BID: Scalars,
+    weight_JDI: Scalars,
+    bias_JI: Scalars,
 ) -> tuple[Scalars, Scalars, Scalars]:
-    """Poses [b][j][e], activations [b][j] and the coupling [b][j][i]."""
+    """Poses [b][j][e], activations [b][j] and the coupling [b][j][i]; the first two arguments have no effect."""
     parents, children = range(len(bias_JI)), range(len(bias_JI[0]))
     found: tuple[Scalars, Scalars, Scalars] = ([], [], [])
     for votes_JIE, a, u in zip(votes_BJIE, activations_BI, poses_BID, strict=True):

@@ -55,6 +55,15 @@ IMPLIED: dict[str, Any] = {
 Such a key counts in an id only if it has another value, so that finished cells keep their ids.
 """
 
+_ONE_PASS = {"iterations": 1, "gradient": "full"}
+IMPLIED_BY_TARGET: dict[str, dict[str, Any]] = {
+    "capsexp.routing.self_routing.SelfRouting": _ONE_PASS,
+    "capsexp.routing.self_attention.SelfAttention": _ONE_PASS,
+    "capsexp.routing.inverted_attention.InvertedAttention": {"gradient": "full"},
+    "capsexp.routing.optimised.Optimised": {"gradient": "full"},
+}
+"""As :data:`IMPLIED`, within a mapping with this ``_target_``; in those of other classes the key counts as ever."""
+
 ID_LENGTH = 10
 
 
@@ -127,9 +136,19 @@ def identity(config: Mapping[str, Any], data_sha256: str | None = None) -> dict[
     for dotted, implied in IMPLIED.items():
         if _canonical(_at(kept, dotted)) == _canonical([implied]):
             drop(kept, dotted)
+    _drop_implied_by_targets(kept)
     if isinstance(kept.get("data"), dict):
         kept["data"]["path"] = data_sha256
     return kept
+
+
+def _drop_implied_by_targets(tree: Any) -> None:
+    for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _drop_implied_by_targets(each)
+    target = tree.get("_target_") if isinstance(tree, dict) else None
+    for dotted, implied in IMPLIED_BY_TARGET.get(target, {}).items() if isinstance(target, str) else ():
+        if _canonical(_at(tree, dotted)) == _canonical([implied]):
+            drop(tree, dotted)
 
 
 def present_targets(config: Mapping[str, Any]) -> dict[str, Any]:

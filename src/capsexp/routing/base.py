@@ -23,6 +23,9 @@ the algorithm has no activations, and the lengths of poses stand in their place;
 scores of its own (``head``).
 """
 
+GRADIENTS = ("full", "last")
+"""The reach of gradients through a loop: every iteration, or the last weighted sum only."""
+
 
 class Routing(nn.Module, ABC):
     """A routing algorithm: a function from the votes for the capsules of a layer to their poses.
@@ -175,7 +178,7 @@ class AgreementRouting(Routing):
     def __init__(self, *, iterations: int = 3, gradient: str = "full", **sizes: Any) -> None:
         super().__init__(**sizes)
         self.iterations = require_int("iterations", iterations, 1)
-        self.gradient = require_choice("gradient", gradient, ("full", "last"))
+        self.gradient = require_choice("gradient", gradient, GRADIENTS)
 
     @property
     @abstractmethod

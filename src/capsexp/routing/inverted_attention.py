@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capsexp.errors import require_int
+from capsexp.errors import require_choice, require_int
 from capsexp.nn.finish import LayerNorm
 from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import Votes
-from capsexp.routing.base import Routing
+from capsexp.routing.base import GRADIENTS, Routing
 from capsexp.types import RoutingOutput
 
 
@@ -24,6 +24,7 @@ class InvertedAttention(Routing):
 
     Args:
         iterations: number of rounds, at least 1; the first uses 1 / J everywhere.
+        gradient: ``full`` differentiates every round, as the authors' code; ``last`` treats the coupling as a constant.
         **sizes: children, parents, dim_in and dim_out.
 
     Example:
@@ -38,9 +39,10 @@ class InvertedAttention(Routing):
     activation_range = (0.0, float("inf"))
     has_master = False
 
-    def __init__(self, *, iterations: int = 2, **sizes: Any) -> None:
+    def __init__(self, *, iterations: int = 2, gradient: str = "full", **sizes: Any) -> None:
         super().__init__(finish=LayerNorm, **sizes)
         self.iterations = require_int("iterations", iterations, 1)
+        self.gradient = require_choice("gradient", gradient, GRADIENTS)
         self._divisor = math.sqrt(sizes["dim_out"])
 
     @torch.no_grad()
@@ -51,11 +53,18 @@ class InvertedAttention(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Poses, their lengths, and the couplings of the last round."""
-        return RoutingOutput(*in_pieces(self._route, votes, self.parameters(), rounds=self.iterations))
+        if self.gradient == "full":
+            return RoutingOutput(*in_pieces(self._route, votes, self.parameters(), rounds=self.iterations))
+        with torch.no_grad():
+            coupling = self._attend(votes)
+        return self.weigh(votes, coupling)
 
     def _route(self, votes: Votes) -> RoutingOutput:
+        return self.weigh(votes, self._attend(votes))
+
+    def _attend(self, votes: Votes) -> Tensor | float:
         coupling: Tensor | float = 1 / self.parent_count
         for _ in range(self.iterations - 1):
             poses_BJE = self.finish(votes.weighted_sum(coupling))
             coupling = (votes.agreement(poses_BJE) / self._divisor).softmax(1)
-        return self.weigh(votes, coupling)
+        return coupling

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capsexp.errors import require_int, require_number
+from capsexp.errors import require_choice, require_int, require_number
 from capsexp.nn.functional import lengths
 from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import Votes
-from capsexp.routing.base import Routing
+from capsexp.routing.base import GRADIENTS, Routing
 from capsexp.types import RoutingOutput
 
 
@@ -27,6 +27,7 @@ class Optimised(Routing):
 
     Args:
         iterations: number of weighted sums, at least 1; the first uses 1 / J everywhere.
+        gradient: ``full`` differentiates every round; ``last`` treats the coupling as a constant.
         alpha: weight of the entropy, above 0: large for equal couplings, small for a choice.
         **sizes: children, parents, dim_in and dim_out.
 
@@ -42,9 +43,10 @@ class Optimised(Routing):
     has_master = False
     activation_range = (0.0, float("inf"))
 
-    def __init__(self, *, iterations: int = 3, alpha: float = 1.0, **sizes: Any) -> None:
+    def __init__(self, *, iterations: int = 3, gradient: str = "full", alpha: float = 1.0, **sizes: Any) -> None:
         super().__init__(finish=lambda _parents, _dim: nn.Identity(), **sizes)
         self.iterations = require_int("iterations", iterations, 1)
+        self.gradient = require_choice("gradient", gradient, GRADIENTS)
         self.alpha = require_number("alpha", alpha, 0, open_ends="<")
 
     @torch.no_grad()
@@ -55,18 +57,28 @@ class Optimised(Routing):
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """Poses, lengths, and the couplings of the last sum."""
-        return RoutingOutput(*in_pieces(self._route, votes, (), rounds=self.iterations))
+        if self.gradient == "full":
+            return RoutingOutput(*in_pieces(self._route, votes, (), rounds=self.iterations))
+        with torch.no_grad():
+            coupling = self._choose(votes)
+        return self._divided(votes, coupling)
 
     def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
         """The couplings, divided by 1 + the largest of their parent."""
         return coupling_BJI / (1 + coupling_BJI.amax(2, keepdim=True))
 
     def _route(self, votes: Votes) -> RoutingOutput:
+        return self._divided(votes, self._choose(votes))
+
+    def _choose(self, votes: Votes) -> Tensor | float:
         coupling: Tensor | float = 1 / self.parent_count
         for _ in range(self.iterations - 1):
             sums_BJE = votes.weighted_sum(coupling)
             units_BJE = sums_BJE / lengths(sums_BJE, keepdim=True)
             coupling = (votes.agreement(units_BJE) / self.alpha).softmax(1)
+        return coupling
+
+    def _divided(self, votes: Votes, coupling: Tensor | float) -> RoutingOutput:
         batch, parents, _, children = votes.shape
         sums_BJE = votes.weighted_sum(coupling)
         if not isinstance(coupling, Tensor):

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from capsexp.errors import require, require_choice
 from capsexp.nn.votes import Votes
-from capsexp.routing.base import Routing
+from capsexp.routing.one_pass import OnePass
 from capsexp.types import RoutingOutput
 
 SCALES = ("parents", "children")
 
 
-class SelfAttention(Routing):
+class SelfAttention(OnePass):
     r"""Mazzia, Salvetti and Chiaberge (2021), *Efficient-CapsNet*: one pass, no loop.
 
     With votes :math:`v_{ji}`, the logits :math:`\sum_k v_{ji} \cdot v_{jk} / \sqrt{E}` are the row sums of a parent's
@@ -28,7 +28,7 @@ class SelfAttention(Routing):
         scale: the dimension under the root: of the ``parents`` (E, as in the authors' code) or of the ``children`` (D,
             as in the paper).
         squash: squashing function; the paper's is ``exponential``.
-        **sizes: children, parents, dim_in and dim_out, and what :class:`~capsexp.routing.base.Routing` takes.
+        **sizes: children, parents, dim_in and dim_out, and what :class:`~capsexp.routing.one_pass.OnePass` takes.
 
     Example:
         >>> from capsexp.nn import GivenVotes

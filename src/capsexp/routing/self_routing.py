@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from capsexp.errors import ConfigError
 from capsexp.nn.childwise import childwise
 from capsexp.nn.votes import Votes
-from capsexp.routing.base import Routing
+from capsexp.routing.one_pass import OnePass
 from capsexp.types import RoutingOutput
 
 LEAST = 1e-9
 """Sums of activations up to this give zeros, and no gradients, which would grow from layer to layer."""
 
 
-class SelfRouting(Routing):
+class SelfRouting(OnePass):
     r"""Hahn, Pyeon and Kim (2019), *Self-Routing Capsule Networks*: no agreement and no loop.
 
     A child's couplings are :math:`c_{ji} = \mathrm{softmax}_j (W_{ji} \cdot u_i + b_{ji})` of its pose u.  With the
@@ -26,7 +26,7 @@ class SelfRouting(Routing):
 
     Args:
         **sizes: children, parents, dim_in and dim_out; with dim_out = 0 there are activations alone, as in the paper's
-            class layer.
+            class layer.  And what :class:`~capsexp.routing.one_pass.OnePass` takes.
 
     Example:
         >>> from capsexp.nn import Capsules, ClassCapsules

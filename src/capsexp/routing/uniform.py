@@ -1,21 +1,17 @@
 """Uniform coupling: the baseline of routing."""
 
-from typing import Any
-
 from torch import Tensor
 
 from capsexp.nn.votes import Votes
-from capsexp.routing.base import Routing
+from capsexp.routing.one_pass import OnePass
 from capsexp.types import RoutingOutput
 
 
-class Uniform(Routing):
+class Uniform(OnePass):
     """Every child has the coupling 1 / J with each parent, for any votes.
 
     Args:
-        iterations: has no effect; it exists so that one grid can sweep over algorithms.
-        gradient: as ``iterations``.
-        **sizes: children, parents, dim_in, dim_out, and squash.
+        **sizes: children, parents, dim_in, dim_out, squash, and what :class:`~capsexp.routing.one_pass.OnePass` takes.
 
     Example:
         >>> from capsexp.nn import GivenVotes
@@ -26,9 +22,6 @@ class Uniform(Routing):
     """
 
     shares = "parents"
-
-    def __init__(self, *, iterations: int = 1, gradient: str = "full", **sizes: Any) -> None:
-        super().__init__(**sizes)
 
     def forward(self, votes: Votes, activations_BI: Tensor | None = None) -> RoutingOutput:
         """The squashed sum of the votes, times 1 / J."""
