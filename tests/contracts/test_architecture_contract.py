@@ -26,6 +26,9 @@ SMALL = {
 }
 """Overrides that make a large architecture small enough for tests."""
 
+SHIFTS = {"head.bias"}
+"""One number added to the scores of all classes: no cross-entropy depends on it, and its gradient is rounding alone."""
+
 
 @pytest.fixture(params=NAMES)
 def config(request: pytest.FixtureRequest, tiny_npz: Path, in_tmp: Path) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def test_gradients_reach_every_parameter(config: dict[str, Any]) -> None:
     module.eval().shared_step(batch).loss.backward()
     whole = [(name, parameter) for name, parameter in model.named_parameters() if parameter.numel()]
     bare = [name for name, parameter in whole if parameter.grad is None or not parameter.grad.any()]
-    assert bare == []
+    assert not set(bare) - SHIFTS
 
 
 def test_same_seed_same_weights_other_seed_others(config: dict[str, Any]) -> None:
