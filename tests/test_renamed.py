@@ -62,7 +62,7 @@ def test_a_key_of_a_class_that_came_later_counts_where_it_differs(target: str) -
     implied = identity.IMPLIED_BY_TARGET[target]
 
     def cell(target: str, keys: dict[str, Any]) -> str:
-        part = OmegaConf.create({"_target_": target})
+        part = OmegaConf.create({"_target_": target, "primary": {"types": 4}})
         for dotted, value in keys.items():
             OmegaConf.update(part, dotted, value)
         plain = OmegaConf.to_container(part)

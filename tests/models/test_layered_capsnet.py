@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from capsexp import build, resolvers
 from capsexp.errors import ConfigError
 from capsexp.models.backbones import Plain, ResNet
 from capsexp.models.base import count_parameters
-from capsexp.models.layered_capsnet import LayeredCapsNet
+from capsexp.models.layered_capsnet import PRIMARY, LayeredCapsNet
 from capsexp.routing import Dynamic, SelfRouting
 from capsexp.sweep.cells import resolved
 
@@ -47,6 +48,13 @@ def made(**options: Any) -> LayeredCapsNet:
     given: dict[str, Any] = {"image_shape": (1, 12, 14), "classes": 3, "routing": Dynamic}
     given |= {"backbone": partial(Plain, channels=[4]), "primary": {"types": 2, "dim": 4, "stride": 2}}
     return LayeredCapsNet(**given | options)
+
+
+@pytest.mark.parametrize("model", ["attention_capsnet", "efficient_capsnet", "sr_capsnet"])
+def test_every_key_of_the_primary_capsules_is_there_to_be_changed(model: str) -> None:
+    listed = OmegaConf.load(CONF / "model" / f"{model}.yaml")
+    assert tuple(listed.primary) == PRIMARY
+    assert "layer_normaliser" in listed
 
 
 def test_every_layer_has_the_sizes_that_it_was_given() -> None:

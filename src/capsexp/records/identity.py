@@ -61,6 +61,16 @@ IMPLIED_BY_TARGET: dict[str, dict[str, Any]] = {
     "capsexp.routing.self_attention.SelfAttention": _ONE_PASS,
     "capsexp.routing.inverted_attention.InvertedAttention": {"gradient": "full"},
     "capsexp.routing.optimised.Optimised": {"gradient": "full"},
+    "capsexp.models.layered_capsnet.LayeredCapsNet": {
+        "primary.stride": 1,
+        "primary.padding": 0,
+        "primary.squash": "classic",
+        "primary.epsilon": 0.0,
+        "primary.normaliser": "squash",
+        "primary.activation": "length",
+        "primary.depthwise": False,
+        "layer_normaliser": "none",
+    },
 }
 """As :data:`IMPLIED`, within a mapping with this ``_target_``; in those of other classes the key counts as ever."""
 
