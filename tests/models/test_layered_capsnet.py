@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from capsexp import build, resolvers
 from capsexp.errors import ConfigError
-from capsexp.models.backbones import Plain, ResNet
+from capsexp.models.backbones import Backbone, Plain, ResNet
 from capsexp.models.base import count_parameters
 from capsexp.models.layered_capsnet import PRIMARY, LayeredCapsNet
 from capsexp.routing import Dynamic, SelfRouting
@@ -77,6 +79,23 @@ def test_a_network_is_made_without_a_change_to_its_statistics_or_its_mode() -> N
     model = made(backbone=partial(ResNet, channels=[4], blocks=[1]))
     assert model.backbone.training
     assert not model.backbone.norm.running_mean.any()  # type: ignore[union-attr,operator]
+
+
+class Pool(Backbone):
+    """It has no parameters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return F.avg_pool2d(images_BCHW, 2)
+
+
+def test_a_backbone_may_have_no_parameters() -> None:
+    sizes: dict[str, Any] = {"image_shape": (2, 12, 12), "classes": 3, "primary": {"types": 2, "dim": 4}}
+    model = LayeredCapsNet(routing=Dynamic, backbone=Pool, **sizes)
+    assert (model.grid, model(torch.rand(2, 2, 12, 12)).shape) == ((4, 4), (2, 3))
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "convolution"])

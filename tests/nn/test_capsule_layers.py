@@ -14,7 +14,9 @@ from capsexp.nn.votes import LinearVotes
 from capsexp.routing.dynamic import Dynamic
 from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
+from capsexp.routing.self_routing import SelfRouting
 from capsexp.routing.uniform import Uniform
+from capsexp.types import Capsules
 from tests.references import squash as reference
 
 B, T, D, H, W = 2, 3, 4, 3, 2
@@ -178,3 +180,13 @@ def test_each_layer_makes_a_routing_of_its_own() -> None:
         {"children": 5, "parents": 3, "dim_in": 4, "dim_out": 2},
         {"children": 18, "parents": 3, "dim_in": 4, "dim_out": 6},
     ]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 11), (1, 12), (2, 12, 1)])
+def test_activations_of_another_shape_than_the_poses_are_refused(shape: tuple[int, ...]) -> None:
+    rule = r"activations must have the shape \(2, 12\) of the poses without their components, got"
+    with pytest.raises(ValueError, match=rule):
+        ClassCapsules(12, 3, 4, 5, SelfRouting)(Capsules(torch.rand(2, 12, 4), torch.rand(shape)))
+    grid = Capsules(torch.rand(2, 3, 4, 2, 2), torch.rand(2, 3, 4))
+    with pytest.raises(ValueError, match=r"activations must have the shape \(2, 3, 2, 2\)"):
+        ConvCapsules(3, 2, 4, 5, SelfRouting, kernel=2)(grid)

@@ -13,7 +13,7 @@ def margin_loss(
     over the classes, averaged over the batch.
 
     Args:
-        lengths_BK: lengths of the class capsules (B, K), in [0, 1).
+        lengths_BK: lengths of the class capsules (B, K), at least 0; below 1 after a squash, not after ``Optimised``.
         labels_B: the class of each image, int64.
         present: m+, the length above which a present class adds nothing.
         absent: m-, the length below which an absent class adds nothing.

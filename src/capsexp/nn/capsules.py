@@ -29,8 +29,19 @@ Given = Tensor | Capsules | RoutingOutput
 
 
 def capsules_of(given: Given) -> Capsules:
-    """Poses with their activations, or with None if only poses are given."""
-    return Capsules(given) if isinstance(given, Tensor) else Capsules(given[0], given[1])
+    """Poses with their activations, or with None if only poses are given.
+
+    Raises:
+        ConfigError: the activations do not have the shape of the poses without their components.
+    """
+    if isinstance(given, Tensor):
+        return Capsules(given)
+    poses, activations = given[:2]
+    shape = (*poses.shape[:2], *poses.shape[3:])
+    if activations is not None and activations.shape != shape:
+        rule = f"have the shape {shape} of the poses without their components"
+        raise ConfigError("activations", rule, tuple(activations.shape))
+    return Capsules(poses, activations)
 
 
 def as_children(given: Given) -> Capsules:
