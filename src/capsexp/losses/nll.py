@@ -14,7 +14,7 @@ def nll_loss(activations_BK: Tensor, labels_B: Tensor) -> Tensor:
     """The mean of -ln of the true class' part of the activations.
 
     Hahn et al. (2019) train with it: self-routing gives activations that add up to 1; those of other algorithms (their
-    DR-n and EM-n) are divided by their sum.
+    DR-n and EM-n) are divided by their sum.  A share below 1e-9 counts as 1e-9 and gives no gradient.
 
     Args:
         activations_BK: activations of the class capsules (B, K), at least 0.
