@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from capsexp.errors import ConfigError
-from capsexp.lightning_modules.capsnet import CapsNetModule
+from capsexp.lightning_modules.capsnet import LOSSES, CapsNetModule
 from capsexp.lightning_modules.quiet import quiet_lightning
 from capsexp.losses.margin import margin_loss
+from capsexp.losses.nll import nll_loss
 from capsexp.losses.spread import spread_loss
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
-from capsexp.routing import Dynamic, InvertedAttention, SelfAttention, SelfRouting
+from capsexp.routing import EM, Dynamic, InvertedAttention, SelfAttention, SelfRouting, VariationalBayes
 from capsexp.types import Batch
 
 SHAPE = (1, 17, 17)
@@ -156,6 +157,23 @@ def test_a_network_that_is_no_capsule_network_is_refused() -> None:
     model = CNN(image_shape=SHAPE, classes=3)
     with pytest.raises(ConfigError, match=r"^model must be a capsexp.models.base.CapsuleClassifier, got 'CNN'$"):
         CapsNetModule(model=model, make_optimizer=torch.optim.Adam, sizes={})
+
+
+@pytest.mark.parametrize("routing", [EM, VariationalBayes])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_fits_probabilities(routing: Any, loss: str) -> None:
+    given, made = batch(), routed(routing, loss, normaliser="batch_norm", activation="logistic")
+    found, scores_BK, _ = made.shared_step(given)
+    expected = {
+        "margin": lambda: margin_loss(scores_BK, given.labels_B),
+        "spread": lambda: spread_loss(scores_BK, given.labels_B, margin=0.9),
+        "nll": lambda: nll_loss(scores_BK, given.labels_B),
+        "cross_entropy": lambda: F.cross_entropy(scores_BK, given.labels_B),
+    }
+    assert torch.equal(found, expected[loss]())
+    found.backward()  # type: ignore[no-untyped-call]
+    grads = [parameter.grad for parameter in made.model.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
 
 
 # -- the margin of the spread loss ------------------------------------------------------------------------------------

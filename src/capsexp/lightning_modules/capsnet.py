@@ -22,6 +22,7 @@ LOSSES = ("margin", "spread", "nll", "cross_entropy")
 
 FITTING: Mapping[str, tuple[tuple[str, ...], str]] = {
     "length": (LOSSES, "are lengths"),
+    "probability": (LOSSES, "lie in 0..1, each for itself"),
     "share": (("nll", "cross_entropy"), "add up to 1 and are no lengths"),
     "none": (("cross_entropy",), "are none"),
 }
