@@ -46,6 +46,20 @@ OF_SHARES: Fitting = {
     "activation": "logistic",
     "dim_class": 0,
 }
+OF_COSTS: Fitting = {
+    "loss": "spread",
+    "head": "activations",
+    "normaliser": "none",
+    "activation": "logistic",
+    "dim_class": 16,
+}
+OF_ENTROPIES: Fitting = {
+    "loss": "cross_entropy",
+    "head": "activations",
+    "normaliser": "type_norm",
+    "activation": "logistic",
+    "dim_class": 16,
+}
 OF_NO_ACTIVATIONS: Fitting = {
     "loss": "cross_entropy",
     "head": "linear",
@@ -57,6 +71,8 @@ OF_NO_ACTIVATIONS: Fitting = {
 OF_ROUTINGS: Mapping[str, Fitting] = {
     "capsexp.routing.self_routing.SelfRouting": OF_SHARES,
     "capsexp.routing.inverted_attention.InvertedAttention": OF_NO_ACTIVATIONS,
+    "capsexp.routing.em.EM": OF_COSTS,
+    "capsexp.routing.variational_bayes.VariationalBayes": OF_ENTROPIES,
 }
 """The options that the papers of routing algorithms choose, by the name of the class; all others have lengths."""
 
