@@ -44,6 +44,7 @@ def _route(
     poses_BID: Tensor,
     mask_BI: Tensor | None = None,
     activations_BI: Tensor | None = None,
+    parents_BJE: Tensor | None = None,
 ) -> RoutingOutput:
     """``CapsuleLayer.route`` in plain operations that do not depend on the batch size."""
     votes = layer.votes(poses_BID, mask_BI, form="materialised")
@@ -53,5 +54,7 @@ def _route(
     built = GivenVotes(votes.materialise(), mask_BI, poses_BID)
     if layer.inference == "fast":
         return weigh(built, layer.master_JI)
+    if layer.one_round:
+        return cast("RoutingOutput", layer.routing.one_round(built, parents_BJE))
     used_BI = layer.activations_for_routing(poses_BID, mask_BI, activations_BI)
     return cast("RoutingOutput", layer.routing(built) if used_BI is None else layer.routing(built, used_BI))
