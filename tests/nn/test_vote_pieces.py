@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from capsexp.nn import vote_operators, vote_pieces
+from capsexp.nn import recording_votes, vote_operators, vote_pieces
 from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import LinearVotes, Votes, choose_form
 from capsexp.routing.base import AgreementRouting
@@ -162,13 +162,13 @@ def test_every_piece_goes_before_the_next_one_comes(monkeypatch: pytest.MonkeyPa
     alive: list[int] = []
     made: list[weakref.ref[Tensor]] = []
 
-    class Watched(vote_pieces._RecordingVotes):
+    class Watched(recording_votes.RecordingVotes):
         def __init__(self, *arguments: Any) -> None:
             alive.append(sum(each() is not None for each in made[:-1]))  # the last one's name is still bound
             super().__init__(*arguments)
             made.append(weakref.ref(self._votes_BJEI))
 
-    monkeypatch.setattr(vote_pieces, "_RecordingVotes", Watched)
+    monkeypatch.setattr(vote_pieces, "RecordingVotes", Watched)
     output = routing(Dynamic)(LinearVotes(*operands(), form="pieces"))  # type: ignore[arg-type]
     gc.disable()
     try:

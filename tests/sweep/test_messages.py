@@ -46,8 +46,8 @@ MISFITS = {
         "Could not delete from config. 'pruning.norm' does not exist "
         "(refused with pruning=cosine, accepted with pruning=magnitude)"
     ),
-    "model=capsnet,efficient_capsnet routing.iterations=1,2": (
-        "Could not override 'routing.iterations' (refused with model=efficient_capsnet, accepted with model=capsnet)"
+    "model=capsnet,efficient_capsnet routing.prior=true,false": (
+        "Could not override 'routing.prior' (refused with model=capsnet, accepted with model=efficient_capsnet)"
     ),
     "model=deep_capsnet,capsnet model.c9=1,2": "Could not override 'model.c9' (refused with model=deep_capsnet)",
     "model=deep_capsnet,autoencoder model.c3=8": "Could not override 'model.c3' (refused with model=deep_capsnet)",

@@ -37,6 +37,9 @@ class LayeredCapsNet(CapsuleClassifier):
             :class:`~capsexp.nn.capsules.ConvCapsules`; ``kernel`` null for the side of the grid: one place remains.
         layer_normaliser: of these layers: ``none`` or ``batch_norm``.
         matrix: True for poses that are square matrices, in all layers.
+        class_shared: True if the places of a type share their matrices to the classes (Hinton et al. 2018).
+        class_coordinates: True adds every child's place to its votes for the classes, see
+            :func:`~capsexp.nn.shifted_votes.centres`.
         dim_class: E, components of a class capsule; 0 for activations alone, where the routing can.
         concurrent: True for rounds of routing of all layers at once, in place of all rounds of a layer before the next
             (Tsai et al. 2020): a first pass from layer to layer, then ``iterations`` - 1 rounds in which each layer
@@ -74,6 +77,8 @@ class LayeredCapsNet(CapsuleClassifier):
         layers: Sequence[Mapping[str, Any]] = (),
         layer_normaliser: str = "none",
         matrix: bool = False,
+        class_shared: bool = False,
+        class_coordinates: bool = False,
         concurrent: bool = False,
         dim_class: int = 16,
         head: str = "activations",
@@ -83,7 +88,8 @@ class LayeredCapsNet(CapsuleClassifier):
     ) -> None:
         super().__init__()
         require_int("dim_class", dim_class, 0)
-        for key, value in (("matrix", matrix), ("concurrent", concurrent)):
+        flags = {"matrix": matrix, "class_shared": class_shared, "class_coordinates": class_coordinates}
+        for key, value in (flags | {"concurrent": concurrent}).items():
             require(isinstance(value, bool), key, "be true or false", value)
         listed = isinstance(layers, Sequence) and not isinstance(layers, str)
         require(listed, "layers", f"be a list of mappings with the keys {', '.join(LAYER)}", layers)
@@ -99,7 +105,21 @@ class LayeredCapsNet(CapsuleClassifier):
             types, dim = made.weight.shape[0], made.dim_out
         self.grid = grid
         children = types * grid[0] * grid[1]
-        self.class_capsules = ClassCapsules(children, classes, dim, dim_class, routing, matrix=matrix)
+        try:
+            self.class_capsules = ClassCapsules(
+                children,
+                classes,
+                dim,
+                dim_class,
+                routing,
+                matrix=matrix,
+                grid=grid,
+                shared=class_shared,
+                coordinates=class_coordinates,
+            )
+        except ConfigError as error:
+            own = error.key in ("shared", "coordinates")
+            raise (ConfigError(f"class_{error.key}", error.rule, error.value) if own else error) from error
         kind = "length" if self.primary.activation_conv is None else "logistic"
         try:
             check_activations(kind, self.class_capsules)
@@ -169,7 +189,9 @@ class LayeredCapsNet(CapsuleClassifier):
         first = next(iter(self.layers.values()), None)
         if isinstance(first, ConvCapsules):
             return Reader("layers.layer1", first.kernel**2)
-        return Reader("class_capsules", self.grid[0] * self.grid[1])
+        last = self.class_capsules
+        shared = last.weight.shape[3] != last.child_count
+        return Reader("class_capsules", 1 if shared else self.grid[0] * self.grid[1])
 
 
 def _inside(prefix: str, layer: ChannelLayer) -> ChannelLayer:

@@ -16,11 +16,13 @@ from capsexp.nn.capsules import (
 )
 from capsexp.nn.channels import ChannelLayer, ChannelNetwork, FeatureMaps, Follower, Prunable, Reader
 from capsexp.nn.decoder import Decoder
+from capsexp.nn.field import Field
 from capsexp.nn.finish import LayerNorm, Squash
 from capsexp.nn.functional import SQUASHES, lengths, squash, squash_exponential, squash_linear
 from capsexp.nn.head import SharedScore
 from capsexp.nn.matrix_votes import MatrixVotes
 from capsexp.nn.primary import PrimaryCapsules
+from capsexp.nn.shifted_votes import ShiftedVotes
 from capsexp.nn.unpooling import max_pool, max_unpool
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
 from capsexp.types import Capsules
@@ -35,6 +37,7 @@ __all__ = [
     "ConvCapsules",
     "Decoder",
     "FeatureMaps",
+    "Field",
     "Follower",
     "GivenVotes",
     "LayerNorm",
@@ -44,6 +47,7 @@ __all__ = [
     "Prunable",
     "Reader",
     "SharedScore",
+    "ShiftedVotes",
     "Squash",
     "Votes",
     "as_children",

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capsexp.errors import ConfigError, require, require_choice
+from capsexp.nn.field import Field
 from capsexp.nn.functional import at_least_single, lengths
 from capsexp.nn.matrix_votes import MatrixVotes, side_of
+from capsexp.nn.shifted_votes import ShiftedVotes, centres
 from capsexp.nn.votes import FoldCache, Form, GivenVotes, LinearVotes, Votes
 from capsexp.types import Capsules, RoutingOutput
 
@@ -84,6 +86,8 @@ class CapsuleLayer(nn.Module):
         weight_std: standard deviation of the initial matrices; None begins as the routing does.
         matrix: True for poses that are square matrices, D = E = m * m, multiplied by matrices (m, m): the weight is
             then (J, m, m, I).
+        shared: number of transformation matrices per parent if neighbouring children share them, each as many; None for
+            one of each child.
 
     Example:
         >>> from capsexp.routing import Uniform
@@ -108,13 +112,14 @@ class CapsuleLayer(nn.Module):
         *,
         weight_std: float | None = None,
         matrix: bool = False,
+        shared: int | None = None,
     ) -> None:
         super().__init__()
         self.routing = _routing(routing, children, parents, dim_in, dim_out)
         name, whole = type(self.routing).__name__, self.routing.poses_optional and dim_out == 0
         require(whole or dim_out > 0, "dim_class", f"be at least 1: {name} gives no activations without poses", dim_out)
-        self.dim_in, self.dim_out, self.matrix = dim_in, dim_out, matrix
-        weight_JEDI = torch.empty(parents, *self._sides(), children)
+        self.dim_in, self.dim_out, self.matrix, self.child_count = dim_in, dim_out, matrix, children
+        weight_JEDI = torch.empty(parents, *self._sides(), children if shared is None else shared)
         if weight_std is None:
             self.routing.start(weight_JEDI)
         else:
@@ -133,9 +138,9 @@ class CapsuleLayer(nn.Module):
         """
         name = type(self.routing).__name__
         require(self.routing.has_master, "master", f"be absent: {name} has no master coefficients", name)
-        parents, _, _, children = self.weight.shape
-        rule = f"have the shape (parents, children) = {(parents, children)}"
-        require(coupling_JI.shape == (parents, children), "master", rule, tuple(coupling_JI.shape))
+        shape = (self.weight.shape[0], self.child_count)
+        rule = f"have the shape (parents, children) = {shape}"
+        require(coupling_JI.shape == shape, "master", rule, tuple(coupling_JI.shape))
         require(bool(coupling_JI.isfinite().all()), "master", "hold finite numbers", "NaN or infinity")
         self.master_JI = coupling_JI.detach().to(self.weight, copy=True)
 
@@ -149,6 +154,7 @@ class CapsuleLayer(nn.Module):
         poses_BID: Tensor,
         mask_BI: Tensor | None = None,
         activations_BI: Tensor | None = None,
+        field: Field | None = None,
         parents_BJE: Tensor | None = None,
     ) -> RoutingOutput:
         """The output of routing for the votes of the children.
@@ -157,9 +163,11 @@ class CapsuleLayer(nn.Module):
             poses_BID: poses of the children.
             mask_BI: True where a child exists, or None if all exist.
             activations_BI: activations of the children; None for the lengths of their poses.
+            field: the children that windows share, where the routing shares them out over all windows.
             parents_BJE: with ``one_round``: poses of the parents before the round, None in the first one.
         """
         votes = self.votes(poses_BID, mask_BI)
+        votes.field = field
         if self.inference == "dynamic" and self.one_round:
             return cast("RoutingOutput", self.routing.one_round(votes, parents_BJE))
         if self.inference == "dynamic":
@@ -170,9 +178,13 @@ class CapsuleLayer(nn.Module):
 
     def votes(self, poses_BID: Tensor, mask_BI: Tensor | None = None, form: Form | None = None) -> Votes:
         """The votes of children with these poses."""
+        weight_JEDI: Tensor = self.weight
+        own = weight_JEDI.shape[3] == self.child_count
+        if not own:
+            weight_JEDI = weight_JEDI.repeat_interleave(self.child_count // weight_JEDI.shape[3], 3)
         if self.matrix:
-            return MatrixVotes(poses_BID, self.weight, mask_BI, form)
-        return LinearVotes(poses_BID, self.weight, mask_BI, form, None if self.training else self._folds)
+            return MatrixVotes(poses_BID, weight_JEDI, mask_BI, form)
+        return LinearVotes(poses_BID, weight_JEDI, mask_BI, form, self._folds if own and not self.training else None)
 
     def _sides(self) -> tuple[int, int]:
         """Rows and columns of a transformation matrix."""
@@ -196,14 +208,22 @@ class CapsuleLayer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Allocate the master if the checkpoint has one, and remove it if not."""
         there = f"{prefix}master_JI" in state_dict
-        parents, _, _, children = self.weight.shape
-        self.master_JI = self.weight.new_empty(parents, children) if there else None
+        self.master_JI = self.weight.new_empty(self.weight.shape[0], self.child_count) if there else None
         if not there:
             self.inference = "dynamic"
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-DECLARED = ("activation", "needs_activations", "poses_optional", "has_master", "start", "weigh")
+DECLARED = (
+    "activation",
+    "shares",
+    "children_at",
+    "needs_activations",
+    "poses_optional",
+    "has_master",
+    "start",
+    "weigh",
+)
 """The attributes of a routing that a layer uses, see :class:`capsexp.routing.Routing`."""
 
 
@@ -259,6 +279,18 @@ def set_inference(model: nn.Module, inference: Inference) -> None:
 class ClassCapsules(CapsuleLayer):
     """The class capsules, for which every child votes: Sabour et al. (2017), DigitCaps.
 
+    Args:
+        children: I.
+        parents: J.
+        dim_in: D.
+        dim_out: E.
+        routing: constructor of the layer's routing from these four.
+        weight_std: standard deviation of the initial matrices; None begins as the routing does.
+        matrix: see :class:`CapsuleLayer`.
+        grid: height and width of the children's grid, with the places of a type adjacent, for the next two.
+        shared: True if the places of a type share their transformation matrices (Hinton et al. 2018).
+        coordinates: True adds every child's place to its votes, see :func:`~capsexp.nn.shifted_votes.centres`.
+
     Example:
         >>> from functools import partial
         >>> from capsexp.routing import Dynamic
@@ -266,7 +298,55 @@ class ClassCapsules(CapsuleLayer):
         >>> output = layer(torch.rand(5, 36, 8))
         >>> output.poses_BJE.shape, output.activations_BJ.shape, output.coupling_BJI.shape
         (torch.Size([5, 10, 16]), torch.Size([5, 10]), torch.Size([5, 10, 36]))
+        >>> ClassCapsules(36, 10, 8, 16, Dynamic, grid=(3, 3), shared=True).weight.shape  # of 4 types
+        torch.Size([10, 16, 8, 4])
     """
+
+    offset_EI: Tensor | None
+
+    def __init__(
+        self,
+        children: int,
+        parents: int,
+        dim_in: int,
+        dim_out: int,
+        routing: MakeRouting,
+        *,
+        weight_std: float | None = None,
+        matrix: bool = False,
+        grid: tuple[int, int] | None = None,
+        shared: bool = False,
+        coordinates: bool = False,
+    ) -> None:
+        height, width = grid or (1, 1)
+        types, rest = divmod(children, height * width)
+        require(rest == 0, "grid", f"have a number of places that divides the children, {children}", grid)
+        super().__init__(
+            children,
+            parents,
+            dim_in,
+            dim_out,
+            routing,
+            weight_std=weight_std,
+            matrix=matrix,
+            shared=types if shared else None,
+        )
+        own = not self.routing.children_at
+        rule = f"be false: {type(self.routing).__name__} has parameters of every child"
+        require(own or not shared, "shared", rule, shared)
+        offset_EI = None
+        if coordinates:
+            side = self._sides()[0] if matrix else 1
+            least, what = (2, "rows") if matrix else (2, "components")
+            found = side if matrix else dim_out
+            require(found >= least, "coordinates", f"be false: votes need {least} {what} for them", coordinates)
+            offset_EI = centres(height, width, types, dim_out, side)
+        self.register_buffer("offset_EI", offset_EI, persistent=False)
+
+    def votes(self, poses_BID: Tensor, mask_BI: Tensor | None = None, form: Form | None = None) -> Votes:
+        """The votes of children with these poses, with their coordinates if they have them."""
+        votes = super().votes(poses_BID, mask_BI, form)
+        return votes if self.offset_EI is None else ShiftedVotes(votes, self.offset_EI)
 
     def forward(self, children: Given, parents: Tensor | None = None) -> RoutingOutput:
         """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes.
@@ -276,7 +356,7 @@ class ClassCapsules(CapsuleLayer):
             parents: with ``one_round``: poses (B, J, E) of the classes before the round, None in the first one.
         """
         poses_BID, activations_BI = capsules_of(children)
-        return self.route(poses_BID, None, activations_BI, parents)
+        return self.route(poses_BID, None, activations_BI, None, parents)
 
 
 class ConvCapsules(CapsuleLayer):
@@ -327,6 +407,7 @@ class ConvCapsules(CapsuleLayer):
         self.kernel, self.stride, self.padding = kernel, stride, padding
         normal = require_choice("normaliser", normaliser, ("none", "batch_norm")) == "batch_norm"
         self.norm = nn.BatchNorm2d(out_types * dim_out) if normal else None
+        self._fields: dict[tuple[int, int, torch.device], Field] = {}
 
     def forward(self, children: Given, parents: Tensor | None = None) -> RoutingOutput:
         """Poses (B, J, E, H', W'), activations (B, J, H', W') and coupling (B, L, J, I).
@@ -341,14 +422,29 @@ class ConvCapsules(CapsuleLayer):
         activations_BI = None
         if self.routing.needs_activations and activations_BTHW is not None:
             activations_BI = self._windows(activations_BTHW[:, :, None]).squeeze(2)
+        field = self._field(height, width, poses_BTDHW.device)
         parents_BJE = None if parents is None else parents.permute(0, 3, 4, 1, 2).flatten(0, 2)
-        output = self.route(self._windows(poses_BTDHW), self._mask(poses_BTDHW), activations_BI, parents_BJE)
+        mask_BI = self._mask(poses_BTDHW)
+        output = self.route(self._windows(poses_BTDHW), mask_BI, activations_BI, field, parents_BJE)
         poses = output.poses_BJE.view(batch, rows, columns, *output.poses_BJE.shape[1:]).permute(0, 3, 4, 1, 2)
         if self.norm is not None:
             poses = self.norm(poses.flatten(1, 2)).view_as(poses)
         activations = output.activations_BJ.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
         coupling = output.coupling_BJI.view(batch, rows * columns, *output.coupling_BJI.shape[1:])
         return RoutingOutput(poses, activations, coupling)
+
+    def _field(self, height: int, width: int, device: torch.device) -> Field | None:
+        """The windows' field if the routing needs it; None where every child lies in one window."""
+        alone = self.stride >= self.kernel or self._places(height) * self._places(width) == 1
+        if alone or self.routing.shares != "field":
+            return None
+        key = height, width, device
+        if key in self._fields:
+            return self._fields[key]
+        field = Field.of_grid(height, width, self.kernel, self.stride, self.padding, device)
+        if not torch.compiler.is_compiling():  # a tracer's tensor is of no use after it
+            self._fields[key] = field
+        return field
 
     def _places(self, size: int) -> int:
         rule = f"be at most the grid's side and its padding ({size} + 2 * {self.padding})"

@@ -6,6 +6,9 @@ from typing import cast
 
 from torch import Tensor
 
+from capsexp.nn.autocast import autocast_type
+from capsexp.nn.functional import at_least_single
+from capsexp.nn.vote_makers import MatrixVoteMaker, Recipe
 from capsexp.nn.votes import Form, LinearVotes, Votes
 
 
@@ -37,6 +40,7 @@ class MatrixVotes(Votes):
     ) -> None:
         self.poses_BID, self.mask_BI, self._side = poses_BID, mask_BI, weight_JEDI.shape[2]
         self._rows = LinearVotes(self._apart(poses_BID), weight_JEDI, form=form)
+        self._weight_JEDI = weight_JEDI
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
@@ -55,9 +59,15 @@ class MatrixVotes(Votes):
     def materialise(self) -> Tensor:  # noqa: D102
         return self._of_rows(self._rows.materialise()).flatten(2, 3)
 
+    def recipe(self) -> Recipe:  # noqa: D102
+        poses_BDI = at_least_single(cast("Tensor", self.poses_BID)).transpose(1, 2).contiguous()
+        product_type = autocast_type(poses_BDI.device.type)
+        return Recipe(MatrixVoteMaker, poses_BDI, at_least_single(self._weight_JEDI), product_type)
+
     def detach(self) -> "MatrixVotes":  # noqa: D102
         other = copy.copy(self)
         other.poses_BID, other._rows = cast("Tensor", self.poses_BID).detach(), self._rows.detach()
+        other._weight_JEDI = self._weight_JEDI.detach()
         return other
 
     def _apart(self, poses_BXD: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from capsexp.nn.finish import squashed
 from capsexp.nn.functional import SQUASHES, at_least_single
 from capsexp.types import Capsules
 
-NORMALISERS = ("squash", "batch_norm", "layer_norm", "none")
+NORMALISERS = ("squash", "batch_norm", "type_norm", "layer_norm", "none")
 ACTIVATIONS = ("length", "logistic")
 
 
@@ -34,11 +34,12 @@ class PrimaryCapsules(nn.Module):
         squash: squashing function of the poses, one of :data:`~capsexp.nn.functional.SQUASHES`.
         epsilon: of the squash, see :func:`~capsexp.nn.finish.squashed`.
         normaliser: what makes poses of the convolution's maps: ``squash``; ``batch_norm`` of each channel (Hahn et al.
-            2019); ``layer_norm`` of each capsule, with a gain and a shift of D numbers that all types share (Tsai et
-            al. 2020); ``none``.  With the two norms the convolution has no bias.
+            2019); ``type_norm``, batch normalisation of all components of a type together (Ribeiro et al. 2020);
+            ``layer_norm`` of each capsule, with a gain and a shift of D numbers that all types share (Tsai et al.
+            2020); ``none``.  With the norms the convolution has no bias.
         activation: ``length``: a capsule's activation is the length of its pose.  ``logistic``: a second convolution
-            with one channel per type, and with batch normalisation where ``normaliser`` is that, gives it by the
-            logistic function (Hinton et al. 2018; Hahn et al. 2019).
+            with one channel per type, and with batch normalisation where ``normaliser`` is ``batch_norm`` or
+            ``type_norm``, gives it by the logistic function (Hinton et al. 2018; Hahn et al. 2019).
         depthwise: True convolves every channel by itself (Mazzia et al. 2021), so there are as many after as before.
 
     Example:
@@ -79,7 +80,8 @@ class PrimaryCapsules(nn.Module):
         self.conv = convolution(channels, groups=groups)
         self.norm = _norm(normaliser, channels, dim)
         self.activation_conv = convolution(channels // dim) if logistic else None
-        self.activation_norm = nn.BatchNorm2d(channels // dim) if logistic and normaliser == "batch_norm" else None
+        normal = normaliser in ("batch_norm", "type_norm")
+        self.activation_norm = nn.BatchNorm2d(channels // dim) if logistic and normal else None
 
     def forward(self, maps_BCHW: Tensor) -> Capsules:
         """Poses (B, T, D, H', W') of T = channels / dim types at every position, in float32 or better.
@@ -102,7 +104,12 @@ class PrimaryCapsules(nn.Module):
             step: see :class:`~capsexp.nn.channels.ChannelLayer`; None for D.
         """
         normal = self.normaliser == "batch_norm"
-        parts = {"activation_conv": self.activation_conv, "activation_norm": self.activation_norm}
+        parts: dict[str, nn.Module | None] = {
+            "activation_conv": self.activation_conv,
+            "activation_norm": self.activation_norm,
+        }
+        if self.normaliser == "type_norm":
+            parts["norm"] = cast("nn.Module", self.norm)
         going = tuple(Follower(f"{name}.{key}", per_unit=True) for key, part in parts.items() if part is not None)
         return ChannelLayer(
             f"{name}.conv",
@@ -117,7 +124,8 @@ class PrimaryCapsules(nn.Module):
     def made_of(self, before: ChannelLayer, name: str, after: Sequence[Reader]) -> ChannelLayer:
         """The layer before depthwise primary capsules: its channels are their channels, and go in whole capsules."""
         own = [f"{name}.conv", *([f"{name}.norm"] if self.normaliser == "batch_norm" else [])]
-        going = (*before.followers, *map(Follower, own))
+        types = [Follower(f"{name}.norm", per_unit=True)] if self.normaliser == "type_norm" else []
+        going = (*before.followers, *map(Follower, own), *types)
         return replace(before, maps=own[-1], readers=tuple(after), step=self.dim, dim=self.dim, followers=going)
 
     def _poses(self, made_BCHW: Tensor) -> Tensor:
@@ -128,6 +136,8 @@ class PrimaryCapsules(nn.Module):
         poses_BTDHW = made_BCHW.reshape(batch, -1, self.dim, height, width)
         if self.normaliser == "squash":
             return squashed(self.squash, poses_BTDHW, 2, self.epsilon)
+        if self.normaliser == "type_norm":
+            return cast("nn.BatchNorm3d", self.norm)(poses_BTDHW)  # type: ignore[no-any-return]
         if self.normaliser == "layer_norm" and self.dim > 1:
             norm = cast("nn.LayerNorm", self.norm)
             return F.layer_norm(poses_BTDHW.movedim(2, -1), (self.dim,), norm.weight, norm.bias).movedim(-1, 2)
@@ -143,4 +153,6 @@ class PrimaryCapsules(nn.Module):
 def _norm(normaliser: str, channels: int, dim: int) -> nn.Module | None:
     if normaliser == "batch_norm":
         return nn.BatchNorm2d(channels)
+    if normaliser == "type_norm":
+        return nn.BatchNorm3d(channels // dim)
     return nn.LayerNorm(dim) if normaliser == "layer_norm" and dim > 1 else None

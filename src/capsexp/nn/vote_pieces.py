@@ -2,11 +2,11 @@
 
 Votes of a few images stay in the cache of the processor for all iterations, and operators pass over B x J x E x I
 numbers.  The backward pass needs only poses and weight.  The gradient of the votes is a sum of outer products, one per
-operator; one batched product computes it at the end.
+operator; batched products compute it at the end.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,199 +15,191 @@ from torch.autograd.function import once_differentiable
 
 from capsexp.nn import vote_operators
 from capsexp.nn.autocast import without_autocast
-from capsexp.nn.vote_operators import PIECE_BYTES, add_bmm, agree_built, bmm, sum_built
+from capsexp.nn.field import Field
+from capsexp.nn.moments import Squares
+from capsexp.nn.recording_votes import RecordingVotes
+from capsexp.nn.vote_makers import Recipe, VoteMaker
+from capsexp.nn.vote_operators import PIECE_BYTES
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
 
-Work = Callable[[Votes], tuple[Tensor, ...]]
-"""A function from votes to tensors whose first dimension counts the images; images do not depend on each other."""
+Work = Callable[..., tuple[Tensor, ...]]
+"""A function from votes, and the tensors alongside, to tensors whose first dimension counts the images (or windows).
+
+Images do not depend on each other; windows of one image may, if the votes have a field.
+"""
 
 
 FEWEST_ROUNDS = 3
 """Weighted sums from which on votes that are built pay: with two, the factored form takes two thirds of the time."""
 
+BUILT_PIECES = 4
+"""Factor of the size of a piece where votes must be built: their algorithms have more operations to begin per piece."""
+
 
 def in_pieces(
-    work: Work, votes: Votes, parameters: Iterable[Tensor], *, rounds: int = FEWEST_ROUNDS
+    work: Work,
+    votes: Votes,
+    parameters: Iterable[Tensor],
+    alongside: Sequence[Tensor] = (),
+    *,
+    rounds: int = FEWEST_ROUNDS,
+    built: bool = False,
 ) -> tuple[Tensor, ...]:
-    """``work(votes)``, computed for some images at a time if the form of the votes is ``pieces``.
+    """``work(votes, *alongside)``, computed for some images at a time if the form of the votes is ``pieces``.
 
     Args:
         work: the function; it runs again in the backward pass, so it must draw no random numbers and change nothing.
         votes: the votes of all images.
         parameters: further tensors that ``work`` uses and that may need a gradient.
+        alongside: tensors whose first dimension counts the images as well, such as the children's activations.
         rounds: number of weighted sums; below :data:`FEWEST_ROUNDS` all images are computed at once.
+        built: True if ``work`` needs more of votes than weighted sums and agreements: they are then built for it,
+            whatever their form.
     """
-    if rounds < FEWEST_ROUNDS:
-        return work(votes)
-    if not isinstance(votes, LinearVotes) or votes.form != "pieces" or torch.compiler.is_compiling():
-        return work(votes)
+    recipe = None if torch.compiler.is_compiling() else votes.recipe()
+    if built:
+        if recipe is not None and _Pieces.of(recipe, votes.field, BUILT_PIECES).several:
+            return _apply(work, votes, recipe, parameters, alongside, BUILT_PIECES)
+        return work(GivenVotes(votes.materialise(), votes.mask_BI, votes.poses_BID, votes.field), *alongside)
+    if rounds < FEWEST_ROUNDS or recipe is None:
+        return work(votes, *alongside)
+    if not isinstance(votes, LinearVotes) or votes.form != "pieces":
+        return work(votes, *alongside)
     if not votes.shape[0]:
-        return work(votes)  # no image, no piece
-    poses_BDI, weight_JEDI, _, product_type = votes.operands()
-    arguments = work, product_type, votes.mask_BI, poses_BDI, weight_JEDI, *parameters
+        return work(votes, *alongside)  # no image, no piece
+    return _apply(work, votes, recipe, parameters, alongside, 1)
+
+
+def _apply(
+    work: Work, votes: Votes, recipe: Recipe, parameters: Iterable[Tensor], alongside: Sequence[Tensor], larger: int
+) -> tuple[Tensor, ...]:
+    setting = _Setting(work, recipe.kind, recipe.product_type, votes.field, larger, len(alongside))
+    arguments = setting, votes.mask_BI, recipe.offset_EI, recipe.poses_BDI, recipe.weight_JEDI, *alongside, *parameters
     return cast("tuple[Tensor, ...]", _InPieces.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+class _Setting(NamedTuple):
+    """What both passes need beside tensors."""
+
+    work: Work
+    kind: type[VoteMaker]
+    product_type: torch.dtype | None
+    field: Field | None
+    larger: int
+    alongside: int
 
 
 class _InPieces(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        work: Work,
-        product_type: torch.dtype | None,
+        setting: _Setting,
         mask_BI: Tensor | None,
+        offset_EI: Tensor | None,
         poses_BDI: Tensor,
         weight_JEDI: Tensor,
-        *parameters: Tensor,
+        *others: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(mask_BI, poses_BDI, weight_JEDI)
+        alongside = others[: setting.alongside]
+        ctx.save_for_backward(mask_BI, offset_EI, poses_BDI, weight_JEDI, *alongside)
         ctx.set_materialize_grads(False)
-        ctx.work, ctx.product_type, ctx.parameters = work, product_type, parameters
+        ctx.setting, ctx.parameters = setting, others[setting.alongside :]
         found: list[Tensor] = []
-        for piece in _pieces(poses_BDI, weight_JEDI, product_type):
+        pieces = _Pieces.of(_recipe(setting, poses_BDI, weight_JEDI, offset_EI), setting.field, setting.larger)
+        squares = Squares()
+        for images, votes_BJEI in pieces.each():
+            squares.forget()
             with without_autocast(poses_BDI.device.type):
-                parts = work(GivenVotes(piece.votes_BJEI, _of(mask_BI, piece.images)))
+                votes = GivenVotes(votes_BJEI, _of(mask_BI, images), field=setting.field, squares=squares)
+                parts = setting.work(votes, *(each[images] for each in alongside))
             found = found or [part.new_empty(len(poses_BDI), *part.shape[1:]) for part in parts]
             for whole, part in zip(found, parts, strict=True):
-                whole[piece.images] = part
+                whole[images] = part
         return tuple(found)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        mask_BI, poses_BDI, weight_JEDI = ctx.saved_tensors
+        mask_BI, offset_EI, poses_BDI, weight_JEDI, *alongside = ctx.saved_tensors
+        setting: _Setting = ctx.setting
         wanted = [each for each in ctx.parameters if each.requires_grad]
         totals = {id(each): torch.zeros_like(each) for each in wanted}
-        grad_u_BDI = torch.zeros_like(poses_BDI)
-        parents, dim_out, components, children = weight_JEDI.shape
-        grad_w_IDF = weight_JEDI.new_zeros(children, components, parents * dim_out)
-        for piece in _pieces(poses_BDI, weight_JEDI, ctx.product_type):
-            votes = _RecordingVotes(piece.votes_BJEI.detach().requires_grad_(), _of(mask_BI, piece.images))
+        places = [place for place in range(len(alongside)) if ctx.needs_input_grad[5 + place]]
+        grads_alongside = {place: torch.zeros_like(alongside[place]) for place in places}
+        pieces = _Pieces.of(_recipe(setting, poses_BDI, weight_JEDI, offset_EI), setting.field, setting.larger)
+        squares = Squares()
+        for images, votes_BJEI in pieces.each():
+            squares.forget()
+            leaf_BJEI = votes_BJEI.detach().requires_grad_()
+            votes = RecordingVotes(leaf_BJEI, _of(mask_BI, images), setting.field, squares)
+            here = [each[images].detach() for each in alongside]
+            inputs = [here[place].requires_grad_() for place in places]
             with torch.enable_grad(), without_autocast(poses_BDI.device.type):
-                parts = ctx.work(votes)
-            some = [_of(grad, piece.images) for grad in grads]
-            for parameter, grad in zip(wanted, votes.differentiate(parts, some, wanted), strict=True):
+                parts = setting.work(votes, *here)
+            some = [_of(grad, images) for grad in grads]
+            each_grad = votes.differentiate(parts, some, [*wanted, *inputs])
+            for parameter, grad in zip(wanted, each_grad, strict=False):
                 totals[id(parameter)] += 0 if grad is None else grad
-            _children_first(votes.gradient(out=piece.votes_BJEI), piece.room_IBF)
-            _children_last(bmm(piece.room_IBF, piece.w_IDF.mT, ctx.product_type), grad_u_BDI[piece.images])
-            add_bmm(grad_w_IDF, piece.u_IBD.mT, piece.room_IBF, ctx.product_type)
-        grad_w_JEDI = grad_w_IDF.permute(2, 1, 0).reshape(weight_JEDI.shape)
-        return None, None, None, grad_u_BDI, grad_w_JEDI, *(totals.get(id(each)) for each in ctx.parameters)
+            for place, grad in zip(places, each_grad[len(wanted) :], strict=True):
+                if grad is not None:
+                    grads_alongside[place][images] = grad
+            pieces.maker.pull(images, votes.gradient(out=votes_BJEI))
+        grad_u_BDI, grad_w_JEDI = pieces.maker.gradients()
+        beside = (grads_alongside.get(place) for place in range(len(alongside)))
+        return None, None, None, grad_u_BDI, grad_w_JEDI, *beside, *(totals.get(id(each)) for each in ctx.parameters)
+
+
+def _recipe(setting: _Setting, poses_BDI: Tensor, weight_JEDI: Tensor, offset_EI: Tensor | None) -> Recipe:
+    return Recipe(setting.kind, poses_BDI, weight_JEDI, setting.product_type, offset_EI)
 
 
 # -- the votes of a piece ---------------------------------------------------------------------------------------------
 
 
-class _VotePiece(NamedTuple):
-    """The votes of some images, and their factors; all pieces share their memory."""
+class _Pieces:
+    """The votes of some images at a time; all pieces share their memory."""
 
-    images: slice
-    votes_BJEI: Tensor
-    room_IBF: Tensor
-    u_IBD: Tensor
-    w_IDF: Tensor
+    def __init__(self, recipe: Recipe, rows: int) -> None:
+        self._recipe, self._rows, self._images = recipe, rows, len(recipe.poses_BDI)
+        self._maker: VoteMaker | None = None
 
+    @classmethod
+    def of(cls, recipe: Recipe, field: Field | None, larger: int) -> "_Pieces":
+        """Pieces of one size, of whole images: the windows of an image stay together where they share children."""
+        images, together = len(recipe.poses_BDI), 1 if field is None else field.windows
+        most = larger * PIECE_BYTES.get(recipe.poses_BDI.device.type, vote_operators.OTHER_PIECE_BYTES)
+        size = recipe.kind.size_per_image(recipe.weight_JEDI) * recipe.poses_BDI.element_size()
+        units, most_units = images // together, max(1, most // max(1, size * together))
+        return cls(recipe, together * (math.ceil(units / max(1, math.ceil(units / most_units))) or 1))
 
-def _pieces(u_BDI: Tensor, w_JEDI: Tensor, product_type: torch.dtype | None) -> Iterator[_VotePiece]:
-    images, components, children = u_BDI.shape
-    parents, dim_out = w_JEDI.shape[:2]
-    most = PIECE_BYTES.get(u_BDI.device.type, vote_operators.OTHER_PIECE_BYTES)
-    rows = max(1, most // max(1, w_JEDI[:, :, 0].numel() * u_BDI.element_size()))
-    rows = math.ceil(images / max(1, math.ceil(images / rows))) or 1  # pieces of one size
-    u_IBD = (
-        u_BDI.flatten(0, 1).T.contiguous().view(children, images, components)
-    )  # the transposition of a matrix is fastest
-    w_IDF = w_JEDI.permute(3, 2, 0, 1).flatten(2).contiguous()
-    rooms = u_BDI.new_empty(2, rows * parents * dim_out * children)
-    for row in range(0, images, rows):
-        size = min(rows, images - row)
-        votes, room = rooms[:, : size * parents * dim_out * children]
-        votes_BJEI, room_IBF = votes.view(size, parents, dim_out, children), room.view(children, size, -1)
-        here_IBD = u_IBD[:, row : row + size]
-        add_bmm(room_IBF.zero_(), here_IBD, w_IDF, product_type)
-        _children_last(room_IBF, votes_BJEI)
-        yield _VotePiece(slice(row, row + size), votes_BJEI, room_IBF, here_IBD, w_IDF)
-        if vote_operators.only_first_piece():
-            return
+    @property
+    def several(self) -> bool:
+        """True if one piece does not hold all images."""
+        return self._images > self._rows
 
+    @property
+    def maker(self) -> VoteMaker:
+        """What builds the votes."""
+        if self._maker is None:
+            kind, poses_BDI, weight_JEDI, product_type, _ = self._recipe
+            self._maker = kind(poses_BDI, weight_JEDI, product_type, self._rows)
+        return self._maker
 
-class _RecordingVotes(GivenVotes):
-    """Votes that record, in the backward pass, the outer products whose sum is their gradient."""
-
-    def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None) -> None:
-        super().__init__(votes_BJEI, mask_BI)
-        self._products: list[tuple[Tensor, Tensor]] = []
-        self._grad_BJEI: Tensor | None = None
-
-    def weighted_sum(self, coupling: Tensor | float) -> Tensor:
-        batch, parents, _, children = self.shape
-        if not isinstance(coupling, Tensor):
-            coupling = self._votes_BJEI.new_full((), coupling)
-        coupling_BJI = coupling.expand(batch, parents, children).contiguous()
-        return cast("Tensor", _Sum.apply(coupling_BJI, self._votes_BJEI, self._products))  # type: ignore[no-untyped-call]
-
-    def agreement(self, parents_BJE: Tensor) -> Tensor:
-        return cast("Tensor", _Agreement.apply(parents_BJE, self._votes_BJEI, self._products))  # type: ignore[no-untyped-call]
-
-    def differentiate(
-        self, parts: Iterable[Tensor], grads: Iterable[Tensor | None], wanted: list[Tensor]
-    ) -> tuple[Tensor | None, ...]:
-        """The gradients of ``wanted``; that of the votes is stored for :meth:`gradient`."""
-        pairs = [(part, grad) for part, grad in zip(parts, grads, strict=True) if grad is not None]
-        pairs = [(part, grad) for part, grad in pairs if part.requires_grad]
-        if not pairs:
-            return (None,) * len(wanted)
-        outputs, given = zip(*pairs, strict=True)
-        self._grad_BJEI, *found = torch.autograd.grad(outputs, (self._votes_BJEI, *wanted), given, allow_unused=True)
-        return tuple(found)
-
-    def gradient(self, out: Tensor) -> Tensor:
-        """The gradient of the votes, written to ``out``, which may be the memory of the votes."""
-        (batch, parents, dim_out, children), count = self.shape, len(self._products)
-        y_BJKI, x_BJKE = out.new_empty(batch, parents, count, children), out.new_empty(batch, parents, count, dim_out)
-        for number, (y_BJI, x_BJE) in enumerate(self._products):
-            y_BJKI[:, :, number], x_BJKE[:, :, number] = y_BJI, x_BJE
-        torch.bmm(x_BJKE.flatten(0, 1).mT, y_BJKI.flatten(0, 1), out=out.flatten(0, 1))
-        return out if self._grad_BJEI is None else out.add_(self._grad_BJEI)
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, coupling_BJI: Tensor, votes_BJEI: Tensor, products: list[tuple[Tensor, Tensor]]) -> Tensor:
-        ctx.save_for_backward(coupling_BJI, votes_BJEI)
-        ctx.products = products
-        return sum_built(coupling_BJI, votes_BJEI)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BJE: Tensor) -> tuple[Tensor | None, ...]:
-        coupling_BJI, votes_BJEI = ctx.saved_tensors
-        ctx.products.append((coupling_BJI.detach(), grad_BJE))  # with its graph it would reference itself
-        return agree_built(grad_BJE, votes_BJEI) if ctx.needs_input_grad[0] else None, None, None
-
-
-class _Agreement(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, parents_BJE: Tensor, votes_BJEI: Tensor, products: list[tuple[Tensor, Tensor]]) -> Tensor:
-        ctx.save_for_backward(parents_BJE, votes_BJEI)
-        ctx.products = products
-        return agree_built(parents_BJE, votes_BJEI)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BJI: Tensor) -> tuple[Tensor | None, ...]:
-        parents_BJE, votes_BJEI = ctx.saved_tensors
-        ctx.products.append((grad_BJI, parents_BJE.detach()))
-        return sum_built(grad_BJI, votes_BJEI) if ctx.needs_input_grad[0] else None, None, None
-
-
-def _children_first(from_BXI: Tensor, to_IBX: Tensor) -> None:
-    """Copy with the children as the first dimension; as matrices, whose transposition is fastest."""
-    to_IBX.flatten(1).copy_(from_BXI.flatten(0, -2).T)
-
-
-def _children_last(from_IBX: Tensor, to_BXI: Tensor) -> None:
-    """Copy with the children as the last dimension; the inverse of :func:`_children_first`."""
-    to_BXI.flatten(0, -2).copy_(from_IBX.flatten(1).T)
+    def each(self) -> Iterator[tuple[slice, Tensor]]:
+        """The images of each piece with their votes (B, J, E, I)."""
+        weight_JEDI, offset_EI = self._recipe.weight_JEDI, self._recipe.offset_EI
+        parents, components, children = len(weight_JEDI), self.maker.components(weight_JEDI), weight_JEDI.shape[3]
+        room = self._recipe.poses_BDI.new_empty(self._rows * parents * components * children)
+        for row in range(0, self._images, self._rows):
+            images = slice(row, min(row + self._rows, self._images))
+            count = images.stop - row
+            votes_BJEI = room[: count * parents * components * children].view(count, parents, components, children)
+            self.maker.make(images, votes_BJEI)
+            if offset_EI is not None:
+                votes_BJEI += offset_EI
+            yield images, votes_BJEI
+            if vote_operators.only_first_piece():
+                return
 
 
 def _of(tensor: Tensor | None, images: slice) -> Tensor | None:

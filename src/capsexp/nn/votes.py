@@ -19,8 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capsexp.nn import moments
 from capsexp.nn.autocast import autocast_type, without_autocast
+from capsexp.nn.field import Field
 from capsexp.nn.functional import at_least_single
+from capsexp.nn.vote_makers import Recipe, VectorVoteMaker
 from capsexp.nn.vote_operators import Agreement, WeightedSum, agree_built, materialised, sum_built
 
 Form = Literal["factored", "materialised", "pieces"]
@@ -32,6 +35,7 @@ class Votes(ABC):
     Attributes:
         mask_BI: True where a child exists, None if all exist.  Elsewhere (in the padding of a window) votes are zero.
         poses_BID: the children's poses, None if only their votes are known.
+        field: where B counts windows that share children: which they share; None if no child lies in two of them.
 
     Example:
         >>> votes = GivenVotes(torch.ones(1, 2, 3, 4))  # 1 image, 2 parents of 3 components, 4 children
@@ -41,6 +45,7 @@ class Votes(ABC):
 
     mask_BI: Tensor | None = None
     poses_BID: Tensor | None = None
+    field: Field | None = None
 
     @property
     @abstractmethod
@@ -70,6 +75,34 @@ class Votes(ABC):
     def detach(self) -> "Votes":
         """The same votes, without gradients through them."""
 
+    def share(self, logits_BJI: Tensor) -> Tensor:
+        """The softmax over all parents that a child may go to: those of its window, and of all that hold it too.
+
+        Args:
+            logits_BJI: (B, J, I).
+        """
+        return logits_BJI.softmax(1) if self.field is None else self.field.share(logits_BJI)
+
+    def scatter(self, weights_BJI: Tensor, mean_BJE: Tensor) -> Tensor:
+        r"""The weighted sum of squared differences from a mean, :math:`\sum_i w_{ji} (v_{jei} - \mu_{je})^2`.
+
+        Args:
+            weights_BJI: (B, J, I).
+            mean_BJE: the weighted sum of the votes with these weights.
+
+        Returns:
+            (B, J, E), in float32 or better.
+        """
+        return moments.scatter(weights_BJI, mean_BJE, self.materialise())
+
+    def distances(self, mean_BJE: Tensor, precision_BJE: Tensor) -> Tensor:
+        """The squared distance of every vote from its parent, each component times a precision: (B, J, I)."""
+        return moments.distances(mean_BJE, precision_BJE, self.materialise())
+
+    def recipe(self) -> Recipe | None:
+        """What the votes are built from, so that it can be done piece by piece; None if they are there already."""
+        return None
+
 
 class GivenVotes(Votes):
     """Votes from a tensor.
@@ -78,6 +111,8 @@ class GivenVotes(Votes):
         votes_BJEI: (B, J, E, I).
         mask_BI: True where a child exists, or None if all exist.  Votes elsewhere must be zero.
         poses_BID: the children's poses, for algorithms that look at them.
+        field: which children the windows share, see :class:`Votes`.
+        squares: memory for squared differences.
 
     Example:
         >>> votes = GivenVotes(torch.ones(1, 2, 3, 4))
@@ -89,8 +124,16 @@ class GivenVotes(Votes):
                  [3., 3., 3., 3.]]])
     """
 
-    def __init__(self, votes_BJEI: Tensor, mask_BI: Tensor | None = None, poses_BID: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        votes_BJEI: Tensor,
+        mask_BI: Tensor | None = None,
+        poses_BID: Tensor | None = None,
+        field: Field | None = None,
+        squares: moments.Squares | None = None,
+    ) -> None:
         self._votes_BJEI, self.mask_BI, self.poses_BID = at_least_single(votes_BJEI), mask_BI, poses_BID
+        self.field, self._squares = field, squares or moments.Squares()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # noqa: D102
@@ -109,7 +152,13 @@ class GivenVotes(Votes):
 
     def detach(self) -> "GivenVotes":  # noqa: D102
         poses_BID = None if self.poses_BID is None else self.poses_BID.detach()
-        return GivenVotes(self._votes_BJEI.detach(), self.mask_BI, poses_BID)
+        return GivenVotes(self._votes_BJEI.detach(), self.mask_BI, poses_BID, self.field)
+
+    def scatter(self, weights_BJI: Tensor, mean_BJE: Tensor) -> Tensor:  # noqa: D102
+        return moments.scatter(weights_BJI, mean_BJE, self._votes_BJEI, self._squares)
+
+    def distances(self, mean_BJE: Tensor, precision_BJE: Tensor) -> Tensor:  # noqa: D102
+        return moments.distances(mean_BJE, precision_BJE, self._votes_BJEI, self._squares)
 
 
 class LinearVotes(Votes):
@@ -184,6 +233,9 @@ class LinearVotes(Votes):
         other.poses_BID, other._poses_BDI = self.poses_BID.detach(), self._poses_BDI.detach()
         other._weight_JEDI = self._weight_JEDI.detach()
         return other
+
+    def recipe(self) -> Recipe:  # noqa: D102
+        return Recipe(VectorVoteMaker, self._poses_BDI, self._weight_JEDI, self._product_type)
 
     def _linear(self, weight: Tensor) -> Tensor:
         """Weighted sums by one matrix product, under autocast in its type."""

@@ -15,12 +15,12 @@ from capsexp.nn.vote_pieces import in_pieces
 from capsexp.nn.votes import Votes
 from capsexp.types import RoutingOutput
 
-Activation = Literal["length", "share", "none"]
+Activation = Literal["length", "share", "probability", "none"]
 """The kind of an algorithm's activations.
 
-``length``: the length of a parent's pose.  ``share``: a distribution over the parents, which adds up to 1.  ``none``:
-the algorithm has no activations, and the lengths of poses stand in their place; a network that classifies with it needs
-scores of its own (``head``).
+``length``: the length of a parent's pose.  ``share``: a distribution over the parents, which adds up to 1.
+``probability``: each parent's own, in 0..1, which no other's bounds.  ``none``: the algorithm has no activations, and
+the lengths of poses stand in their place; a network that classifies with it needs scores of its own (``head``).
 """
 
 GRADIENTS = ("full", "last")
@@ -61,8 +61,8 @@ class Routing(nn.Module, ABC):
 
     coupling_range: tuple[float, float] = (0.0, 1.0)
     """Lower and upper bound of every coupling."""
-    shares: ClassVar[Literal["parents"] | None] = None
-    """Over what the couplings of a child add up to 1: the parents of its window, or nothing."""
+    shares: ClassVar[Literal["parents", "field"] | None] = None
+    """Over what the couplings of a child add up to 1: its window's parents, all windows' that hold it, or nothing."""
     activation: ClassVar[Activation] = "length"
     """The kind of the activations, see :data:`Activation`."""
     activation_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
