@@ -111,6 +111,16 @@ def test_a_routing_without_master_coefficients_has_the_other_figures(
     assert "the master's columns" not in capsys.readouterr().out
 
 
+def test_a_network_whose_layers_route_at_once(tiny_npz: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["model=attention_capsnet", "model.concurrent=true", "routing.iterations=3", "model.primary.types=2"]
+    model += ["model.backbone.channels=[4]", "model.layers=[{types:2,dim:16,stride:2}]"]
+    others = [word for word in overrides(tiny_npz) if not word.startswith(("model", "routing"))]
+    assert cli.main([*model, *others]) == 0
+    cell = the_cell(in_tmp)
+    assert analyse.main([str(cell)]) == 0
+    assert written(cell / "analysis") == [name for name in FIGURES if name != "fig05_master"]
+
+
 def test_a_cell_that_kept_its_arrays_and_one_that_did_not_give_the_same(
     trained: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

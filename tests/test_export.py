@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from capsexp import records
 from capsexp.errors import ConfigError
 from capsexp.export.__main__ import INSTALL, main
+from capsexp.models.backbones import Plain
 from capsexp.models.base import Classifier, count_parameters
 from capsexp.models.capsnet import CapsNet
 from capsexp.models.cnn import CNN
 from capsexp.models.deep_capsnet import DeepCapsNet
+from capsexp.models.layered_capsnet import LayeredCapsNet
 from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.routing import Dynamic, Fixed, InvertedAttention, MaxMin, Optimised, SelfAttention, SelfRouting
 from examples.own_routing import Tempered
@@ -112,6 +114,28 @@ def test_networks_whose_layers_exchange_activations_or_normalise(
     images_BCHW = torch.rand(5, *SHAPE)
     with torch.inference_mode():
         torch.testing.assert_close(run_onnx(path, images_BCHW), model(images_BCHW), atol=1e-5, rtol=0)
+
+
+def test_a_network_whose_layers_route_at_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LayeredCapsNet(
+        image_shape=SHAPE,
+        classes=3,
+        routing=partial(InvertedAttention, iterations=3),
+        backbone=partial(Plain, channels=[4], strides=[2]),
+        primary={"types": 2, "dim": 4, "normaliser": "layer_norm"},
+        layers=[{"types": 3, "dim": 4, "stride": 2, "padding": 1}],
+        matrix=True,
+        concurrent=True,
+        dim_class=4,
+        head="linear",
+    ).eval()
+    file.export(model, tmp_path / "model.onnx", SHAPE)
+    images_BCHW = torch.rand(5, *SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            run_onnx(tmp_path / "model.onnx", images_BCHW), model(images_BCHW), atol=1e-5, rtol=0
+        )
 
 
 def small_cnn() -> Classifier:

@@ -100,6 +100,7 @@ class Case:
     routing: str | None = None
     task: int = 0
     correlated: bool = False
+    concurrent: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,7 +108,8 @@ class Case:
         if self.routing is None:
             return config
         routing = OmegaConf.to_container(OmegaConf.load(CONF / "routing" / f"{self.routing}.yaml"))
-        return {**config, "model": fitting({**config["model"], "routing": routing}), "routing": routing}
+        model = config["model"] | {"routing": routing} | ({"concurrent": True} if self.concurrent else {})
+        return {**config, "model": fitting(model), "routing": routing}
 
     def build(self, device: torch.device = META) -> BaseModule:
         """Its module on this device."""
@@ -134,7 +136,14 @@ def cases(model: str) -> list[Case]:
         found += [Case(model, routing, task) for task in range(len(TASKS[type(module)]))]
         if module.model.channel_layers():  # type: ignore[operator, union-attr]
             found.append(Case(model, routing, correlated=True))
+        if config.get("concurrent") is not None and hasattr(get_class(routed_by(routing)), "one_round"):
+            found.append(Case(model, routing, concurrent=True))
     return found
+
+
+def routed_by(routing: str) -> str:
+    """The class of a config file."""
+    return str(OmegaConf.load(CONF / "routing" / f"{routing}.yaml")["_target_"])
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,10 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "sr_capsnet": ("model=sr_capsnet", "model.backbone.channels=[4,4,8]", "model.backbone.blocks=[1,1,1]", SMALL),
     "efficient_capsnet": ("model=efficient_capsnet", "model.backbone.channels=[4,4,4,8]", "model.primary.types=1"),
     "attention_capsnet": ("model=attention_capsnet", "model.backbone.channels=[8]", SMALL, WINDOWS),
+    "attention_capsnet, concurrent": (
+        *("model=attention_capsnet", "model.concurrent=true", "model.backbone.channels=[8]", SMALL, WINDOWS),
+        "routing.iterations=3",
+    ),
     "autoencoder, not pre-trained": ("model=autoencoder", *ENCODER, "model.decoder=null"),
     "autoencoder": ("model=autoencoder", *ENCODER, "recipe=autoencode_then_classify"),
     "shared_autoencoder": ("model=shared_autoencoder", *ENCODER, "recipe=autoencode_then_classify"),

@@ -117,6 +117,14 @@ RESIDUAL = partial(
     layers=[{"types": 2, "dim": 4}],
     layer_normaliser="batch_norm",
 )
+CONCURRENT = partial(
+    LayeredCapsNet,
+    **{"image_shape": (1, 9, 9), "classes": 3, "matrix": True, "dim_class": 4, "head": "linear", "concurrent": True},
+    routing=partial(InvertedAttention, iterations=3),
+    backbone=partial(Plain, channels=[6]),
+    primary={"types": 4, "dim": 4, "kernel": 1, "normaliser": "none"},
+    layers=[{"types": 3, "dim": 4, "stride": 2}],
+)
 RESIDUAL_DEPTHWISE = partial(
     LayeredCapsNet,
     **{"image_shape": (1, 9, 11), "classes": 3, "routing": SelfAttention, "dim_class": 4},
@@ -144,6 +152,7 @@ CASES: dict[str, tuple[Make, Kept]] = {
     "capsnet, depthwise, batch norm": (caps(c1=16, depthwise=True, normaliser="batch_norm"), {"conv1": whole(4, 1)}),
     "deep, self-routing": (deep(**LOGISTIC), BACKBONE | CAPSULES),
     "efficient": (EFFICIENT, {"conv1": index(0, 2), "conv2": whole(4, 1, 2)}),
+    "concurrent": (CONCURRENT, {"conv1": index(0, 1, 5)} | CAPSULES),
     "residual, depthwise": (RESIDUAL_DEPTHWISE, {"block1": index(1, 2), "block2": index(0, 4)}),
     "residual": (RESIDUAL, {"block1": index(1, 2), "block2": index(0, 4), "primary": whole(4, 2, 0)}),
     "cnn, 8x17": (cnn(8), {"conv1": index(0, 4), "conv2": index(1, 2, 3), "conv3": index(0, 6)}),
@@ -152,7 +161,14 @@ CASES: dict[str, tuple[Make, Kept]] = {
 }
 
 
-WITHOUT_TABLE = ("capsnet, depthwise", "capsnet, depthwise, batch norm", "efficient", "residual", "residual, depthwise")
+WITHOUT_TABLE = (
+    "capsnet, depthwise",
+    "capsnet, depthwise, batch norm",
+    "efficient",
+    "residual",
+    "residual, depthwise",
+    "concurrent",
+)
 """Cases whose numbers no table of the references lists; their scores say enough."""
 
 

@@ -92,8 +92,9 @@ def test_windows_are_not_read_in_the_order_of_the_first_release() -> None:
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
-def test_a_network_of_inverted_attention(iterations: int) -> None:
-    file = File(f"att_network_sequential_{iterations}")
+@pytest.mark.parametrize("form", ["sequential", "concurrent"])
+def test_a_network_of_inverted_attention(form: str, iterations: int) -> None:
+    file = File(f"att_network_{form}_{iterations}")
     model = LayeredCapsNet(
         image_shape=(1, 8, 8),
         classes=4,
@@ -102,6 +103,7 @@ def test_a_network_of_inverted_attention(iterations: int) -> None:
         primary={"types": 3, "dim": 4, "kernel": 1, "normaliser": "layer_norm"},
         layers=[{"types": 3, "dim": 4, "kernel": 3}, {"types": 5, "dim": 4, "kernel": None}],
         matrix=True,
+        concurrent=form == "concurrent",
         dim_class=4,
         head="linear",
     ).double()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from capsexp.nn.capsules import CapsuleLayer, capsule_layers
+from capsexp.nn.field import Field
 from capsexp.nn.votes import GivenVotes, fold
 from capsexp.routing.fixed import Fixed
 from capsexp.types import RoutingOutput
@@ -44,14 +45,18 @@ def _route(
     poses_BID: Tensor,
     mask_BI: Tensor | None = None,
     activations_BI: Tensor | None = None,
+    field: Field | None = None,
+    parents_BJE: Tensor | None = None,
 ) -> RoutingOutput:
     """``CapsuleLayer.route`` in plain operations that do not depend on the batch size."""
     votes = layer.votes(poses_BID, mask_BI, form="materialised")
     weigh = cast("Callable[..., RoutingOutput]", layer.routing.weigh)
     if folded:
         return weigh(votes, 1.0)
-    built = GivenVotes(votes.materialise(), mask_BI, poses_BID)
+    built = GivenVotes(votes.materialise(), mask_BI, poses_BID, field)
     if layer.inference == "fast":
         return weigh(built, layer.master_JI)
+    if layer.one_round:
+        return cast("RoutingOutput", layer.routing.one_round(built, parents_BJE))
     used_BI = layer.activations_for_routing(poses_BID, mask_BI, activations_BI)
     return cast("RoutingOutput", layer.routing(built) if used_BI is None else layer.routing(built, used_BI))

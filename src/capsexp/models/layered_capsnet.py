@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from capsexp.errors import ConfigError, require, require_choice, require_int
 from capsexp.models.backbones import Backbone
 from capsexp.models.base import CapsuleClassifier, check_activations, count_parameters, make_head
 from capsexp.models.parts import check_keys, make_decoder
-from capsexp.nn.capsules import ClassCapsules, ConvCapsules, MakeRouting, as_children
+from capsexp.nn.capsules import CapsuleLayer, ClassCapsules, ConvCapsules, MakeRouting, as_children
 from capsexp.nn.channels import ChannelLayer, Reader
 from capsexp.nn.primary import PrimaryCapsules
 from capsexp.types import Capsules, RoutingOutput
@@ -41,6 +41,9 @@ class LayeredCapsNet(CapsuleClassifier):
         class_coordinates: True adds every child's place to its votes for the classes, see
             :func:`~capsexp.nn.shifted_votes.centres`.
         dim_class: E, components of a class capsule; 0 for activations alone, where the routing can.
+        concurrent: True for rounds of routing of all layers at once, in place of all rounds of a layer before the next
+            (Tsai et al. 2020): a first pass from layer to layer, then ``iterations`` - 1 rounds in which each layer
+            routes from the poses that its children and itself had before the round.  With one iteration both are equal.
         head: source of the class scores: ``activations`` of the class capsules, or ``linear``, a map from their poses.
         decoder: widths of the decoder's hidden layers; None for no decoder.
         backbone_sizes: arguments of the backbone that replace those of ``backbone`` (a pruned network has others).
@@ -76,6 +79,7 @@ class LayeredCapsNet(CapsuleClassifier):
         matrix: bool = False,
         class_shared: bool = False,
         class_coordinates: bool = False,
+        concurrent: bool = False,
         dim_class: int = 16,
         head: str = "activations",
         decoder: Sequence[int] | None = None,
@@ -85,7 +89,7 @@ class LayeredCapsNet(CapsuleClassifier):
         super().__init__()
         require_int("dim_class", dim_class, 0)
         flags = {"matrix": matrix, "class_shared": class_shared, "class_coordinates": class_coordinates}
-        for key, value in flags.items():
+        for key, value in (flags | {"concurrent": concurrent}).items():
             require(isinstance(value, bool), key, "be true or false", value)
         listed = isinstance(layers, Sequence) and not isinstance(layers, str)
         require(listed, "layers", f"be a list of mappings with the keys {', '.join(LAYER)}", layers)
@@ -121,16 +125,36 @@ class LayeredCapsNet(CapsuleClassifier):
             check_activations(kind, self.class_capsules)
         except ConfigError as error:
             raise error.within("primary") from error
+        self.concurrent = concurrent
+        if concurrent:
+            _check_concurrent(self.class_capsules.routing, layer_normaliser)
+        for layer in self._routed():
+            layer.one_round = concurrent
         self.head = make_head(head, self.class_capsules)
         self.decoder = make_decoder(classes, dim_class, image_shape, decoder)
 
     def capsules(self, images_BCHW: Tensor) -> RoutingOutput:
         """Poses (B, K, E), activations (B, K) and coupling (B, K, I) of the class capsules."""
-        capsules: Capsules = self.primary(self.backbone(images_BCHW))
-        for layer in self.layers.values():
-            made: RoutingOutput = layer(capsules)
-            capsules = Capsules(made.poses_BJE, made.activations_BJ)
-        output: RoutingOutput = self.class_capsules(as_children(capsules))
+        rounds = self.class_capsules.routing.iterations if self.concurrent else 1
+        made: list[Capsules | RoutingOutput] = [self.primary(self.backbone(images_BCHW))]
+        for layer in self._routed():
+            made.append(self._round(layer, made[-1], None, last=rounds == 1))
+        for number in range(2, rounds + 1):
+            pairs = zip(self._routed(), made, made[1:], strict=False)
+            routed = [self._round(layer, each, own[0], last=number == rounds) for layer, each, own in pairs]
+            made = [made[0], *routed]
+        return cast("RoutingOutput", made[-1])
+
+    def _routed(self) -> list[CapsuleLayer]:
+        """The layers that route, in their order."""
+        return [*(cast("CapsuleLayer", layer) for layer in self.layers.values()), self.class_capsules]
+
+    def _round(
+        self, layer: CapsuleLayer, children: Capsules | RoutingOutput, parents: Tensor | None, *, last: bool
+    ) -> RoutingOutput:
+        """A layer's output.  Its hooks run in the last round alone, so what listens counts an image once."""
+        given = as_children(children) if layer is self.class_capsules else children
+        output: RoutingOutput = (layer if last else layer.forward)(given, parents)
         return output
 
     def params_paper(self) -> int:
@@ -180,6 +204,16 @@ def _inside(prefix: str, layer: ChannelLayer) -> ChannelLayer:
     norm = None if layer.norm is None else f"{prefix}.{layer.norm}"
     conv, maps = f"{prefix}.{layer.conv}", f"{prefix}.{layer.maps}"
     return replace(layer, conv=conv, maps=maps, readers=readers, followers=followers, norm=norm)
+
+
+def _check_concurrent(routing: Any, normaliser: str) -> None:
+    """Refuse what cannot route a single round, or counts an image in every round."""
+    name = type(routing).__name__
+    require(hasattr(routing, "one_round"), "concurrent", f"be false: {name} has no one_round", True)
+    rule = f"be false: one_round of {name} is given no activations, which it needs"
+    require(not routing.needs_activations, "concurrent", rule, True)
+    rule = "be none with concurrent=true: it would count every round"
+    require(normaliser == "none", "layer_normaliser", rule, normaliser)
 
 
 Grid = tuple[int, int]

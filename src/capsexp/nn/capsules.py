@@ -74,6 +74,8 @@ class CapsuleLayer(nn.Module):
     Attributes:
         inference: source of the coupling, see :data:`Inference`.
         master_JI: a coupling for all images, or None (Zhao et al. 2019: master routing coefficients).
+        one_round: True if a call does one round of a routing that has ``one_round``, from the parents' poses it is
+            given; a concurrent network sets it.
 
     Args:
         children: I.
@@ -124,6 +126,7 @@ class CapsuleLayer(nn.Module):
             weight_JEDI = torch.randn_like(weight_JEDI) * weight_std
         self.weight = nn.Parameter(weight_JEDI)
         self.inference: Inference = "dynamic"
+        self.one_round = False
         self.register_buffer("master_JI", None)
         self._folds = FoldCache()
 
@@ -152,6 +155,7 @@ class CapsuleLayer(nn.Module):
         mask_BI: Tensor | None = None,
         activations_BI: Tensor | None = None,
         field: Field | None = None,
+        parents_BJE: Tensor | None = None,
     ) -> RoutingOutput:
         """The output of routing for the votes of the children.
 
@@ -160,9 +164,12 @@ class CapsuleLayer(nn.Module):
             mask_BI: True where a child exists, or None if all exist.
             activations_BI: activations of the children; None for the lengths of their poses.
             field: the children that windows share, where the routing shares them out over all windows.
+            parents_BJE: with ``one_round``: poses of the parents before the round, None in the first one.
         """
         votes = self.votes(poses_BID, mask_BI)
         votes.field = field
+        if self.inference == "dynamic" and self.one_round:
+            return cast("RoutingOutput", self.routing.one_round(votes, parents_BJE))
         if self.inference == "dynamic":
             used_BI = self.activations_for_routing(poses_BID, mask_BI, activations_BI)
             return cast("RoutingOutput", self.routing(votes) if used_BI is None else self.routing(votes, used_BI))
@@ -341,14 +348,15 @@ class ClassCapsules(CapsuleLayer):
         votes = super().votes(poses_BID, mask_BI, form)
         return votes if self.offset_EI is None else ShiftedVotes(votes, self.offset_EI)
 
-    def forward(self, children: Given) -> RoutingOutput:
+    def forward(self, children: Given, parents: Tensor | None = None) -> RoutingOutput:
         """Poses (B, J, E), activations (B, J) and coupling (B, J, I) of the classes.
 
         Args:
             children: poses (B, I, D), alone or with activations (B, I).
+            parents: with ``one_round``: poses (B, J, E) of the classes before the round, None in the first one.
         """
         poses_BID, activations_BI = capsules_of(children)
-        return self.route(poses_BID, None, activations_BI)
+        return self.route(poses_BID, None, activations_BI, None, parents)
 
 
 class ConvCapsules(CapsuleLayer):
@@ -401,11 +409,12 @@ class ConvCapsules(CapsuleLayer):
         self.norm = nn.BatchNorm2d(out_types * dim_out) if normal else None
         self._fields: dict[tuple[int, int, torch.device], Field] = {}
 
-    def forward(self, children: Given) -> RoutingOutput:
+    def forward(self, children: Given, parents: Tensor | None = None) -> RoutingOutput:
         """Poses (B, J, E, H', W'), activations (B, J, H', W') and coupling (B, L, J, I).
 
         Args:
             children: poses (B, T, D, H, W), alone or with activations (B, T, H, W).
+            parents: with ``one_round``: poses (B, J, E, H', W') before the round, None in the first one.
         """
         poses_BTDHW, activations_BTHW = capsules_of(children)
         batch, _, _, height, width = poses_BTDHW.shape
@@ -414,7 +423,9 @@ class ConvCapsules(CapsuleLayer):
         if self.routing.needs_activations and activations_BTHW is not None:
             activations_BI = self._windows(activations_BTHW[:, :, None]).squeeze(2)
         field = self._field(height, width, poses_BTDHW.device)
-        output = self.route(self._windows(poses_BTDHW), self._mask(poses_BTDHW), activations_BI, field)
+        parents_BJE = None if parents is None else parents.permute(0, 3, 4, 1, 2).flatten(0, 2)
+        mask_BI = self._mask(poses_BTDHW)
+        output = self.route(self._windows(poses_BTDHW), mask_BI, activations_BI, field, parents_BJE)
         poses = output.poses_BJE.view(batch, rows, columns, *output.poses_BJE.shape[1:]).permute(0, 3, 4, 1, 2)
         if self.norm is not None:
             poses = self.norm(poses.flatten(1, 2)).view_as(poses)

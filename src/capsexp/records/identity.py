@@ -70,6 +70,7 @@ IMPLIED_BY_TARGET: dict[str, dict[str, Any]] = {
         "primary.activation": "length",
         "primary.depthwise": False,
         "layer_normaliser": "none",
+        "concurrent": False,
     },
 }
 """As :data:`IMPLIED`, within a mapping with this ``_target_``; in those of other classes the key counts as ever."""
