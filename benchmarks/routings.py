@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from capsexp.nn.capsules import CapsuleLayer, ClassCapsules, ConvCapsules
 from capsexp.nn.functional import squash, squash_exponential
-from capsexp.routing import InvertedAttention, Optimised, SelfAttention, SelfRouting
+from capsexp.routing import EM, InvertedAttention, Optimised, SelfAttention, SelfRouting, VariationalBayes
 from capsexp.types import Capsules
 
 BATCH = 128
@@ -51,7 +51,7 @@ def main() -> None:
         if options.only in (None, name):
             class_rows(name, "class", make, plain, options.seconds)
             window_rows(name, make, plain, options.seconds)
-            if name == "inverted_attention":
+            if name in MATRIX:
                 class_rows(name, "class, matrix poses", make, plain, options.seconds)
                 window_rows(name, make, plain, options.seconds, matrix=True)
 
@@ -95,12 +95,93 @@ def optimised(votes_BIJE: Tensor, poses_BID: Tensor, activations_BI: Tensor, rou
     return sums_BJE / (1 + coupling_BIJ.amax(1)[..., None])
 
 
+def em(votes_BIJE: Tensor, poses_BID: Tensor, activations_BI: Tensor, routing: Any) -> Tensor:
+    """M and E steps on built votes; assignments over all windows that hold a child, from exponentials."""
+    share_BIJ = 1 / (votes_BIJE.shape[2] * window_counts(votes_BIJE)[..., None]).expand(votes_BIJE.shape[:3])
+    for number in range(1, routing.iterations + 1):
+        taken_BIJ = share_BIJ * activations_BI[..., None]
+        amount_BJ = taken_BIJ.sum(1)
+        weights_BIJ = taken_BIJ / amount_BJ[:, None]
+        mean_BJE = (weights_BIJ[..., None] * votes_BIJE).sum(1)
+        squares_BIJE = (votes_BIJE - mean_BJE[:, None]) ** 2
+        variance_BJE = (weights_BIJ[..., None] * squares_BIJE).sum(1) + routing.least_variance
+        cost_BJ = amount_BJ * (routing.beta_u_J[:, None] + 0.5 * variance_BJE.log()).sum(2)
+        logits_BJ = routing.inverse_temperature * (1 - 0.95**number) * (routing.beta_a_J - cost_BJ)
+        if number < routing.iterations:
+            densities_BIJ = -0.5 * (squares_BIJE / variance_BJE[:, None] + (2 * math.pi * variance_BJE[:, None]).log())
+            share_BIJ = shares_of(F.logsigmoid(logits_BJ)[:, None] + densities_BIJ.sum(3))
+    return torch.cat([mean_BJE, logits_BJ.sigmoid()[..., None]], 2)
+
+
+def variational_bayes(votes_BIJE: Tensor, poses_BID: Tensor, activations_BI: Tensor, routing: Any) -> Tensor:
+    """M and E steps with priors on built votes, with a digamma for each component, as the authors' code."""
+    dim = votes_BIJE.shape[3]
+    share_BIJ = votes_BIJE.new_full(votes_BIJE.shape[:3], 1 / votes_BIJE.shape[2])
+    steps = torch.arange(1, dim + 1, dtype=votes_BIJE.dtype)
+    for left in reversed(range(routing.iterations)):
+        taken_BIJ = share_BIJ * activations_BI[..., None]
+        kappa_BJ = 1 + taken_BIJ.sum(1)
+        first_BJE = (taken_BIJ[..., None] * votes_BIJE).sum(1) / (kappa_BJ - 1)[..., None]
+        mean_BJE = first_BJE * ((kappa_BJ - 1) / kappa_BJ)[..., None]
+        width_BJE = 1 + (taken_BIJ[..., None] * (votes_BIJE - first_BJE[:, None]) ** 2).sum(1)
+        width_BJE = width_BJE + ((kappa_BJ - 1) / kappa_BJ)[..., None] * first_BJE**2
+        log_det_BJ = ((kappa_BJ[..., None] + dim + 1 - steps) / 2).digamma().sum(2) + dim * math.log(2)
+        log_det_BJ = log_det_BJ - width_BJE.log().sum(2)
+        log_pi_BJ = kappa_BJ.digamma() - kappa_BJ.sum(1, keepdim=True).digamma()
+        if left:
+            away_BIJ = ((votes_BIJE - mean_BJE[:, None]) ** 2 / width_BJE[:, None]).sum(3)
+            above_BJ = log_pi_BJ + 0.5 * (log_det_BJ - dim / kappa_BJ)
+            share_BIJ = shares_of(above_BJ[:, None] - 0.5 * (kappa_BJ + dim)[:, None] * away_BIJ)
+    entropy_BJ = 0.5 * (dim * math.log(2 * math.pi * math.e) - log_det_BJ)
+    logits_BJ = routing.beta_a_J - (log_pi_BJ.exp() * entropy_BJ + routing.beta_u_J)
+    activations_BJ = routing.activation_norm(logits_BJ).sigmoid()
+    return torch.cat([routing.pose_norm(mean_BJE), activations_BJ[..., None]], 2)
+
+
+def shares_of(logits_BIJ: Tensor) -> Tensor:
+    """Softmax over the parents, in a class layer, or over those of all windows that hold a child."""
+    if logits_BIJ.shape[0] == BATCH:
+        return logits_BIJ.softmax(2)
+    _, children, parents = logits_BIJ.shape
+    raised = (logits_BIJ - logits_BIJ.detach().amax(2, keepdim=True)).exp()
+    place_X = window_places()
+    by_place = raised.view(8, 64, 16, 9, parents).permute(0, 2, 1, 3, 4).reshape(8, 16, -1, parents)
+    largest = logits_BIJ.detach().amax(2).view(8, 64, 16, 9).permute(0, 2, 1, 3).reshape(8, 16, -1)
+    index = place_X.expand_as(largest)
+    top = largest.new_full((8, 16, 65), -1e30).scatter_reduce(2, index, largest, "amax")
+    by_place = by_place * (largest - top.gather(2, index)).exp()[..., None]
+    sums = largest.new_zeros(8, 16, 65).scatter_add(2, index, by_place.sum(3))
+    shares = by_place / sums.gather(2, index)[..., None]
+    return shares.view(8, 16, 64, 9, parents).permute(0, 2, 1, 3, 4).reshape(512, children, parents)
+
+
+def window_places() -> Tensor:
+    """The place at each position of each window on 8x8 places; 64 in the padding."""
+    numbers = F.pad(torch.arange(64.0).view(1, 1, 8, 8), [1] * 4, value=64)
+    return F.unfold(numbers, 3)[0].T.flatten().long()
+
+
+def window_counts(votes_BIJE: Tensor) -> Tensor:
+    """The number of windows that hold each child: 1 in a class layer."""
+    if votes_BIJE.shape[0] == BATCH:
+        return votes_BIJE.new_ones(votes_BIJE.shape[:2])
+    place_X = window_places()
+    counts = torch.bincount(place_X, minlength=65)[place_X].view(64, 9)
+    return counts.repeat(8, 16).to(votes_BIJE)
+
+
 ROUTINGS: dict[str, tuple[Any, Plain]] = {
     "self_routing": (SelfRouting, self_routing),
     "self_attention": (SelfAttention, self_attention),
     "inverted_attention": (InvertedAttention, inverted_attention),
     "optimised": (Optimised, optimised),
+    "em": (EM, em),
+    "variational_bayes": (VariationalBayes, variational_bayes),
 }
+MATRIX = ("inverted_attention", "em", "variational_bayes")
+"""Algorithms whose authors' poses are matrices."""
+WITH_ACTIVATIONS = ("em", "variational_bayes")
+"""Algorithms whose reference gives the activations too, as one more component."""
 
 
 # -- rows of the table ------------------------------------------------------------------------------------------------
@@ -119,10 +200,11 @@ def class_rows(name: str, shape: str, make: Any, plain: Plain, seconds: float) -
         return plain(votes_of(theirs, weight, layer), theirs, activations, layer.routing)
 
     def ours() -> Tensor:
-        made: Tensor = layer(Capsules(poses, activations)).poses_BJE
-        return made
+        made = layer(Capsules(poses, activations))
+        both = torch.cat([made.poses_BJE, made.activations_BJ[..., None]], 2)
+        return both if name in WITH_ACTIVATIONS else made.poses_BJE
 
-    torch.testing.assert_close(ours(), reference(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours(), reference(), rtol=1e-3, atol=2e-3 if name in WITH_ACTIVATIONS else 1e-4)
     compare(f"{name}, {shape}", "einsum", reference, ours, seconds)
 
 
@@ -140,10 +222,11 @@ def window_rows(name: str, make: Any, plain: Plain, seconds: float, *, matrix: b
         return plain(votes_of(windows_BID, weight, layer), windows_BID, active_BI, layer.routing)
 
     def ours() -> Tensor:
-        made: Tensor = layer(Capsules(poses, activations)).poses_BJE
-        return made.flatten(3).permute(0, 3, 1, 2).flatten(0, 1)
+        made = layer(Capsules(poses, activations))
+        both = torch.cat([made.poses_BJE, made.activations_BJ[:, :, None]], 2)
+        return (both if name in WITH_ACTIVATIONS else made.poses_BJE).flatten(3).permute(0, 3, 1, 2).flatten(0, 1)
 
-    torch.testing.assert_close(ours(), reference(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours(), reference(), rtol=1e-3, atol=2e-3 if name in WITH_ACTIVATIONS else 1e-4)
     compare(f"{name}, windows{', matrix poses' * matrix}", "unfold", reference, ours, seconds)
 
 

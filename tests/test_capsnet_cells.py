@@ -63,11 +63,12 @@ def test_a_network_that_is_wholly_half_precision_trains(run: Run, small: list[st
     assert 0 < body["metrics"]["test/loss"] < 1
 
 
+@pytest.mark.parametrize("loss", ["margin", "spread"])
 def test_resumed_equals_uninterrupted(
-    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, small: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
     decay = "++callbacks.lr_decay={_target_:capsexp.callbacks.lr_decay.LearningRateDecay,rate:0.5,steps:3}"
-    arguments = [*small, decay, "callbacks.resume.min_interval_s=0"]
+    arguments = [*small, decay, "callbacks.resume.min_interval_s=0", f"model.module.loss={loss}"]
     assert run(*arguments) == 0
     whole, cell = without_clocks(in_tmp), the_cell(in_tmp)
     weights = (cell / records.BEST_CHECKPOINT).read_bytes()
@@ -142,13 +143,14 @@ def test_weights_that_the_last_step_broke_are_no_result(run: Run, small: list[st
         ("routing.squash=flat", "routing.squash must be one of classic, linear, exponential, got 'flat'"),
         ("routing.iterations=x", "routing.iterations must be a whole number >= 1, got 'x'"),
         ("model.module.present=2", "model.module.present must be"),
+        ("+model.module.first_margin=1", "model.module.first_margin must be at most last_margin=0.9, got 1"),
         ("routing.bias=1", "routing.bias must be true or false, got 1"),
         ("routing.epsilon=-1", "routing.epsilon must be a number in [0, inf], got -1"),
         ("model.normaliser=x", "model.normaliser must be one of squash, batch_norm, layer_norm, none, got 'x'"),
         ("model.activation=x", "model.activation must be one of length, logistic, got 'x'"),
         ("model.depthwise=true", "model.depthwise must be false where maps of"),
         ("model.head=x", "model.head must be one of activations, linear, got 'x'"),
-        ("model.module.loss=x", "model.module.loss must be one of margin, nll, cross_entropy, got 'x'"),
+        ("model.module.loss=x", "model.module.loss must be one of margin, spread, nll, cross_entropy, got 'x'"),
         ("model.dim_class=0", "model.dim_class must be at least 1: Dynamic gives no activations without poses, got 0"),
         ("model.head=linear", "model.module.loss must be cross_entropy: the scores of model.head=linear are logits"),
         (

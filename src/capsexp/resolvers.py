@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -29,23 +30,60 @@ def network_size(name: object, size: str) -> int:
     return int(found[{"capsules": 1, "dim": 2}[size]])
 
 
-OF_SHARES = {"loss": "nll", "head": "activations"}
-OF_NO_ACTIVATIONS = {"loss": "cross_entropy", "head": "linear"}
-OF_LENGTHS = {"loss": "margin", "head": "activations"}
+Fitting = Mapping[str, str | int]
 
-OF_ROUTINGS = {
+OF_LENGTHS: Fitting = {
+    "loss": "margin",
+    "head": "activations",
+    "normaliser": "squash",
+    "activation": "length",
+    "dim_class": 16,
+}
+OF_SHARES: Fitting = {
+    "loss": "nll",
+    "head": "activations",
+    "normaliser": "batch_norm",
+    "activation": "logistic",
+    "dim_class": 0,
+}
+OF_COSTS: Fitting = {
+    "loss": "spread",
+    "head": "activations",
+    "normaliser": "none",
+    "activation": "logistic",
+    "dim_class": 16,
+}
+OF_ENTROPIES: Fitting = {
+    "loss": "cross_entropy",
+    "head": "activations",
+    "normaliser": "type_norm",
+    "activation": "logistic",
+    "dim_class": 16,
+}
+OF_NO_ACTIVATIONS: Fitting = {
+    "loss": "cross_entropy",
+    "head": "linear",
+    "normaliser": "layer_norm",
+    "activation": "length",
+    "dim_class": 16,
+}
+
+OF_ROUTINGS: Mapping[str, Fitting] = {
     "capsexp.routing.self_routing.SelfRouting": OF_SHARES,
     "capsexp.routing.inverted_attention.InvertedAttention": OF_NO_ACTIVATIONS,
+    "capsexp.routing.em.EM": OF_COSTS,
+    "capsexp.routing.variational_bayes.VariationalBayes": OF_ENTROPIES,
 }
-"""Loss and head for the activations of a routing algorithm, by its class; all others have lengths."""
+"""The options that the papers of routing algorithms choose, by the name of the class; all others have lengths."""
 
 
-def fitting(routing: str, key: str) -> str:
-    """Hydra resolver ``${fitting:${routing._target_},loss}``: the loss or the head for a routing's activations.
+def fitting(routing: str, key: str) -> str | int:
+    """Hydra resolver ``${fitting:${routing._target_},loss}``: an option of a capsule network, as fits its routing.
 
     Args:
         routing: the name of its class; one that is not ours counts as one with lengths.
-        key: ``loss``, for ``model.module.loss``, or ``head``, for ``model.head``.
+        key: ``loss``, for ``model.module.loss``; ``head``, for ``model.head``; ``normaliser`` and ``activation``, for
+            those of the primary capsules; ``dim_class``, the components of a class capsule.
     """
     return OF_ROUTINGS.get(routing, OF_LENGTHS)[key]
 

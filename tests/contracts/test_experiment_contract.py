@@ -25,7 +25,7 @@ SMALL = {
 }
 """Overrides that make a large architecture small enough for tests."""
 
-CHECKED = ("capsnet", "cnn_prune", "wang_table1")
+CHECKED = ("capsnet", "cnn_prune", "routing_zoo", "wang_table1")
 """The others do without the check of the memory, which takes longer than these trainings."""
 
 SHORT = {

@@ -4,78 +4,22 @@ Of optimised routing there is no public code: its files hold plain loops of the 
 are described in ``tests/golden/routing/README.md``.
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from capsexp.models.backbones import Plain
 from capsexp.models.layered_capsnet import LayeredCapsNet
-from capsexp.nn.capsules import CapsuleLayer, ClassCapsules, ConvCapsules, as_children
+from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
 from capsexp.nn.functional import lengths
 from capsexp.nn.primary import PrimaryCapsules
 from capsexp.nn.votes import GivenVotes
 from capsexp.routing import Dynamic, InvertedAttention, Optimised, Routing, SelfAttention, SelfRouting
 from capsexp.types import Capsules, RoutingOutput
-
-FOLDER = Path(__file__).parents[1] / "golden" / "routing"
-
-
-class File:
-    """The arrays of a file; those that were differentiated want a gradient."""
-
-    def __init__(self, name: str) -> None:
-        with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
-            self._arrays = {key: torch.from_numpy(arrays[key].astype(np.float64)) for key in arrays}
-        for key in list(self._arrays):
-            if key.startswith("grad_"):
-                self._arrays[key.removeprefix("grad_")].requires_grad_()
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self._arrays[key]
-
-    @property
-    def iterations(self) -> int:
-        return int(self["iters"])
-
-    def check(self, *outputs: Tensor, but: tuple[str, ...] = ()) -> None:
-        """Compare the gradients of the sum of cos(n + k) times the n-th number of output k with those of the file."""
-        loss = torch.zeros((), dtype=torch.float64)
-        for k, output in enumerate(outputs):
-            numbers = torch.arange(output.numel(), dtype=torch.float64)
-            loss = loss + (torch.cos(numbers + k) * output.flatten()).sum()
-        names = [key for key in self._arrays if key.startswith("grad_") and key not in but]
-        found = torch.autograd.grad(loss, [self[name.removeprefix("grad_")] for name in names])
-        for name, grad in zip(names, found, strict=True):
-            scale = float(self[name].abs().max())
-            told = partial("{}: {}".format, name)
-            torch.testing.assert_close(grad, self[name], rtol=1e-8, atol=1e-8 * scale, msg=told)
-
-
-def same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected.view_as(found), rtol=0, atol=1e-10)
-
-
-def layer_of(make: Callable[[], CapsuleLayer], weight_JEDI: Tensor, **own: Tensor) -> CapsuleLayer:
-    """A layer with these values in place of its parameters, so that gradients reach the values themselves."""
-    layer = make().double()
-    _replace(layer, {"weight": weight_JEDI, **own})
-    return layer
-
-
-def _replace(module: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        *path, last = name.split(".")
-        owner = module.get_submodule(".".join(path))
-        assert owner._parameters[last].shape == value.shape, name  # type: ignore[union-attr]
-        del owner._parameters[last]
-        setattr(owner, last, value)
-
+from tests.golden.other_code import File, layer_of, replace, same
 
 # -- inverted attention -----------------------------------------------------------------------------------------------
 
@@ -181,7 +125,7 @@ def test_a_network_of_inverted_attention(form: str, iterations: int) -> None:
         for part in ("weight", "bias"):
             values[f"{name}.routing.finish.{part}"] = file[f"capsule_layers__{number}__nonlinear_act__{part}"]
     assert values.keys() == dict(model.named_parameters()).keys()
-    _replace(model, values)
+    replace(model, values)
     scores_BK = model(file["image"])
     same(scores_BK, file["out_logits"])
     file.check(scores_BK)
@@ -265,7 +209,7 @@ def test_self_attention_with_the_scale_of_the_authors_code() -> None:
 def test_depthwise_primary_capsules_of_efficient_capsnet() -> None:
     file = File("effcn_primary")
     primary = PrimaryCapsules(12, 12, 4, kernel=3, depthwise=True, squash="exponential").double()
-    _replace(primary, {"conv.weight": file["weight"], "conv.bias": file["bias"]})
+    replace(primary, {"conv.weight": file["weight"], "conv.bias": file["bias"]})
     poses_BTD = primary(file["maps"]).poses.flatten(2)
     same(poses_BTD, file["out_poses"])
     file.check(poses_BTD)
@@ -314,7 +258,7 @@ def test_dynamic_routing_with_a_bias_and_an_epsilon(name: str, gradient: str) ->
 def test_primary_capsules_with_an_epsilon() -> None:
     file = File("eidos_primary")
     primary = PrimaryCapsules(5, 12, 4, kernel=2, epsilon=1e-6).double()
-    _replace(primary, {"conv.weight": file["weight"], "conv.bias": file["bias"]})
+    replace(primary, {"conv.weight": file["weight"], "conv.bias": file["bias"]})
     poses_BTHWD = primary(file["maps"]).poses.movedim(2, -1)
     same(poses_BTHWD, file["out_poses"])
     file.check(poses_BTHWD, lengths(poses_BTHWD))

@@ -239,6 +239,14 @@ class Noisy(ClassifierModule):
         """Nothing."""
 
 
+class Moving(ClassifierModule):
+    """A loss that is another one in each step."""
+
+    @property
+    def alone(self) -> str | None:
+        return "the margin of the loss spread moves with every step"
+
+
 class Own(ClassifierModule):
     """A step of its own."""
 
@@ -315,6 +323,10 @@ ALONE: dict[str, tuple[dict[str, Any], str]] = {
     "a model without a promise": (
         {"change": unpromised},
         "Unpromised trained by ClassifierModule cannot be folded",
+    ),
+    "a loss that moves": (
+        {"change": partial(with_another, kind=Moving)},
+        "the margin of the loss spread moves with every step",
     ),
     "a hook": ({"change": listened_to}, "something listens to what passes through the network"),
     "a hook before": ({"change": listened_to_before}, "something listens to what passes through the network"),

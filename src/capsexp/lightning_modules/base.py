@@ -102,6 +102,11 @@ class BaseModule(L.LightningModule):
         return plain and not self._correlation_weight
 
     @property
+    def alone(self) -> str | None:
+        """The reason why its fits are never stacked, in a few words; None if there is none."""
+        return None
+
+    @property
     def variant(self) -> tuple[Any, ...]:
         """Values that its step depends on in addition to the config."""
         return ()

@@ -22,9 +22,7 @@ def digamma(values: Tensor) -> Tensor:
         >>> digamma(torch.tensor([1.0, 0.5]))  # minus Euler's constant, and that minus 2 ln 2
         tensor([-0.5772, -1.9635])
     """
-    below = values.reciprocal()
-    for step in range(1, SHIFT):
-        below = below + (values + step).reciprocal()
+    below = (values[..., None] + torch.arange(SHIFT, device=values.device)).reciprocal().sum(-1)
     far = values + SHIFT
     square = far.reciprocal().square()
     series = torch.zeros_like(far)
@@ -55,9 +53,8 @@ def digamma_halves(freedom: Tensor, dim: int) -> Tensor:
     low = freedom + 1 - dim  # d = dim and dim - 1 are low / 2 and (low + 1) / 2
     pairs = dim // 2
     total = total + dim * (digamma(low) - _LN_2)
-    for step in range(2 * (pairs - 1)):
-        total = total + 2 * (pairs - 1 - step // 2) / (low + step)
-    return total
+    steps = torch.arange(2 * (pairs - 1), device=low.device)
+    return total + (2 * (pairs - 1 - steps // 2) / (low[..., None] + steps)).sum(-1)
 
 
 _LN_2 = 0.6931471805599453

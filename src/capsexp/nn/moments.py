@@ -35,7 +35,10 @@ class Squares:
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def of(self, votes_BJEI: Tensor, mean_BJE: Tensor) -> Tensor:
-        """The squares, computed unless the last ones were of the same tensors; valid until the next call."""
+        """The squares, computed unless the last ones were of the same tensors; valid until the next call.
+
+        A change of a tensor in place is noticed, except in inference mode.
+        """
         if self._last is not None and _same(self._last[0], votes_BJEI) and _same(self._last[1], mean_BJE):
             return self._last[2]
         squares_BJEI = self.room(votes_BJEI)
@@ -165,4 +168,6 @@ def _of_votes(ctx: Any, y_BJI: Tensor, x_BJE: Tensor, mean_BJE: Tensor, votes_BJ
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """True if both are the same numbers in the same memory, which this holds, so that nothing else gets it."""
-    return one.shape == other.shape and one.data_ptr() == other.data_ptr() and one._version == other._version
+    if one.shape != other.shape or one.data_ptr() != other.data_ptr():
+        return False
+    return one.is_inference() or other.is_inference() or one._version == other._version

@@ -19,8 +19,8 @@ Products = list[tuple[Tensor, Tensor]]
 class RecordingVotes(GivenVotes):
     """Votes that record, in the backward pass, the outer products whose sum is their gradient.
 
-    A weighted sum and an agreement add a term y x to the gradient, a scatter and distances the term 2 y x (v - mu), that
-    is, v (2 y x) - 2 y (x mu).  So all that has the size of the votes is one product for each of the two kinds.
+    A weighted sum and an agreement add a term y x to the gradient, a scatter and distances the term 2 y x (v - mu) =
+    v (2 y x) - 2 y (x mu).  So all that has the size of the votes is one product for each of the two kinds.
 
     Args:
         votes_BJEI: (B, J, E, I), requiring a gradient.

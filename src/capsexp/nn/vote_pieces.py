@@ -32,7 +32,7 @@ Images do not depend on each other; windows of one image may, if the votes have 
 FEWEST_ROUNDS = 3
 """Weighted sums from which on votes that are built pay: with two, the factored form takes two thirds of the time."""
 
-BUILT_PIECES = 4
+BUILT_PIECES = 2
 """Factor of the size of a piece where votes must be built: their algorithms have more operations to begin per piece."""
 
 

@@ -77,6 +77,8 @@ def refusal(member: MemberEpochs) -> str | None:
     promised = bool(type(module.model).stackable)
     if not (promised and module.stackable and foldable(module.model)):
         return f"{type(module.model).__name__} trained by {type(module).__name__} cannot be folded"
+    if module.alone:
+        return module.alone
     if any(part._forward_hooks or part._forward_pre_hooks for part in module.model.modules()):
         return "something listens to what passes through the network"
     optimizers = trainer.optimizers
