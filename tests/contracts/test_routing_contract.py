@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -20,11 +21,12 @@ from torch import Tensor
 from capsexp import resolvers
 from capsexp.errors import ConfigError
 from capsexp.lightning_modules.capsnet import check_loss
+from capsexp.nn.capsules import ConvCapsules
 from capsexp.nn.finish import Squash
 from capsexp.nn.functional import SQUASHES
 from capsexp.nn.votes import GivenVotes, LinearVotes, Votes
 from capsexp.routing.base import Routing
-from capsexp.types import RoutingOutput
+from capsexp.types import Capsules, RoutingOutput
 from tests.references.votes import scalars, stacked, votes
 
 ROOT = Path(__file__).parents[2]
@@ -153,16 +155,25 @@ def cases() -> list[Any]:
     return found
 
 
+COUNT = "num_batches_tracked"
+"""The last part of the name of a buffer that only counts."""
+
 FINISH = ("bias", "epsilon")
 """Options of the squash, which tests/nn/test_finish.py compares with numbers worked out there."""
 
 
 @cache
 def reference(name: str, changed: tuple[tuple[str, Any], ...]) -> Found:
-    """The nested loops of an algorithm; they give its activations too, unless these are lengths."""
+    """The nested loops of an algorithm; they give its activations too, unless these are lengths.
+
+    One with batch normalisation is compared in evaluation: in training the statistics of two images would make rounding
+    errors large (golden numbers of another implementation compare that).
+    """
     module = importlib.import_module(f"tests.references.{name}")
     routing, given_BI = build(name, **dict(changed)), activations(batch=2)
-    own = {key: scalars(value) for key, value in routing.state_dict().items()}
+    own = {key: scalars(value) for key, value in routing.state_dict().items() if not key.endswith(COUNT)}
+    if len(own) < len(routing.state_dict()):
+        own["training"] = False
     poses_BID, weight_JEDI = draw(batch=2)
     if routing.needs_activations:
         own |= {"activations_BI": scalars(given_BI), "poses_BID": scalars(poses_BID)}
@@ -185,7 +196,7 @@ def test_equals_its_reference(
 ) -> None:
     poses_BID, weight_JEDI = draw(batch=2)
     given_BI = activations(batch=2)
-    output = route(build(name, **dict(changed)), make(poses_BID, weight_JEDI), given_BI)
+    output = route(build(name, **dict(changed)).eval(), make(poses_BID, weight_JEDI), given_BI)
     found, expected = differentiated(output, poses_BID, weight_JEDI, given_BI), reference(name, changed)
     for field in Found._fields:
         message = f"{field} of {name} with {dict(changed)}"
@@ -242,7 +253,7 @@ def test_activations_are_what_the_class_says(name: str) -> None:
     if routing.activation == "share":
         sums_B = output.activations_BJ.sum(1)
         torch.testing.assert_close(sums_B, torch.ones_like(sums_B))
-    else:
+    elif routing.activation != "probability":
         torch.testing.assert_close(output.activations_BJ, torch.linalg.vector_norm(output.poses_BJE, dim=2))
 
 
@@ -257,7 +268,7 @@ def test_the_weights_of_the_coupling_that_comes_back_made_the_poses(
 
 
 def test_gradient_reaches_poses_weight_and_activations(name: str, make: Callable[[Tensor, Tensor], Votes]) -> None:
-    routing, operands, given_BI = build(name), draw(), activations()
+    routing, operands, given_BI = build(name).eval(), draw(), activations()  # in training a norm may take all of it
     judged(route(routing, make(*operands), given_BI)).backward()  # type: ignore[no-untyped-call]
     for each in (*operands, given_BI) if routing.needs_activations else operands:
         assert each.grad is not None
@@ -268,12 +279,18 @@ def test_gradient_reaches_poses_weight_and_activations(name: str, make: Callable
         assert (value.grad != 0).any(), key
 
 
-def test_touches_nothing(name: str) -> None:
-    routing, operands = build(name), draw()
-    before = [each.detach().clone() for each in (*operands, *routing.state_dict().values())]
+STATISTICS = ("running_mean", "running_var", COUNT)
+"""The last part of the names of what training changes, and evaluation does not."""
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_touches_nothing(name: str, training: bool) -> None:
+    routing, operands = build(name).train(training), draw()
+    kept = [value for key, value in routing.state_dict().items() if not (training and key.endswith(STATISTICS))]
+    before = [each.detach().clone() for each in (*operands, *kept)]
     random_state = torch.random.get_rng_state()
     first, second = (route(routing, linear("factored")(*operands)) for _ in range(2))
-    assert all(map(torch.equal, before, (*operands, *routing.state_dict().values())))
+    assert all(map(torch.equal, before, (*operands, *kept)))
     assert all(map(torch.equal, first, second))
     assert torch.equal(torch.random.get_rng_state(), random_state)
 
@@ -327,13 +344,15 @@ def test_a_child_that_is_not_there_changes_nothing(name: str, form: str) -> None
 
 def test_permuting_the_parents_with_their_numbers_permutes_the_outputs(name: str) -> None:
     """The last letters of a number's name say which of its dimensions counts the parents."""
-    routing, (poses_BID, weight_JEDI), given_BI = build(name), draw(), activations()
+    routing, (poses_BID, weight_JEDI), given_BI = build(name).eval(), draw(), activations()
     order = torch.tensor([2, 0, 3, 1])
     before = [part.clone() for part in route(routing, linear("factored")(poses_BID, weight_JEDI), given_BI)]
     for key, value in routing.state_dict().items():
         letters = key.rpartition("_")[2]
         if letters.isupper() and "J" in letters:
             value.copy_(value.index_select(letters.index("J"), order))
+        elif key.endswith(STATISTICS) and value.dim():
+            value.copy_(value[order])
     after = route(routing, linear("factored")(poses_BID, weight_JEDI[order]), given_BI)
     for part, permuted in zip(before, after, strict=True):
         torch.testing.assert_close(permuted, part[:, order], rtol=1e-10, atol=1e-10)
@@ -393,6 +412,64 @@ def test_logits_of_a_thousand_give_finite_values_and_gradients(
     assert all(part.isfinite().all() for part in output)
     sum(part.sum() for part in output).backward()  # type: ignore[union-attr]
     assert all(each.grad is not None and each.grad.isfinite().all() for each in operands)
+
+
+# -- windows that share children --------------------------------------------------------------------------------------
+
+TYPES, SIDE = 2, 4
+
+
+def windowed(name: str) -> ConvCapsules:
+    """A convolutional layer in evaluation, each of whose children lies in up to four windows, its numbers drawn."""
+    torch.manual_seed(7)
+    sizes = {"kernel": 3, "stride": 2, "padding": 1}
+    layer = ConvCapsules(TYPES, J, D, E, instantiate(OmegaConf.load(FOLDER / f"{name}.yaml")), **sizes).double().eval()
+    for value in layer.routing.state_dict().values():
+        value.copy_(torch.rand(value.shape))
+    return layer
+
+
+def on_a_grid() -> Capsules:
+    """Poses (B, T, D, H, W) and activations (B, T, H, W) that have nothing to do with them."""
+    generator = torch.Generator().manual_seed(11)
+    poses = torch.randn(B, TYPES, D, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    return Capsules(poses, torch.rand(B, TYPES, SIDE, SIDE, generator=generator, dtype=torch.float64))
+
+
+def test_couplings_of_windows_add_up_to_1_over_what_the_class_says(name: str) -> None:
+    layer = windowed(name)
+    sums_BLI = layer(on_a_grid()).coupling_BJI.sum(2)
+    if layer.routing.shares == "parents":
+        there_LI = F.unfold(torch.ones(1, TYPES, SIDE, SIDE), 3, padding=1, stride=2)[0].T.bool()
+        torch.testing.assert_close(sums_BLI[:, there_LI], torch.ones_like(sums_BLI[:, there_LI]))
+    if layer.routing.shares == "field":
+        each_BXL = sums_BLI.transpose(1, 2).reshape(B * TYPES, 9, -1)
+        whole = F.fold(each_BXL, (SIDE, SIDE), 3, padding=1, stride=2)  # adds up what lies at one place
+        torch.testing.assert_close(whole, torch.ones_like(whole))
+
+
+def test_an_image_in_windows_does_not_see_the_others(name: str) -> None:
+    layer, capsules = windowed(name), on_a_grid()
+    together = layer(capsules)
+    for number in range(B):
+        one = Capsules(*(part[number : number + 1] for part in capsules))
+        for part, whole in zip(layer(one), together, strict=True):
+            torch.testing.assert_close(part[0], whole[number], rtol=1e-10, atol=1e-10)
+
+
+def test_permuting_the_types_permutes_the_coupling_alone(name: str) -> None:
+    layer, capsules = windowed(name), on_a_grid()
+    before = RoutingOutput(*(part.clone() for part in layer(capsules)))
+    order = torch.arange(2 * 9).view(2, 9).flip(0).flatten()
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[..., order])
+        for key, dimension in layer.routing.children_at.items():
+            value = layer.routing.state_dict()[key]
+            value.copy_(value.index_select(dimension, order))
+    after = layer(Capsules(*(part.flip(1) for part in capsules)))
+    torch.testing.assert_close(after.poses_BJE, before.poses_BJE, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(after.activations_BJ, before.activations_BJ, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(after.coupling_BJI, before.coupling_BJI[..., order], rtol=1e-10, atol=1e-10)
 
 
 # -- half precision ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from capsexp.models.layered_capsnet import LayeredCapsNet
 from capsexp.nn.capsules import capsule_layers, set_inference
 from capsexp.nn.channels import Prunable
 from capsexp.pruning.surgery import shrink, transplant
-from capsexp.routing import Dynamic, Fixed, InvertedAttention, MaxMin, SelfAttention, SelfRouting
+from capsexp.routing import EM, Dynamic, Fixed, InvertedAttention, MaxMin, SelfAttention, SelfRouting, VariationalBayes
 from tests.references import surgery as reference
 
 Make = Callable[..., Any]
@@ -84,7 +84,7 @@ def masked(model: Prunable, kept: Mapping[str, Tensor], images_BCHW: Tensor) -> 
             module.register_forward_hook(lambda _, __, maps, gone=gone: maps.masked_fill(gone[:, None, None], 0))
         )
         layer = model.channel_layers()[name]
-        for follower in [each for each in layer.followers if each.per_unit][-1:]:
+        for follower in [each for each in layer.followers if "activation" in each.name][-1:]:
             silent = gone.view(-1, layer.dim)[:, 0]
             module = model.get_submodule(follower.name)
             hooks.append(
@@ -125,6 +125,20 @@ CONCURRENT = partial(
     primary={"types": 4, "dim": 4, "kernel": 1, "normaliser": "none"},
     layers=[{"types": 3, "dim": 4, "stride": 2}],
 )
+GAUSSIANS = {"image_shape": (1, 9, 9), "classes": 3, "matrix": True, "dim_class": 4, "class_shared": True}
+EM_NET = partial(
+    LayeredCapsNet,
+    **GAUSSIANS | {"class_coordinates": True, "routing": partial(EM, inverse_temperature=0.5)},
+    backbone=partial(Plain, channels=[6]),
+    primary={"types": 4, "dim": 4, "kernel": 1, "normaliser": "none", "activation": "logistic"},
+    layers=[{"types": 3, "dim": 4, "stride": 2}],
+)
+VB_NET = partial(
+    LayeredCapsNet,
+    **GAUSSIANS | {"routing": VariationalBayes},
+    backbone=partial(Plain, channels=[6], norm="batch"),
+    primary={"types": 4, "dim": 4, "kernel": 1, "normaliser": "type_norm", "activation": "logistic"},
+)
 RESIDUAL_DEPTHWISE = partial(
     LayeredCapsNet,
     **{"image_shape": (1, 9, 11), "classes": 3, "routing": SelfAttention, "dim_class": 4},
@@ -153,6 +167,8 @@ CASES: dict[str, tuple[Make, Kept]] = {
     "deep, self-routing": (deep(**LOGISTIC), BACKBONE | CAPSULES),
     "efficient": (EFFICIENT, {"conv1": index(0, 2), "conv2": whole(4, 1, 2)}),
     "concurrent": (CONCURRENT, {"conv1": index(0, 1, 5)} | CAPSULES),
+    "em": (EM_NET, {"conv1": index(0, 1, 5)} | CAPSULES),
+    "variational bayes, shared matrices": (VB_NET, {"conv1": index(0, 1, 5)} | CAPSULES),
     "residual, depthwise": (RESIDUAL_DEPTHWISE, {"block1": index(1, 2), "block2": index(0, 4)}),
     "residual": (RESIDUAL, {"block1": index(1, 2), "block2": index(0, 4), "primary": whole(4, 2, 0)}),
     "cnn, 8x17": (cnn(8), {"conv1": index(0, 4), "conv2": index(1, 2, 3), "conv3": index(0, 6)}),
@@ -168,6 +184,8 @@ WITHOUT_TABLE = (
     "residual",
     "residual, depthwise",
     "concurrent",
+    "em",
+    "variational bayes, shared matrices",
 )
 """Cases whose numbers no table of the references lists; their scores say enough."""
 

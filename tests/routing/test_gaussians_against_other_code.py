@@ -211,10 +211,10 @@ def test_means_and_logits_before_the_normalisations() -> None:
     def keep(name: str) -> Callable[..., None]:
         return lambda _, values: seen.__setitem__(name, values[0])
 
-    for name in ("pose_norm", "activation_norm"):
+    for name in ("finish", "activation_norm"):
         layer.routing.get_submodule(name).register_forward_pre_hook(keep(name))
     layer(given)
-    same(seen["pose_norm"].unflatten(0, (2, 4)).permute(0, 2, 3, 1), file["posterior_mean"])
+    same(seen["finish"].unflatten(0, (2, 4)).permute(0, 2, 3, 1), file["posterior_mean"])
     same(seen["activation_norm"].unflatten(0, (2, 4)).transpose(1, 2), file["logits"])
 
 

@@ -50,12 +50,12 @@ class VariationalBayes(Routing):
     has_master = False
 
     def __init__(self, *, iterations: int = 3, gradient: str = "full", **sizes: Any) -> None:
-        super().__init__(finish=lambda _parents, _dim: nn.Identity(), **sizes)
+        super().__init__(finish=lambda parents, _dim: PosteriorNorm(parents), **sizes)
         self.iterations = require_int("iterations", iterations, 1)
         self.gradient = require_choice("gradient", gradient, GRADIENTS)
         self.beta_u_J = nn.Parameter(torch.zeros(self.parent_count))
         self.beta_a_J = nn.Parameter(torch.zeros(self.parent_count))
-        self.activation_norm, self.pose_norm = PosteriorNorm(self.parent_count), PosteriorNorm(self.parent_count)
+        self.activation_norm = PosteriorNorm(self.parent_count)
 
     @torch.no_grad()
     def start(self, weight_JEDI: Tensor) -> None:
@@ -75,7 +75,7 @@ class VariationalBayes(Routing):
         alongside, betas = (at_least_single(activations_BI),), (self.beta_u_J, self.beta_a_J)
         # Statistics are counted once, so the normalisations stay outside of the work that is done again.
         mean_BJE, logits_BJ, share_BJI = in_pieces(self._route, votes, betas, alongside, built=True)
-        return RoutingOutput(self.pose_norm(mean_BJE), self.activation_norm(logits_BJ).sigmoid(), share_BJI)
+        return RoutingOutput(self.finish(mean_BJE), self.activation_norm(logits_BJ).sigmoid(), share_BJI)
 
     def weights(self, coupling_BJI: Tensor, activations_BI: Tensor | None = None) -> Tensor:
         """The assignments times the children's activations, divided by 1 + their sum over the children."""
