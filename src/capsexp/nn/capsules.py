@@ -442,7 +442,7 @@ class ConvCapsules(CapsuleLayer):
         if key in self._fields:
             return self._fields[key]
         field = Field.of_grid(height, width, self.kernel, self.stride, self.padding, device)
-        if not torch.compiler.is_compiling():  # a tracer's tensor is of no use after it
+        if type(field.place_LP) is Tensor and not torch.compiler.is_compiling():  # a tracer's is of no use after it
             self._fields[key] = field
         return field
 
