@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from capsexp import resolvers
 from capsexp.errors import ConfigError
@@ -162,7 +162,7 @@ def reference(name: str, changed: tuple[tuple[str, Any], ...]) -> Found:
     """The nested loops of an algorithm; they give its activations too, unless these are lengths."""
     module = importlib.import_module(f"tests.references.{name}")
     routing, given_BI = build(name, **dict(changed)), activations(batch=2)
-    own = {key: scalars(value) for key, value in routing.state_dict().items()}
+    own = {key: scalars(value) for key, value in routing.state_dict().items() if value.dim()}
     poses_BID, weight_JEDI = draw(batch=2)
     if routing.needs_activations:
         own |= {"activations_BI": scalars(given_BI), "poses_BID": scalars(poses_BID)}
@@ -229,7 +229,7 @@ def test_coupling_is_in_its_range_and_has_its_sum(name: str) -> None:
     coupling_BJI = route(routing, linear("factored")(*draw())).coupling_BJI
     lower, upper = routing.coupling_range
     assert ((lower <= coupling_BJI) & (coupling_BJI <= upper)).all()
-    if routing.shares == "parents":
+    if routing.shares is not None:  # no child lies in two windows here
         sums_BI = coupling_BJI.sum(1)
         torch.testing.assert_close(sums_BI, torch.ones_like(sums_BI))
 
@@ -242,7 +242,7 @@ def test_activations_are_what_the_class_says(name: str) -> None:
     if routing.activation == "share":
         sums_B = output.activations_BJ.sum(1)
         torch.testing.assert_close(sums_B, torch.ones_like(sums_B))
-    else:
+    elif routing.activation != "probability":
         torch.testing.assert_close(output.activations_BJ, torch.linalg.vector_norm(output.poses_BJE, dim=2))
 
 
@@ -252,7 +252,8 @@ def test_the_weights_of_the_coupling_that_comes_back_made_the_poses(
     routing, operands, given_BI = build(name), make(*draw()), activations()
     output = route(routing, operands, given_BI)
     weights_BJI = routing.weights(output.coupling_BJI, given_BI)
-    again_BJE = routing.finish(operands.weighted_sum(weights_BJI))
+    normalise = getattr(routing, "pose_norm", nn.Identity())  # over images, so no part of finish
+    again_BJE = normalise(routing.finish(operands.weighted_sum(weights_BJI)))
     torch.testing.assert_close(again_BJE, output.poses_BJE, rtol=1e-12, atol=1e-12)
 
 
@@ -269,7 +270,8 @@ def test_gradient_reaches_poses_weight_and_activations(name: str, make: Callable
 
 
 def test_touches_nothing(name: str) -> None:
-    routing, operands = build(name), draw()
+    """In evaluation: training may count statistics of batches."""
+    routing, operands = build(name).eval(), draw()
     before = [each.detach().clone() for each in (*operands, *routing.state_dict().values())]
     random_state = torch.random.get_rng_state()
     first, second = (route(routing, linear("factored")(*operands)) for _ in range(2))
