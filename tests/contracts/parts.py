@@ -89,7 +89,7 @@ def fitting(model: dict[str, Any]) -> dict[str, Any]:
     return model | poses | {"module": {**model["module"], "loss": loss}}
 
 
-LOSSES = {"length": "margin", "share": "nll"}
+LOSSES = {"length": "margin", "share": "nll", "probability": "spread"}
 
 
 @dataclass(frozen=True)

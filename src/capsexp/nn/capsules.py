@@ -441,10 +441,12 @@ class ConvCapsules(CapsuleLayer):
         key = height, width, device
         if key in self._fields:
             return self._fields[key]
-        field = Field.of_grid(height, width, self.kernel, self.stride, self.padding, device)
-        if not torch.compiler.is_compiling():  # a tracer's tensor is of no use after it
-            self._fields[key] = field
-        return field
+        sizes = self.kernel, self.stride, self.padding
+        if torch.compiler.is_compiling():  # a tracer's tensor is of no use after it
+            return Field.of_grid(height, width, *sizes, device)
+        with torch.inference_mode(False):  # a later training step uses it, too
+            self._fields[key] = Field.of_grid(height, width, *sizes, device)
+        return self._fields[key]
 
     def _places(self, size: int) -> int:
         rule = f"be at most the grid's side and its padding ({size} + 2 * {self.padding})"
