@@ -190,7 +190,7 @@ def test_evaluation_with_master_coefficients(model: str) -> None:
     case = next(each for each in cases(model) if each.routing == "dynamic")
     module = case.build()
     for layer in capsule_layers(module.model).values():
-        layer.master_JI = empty(layer.weight.shape[0], layer.weight.shape[3])
+        layer.master_JI = empty(layer.weight.shape[0], layer.child_count)
     for inference in get_args(Inference):
         set_inference(module.model, inference)
         evaluate(module, Watch(f"{case} with inference {inference}", READS))
