@@ -31,6 +31,22 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "capsnet, self_routing": (*CAPSNET[:-1], *LOGISTIC, "routing=self_routing", "model.decoder=null"),
     "capsnet, self_attention": (*CAPSNET, "routing=self_attention", "routing.bias=true", "routing.epsilon=1e-6"),
     "capsnet, inverted_attention": (*CAPSNET, *LINEAR, "routing=inverted_attention", "model.normaliser=layer_norm"),
+    "capsnet, em": (
+        *CAPSNET,
+        "routing=em",
+        "model.normaliser=none",
+        "model.activation=logistic",
+        "model.module.loss=spread",
+    ),
+    "capsnet, variational_bayes": (
+        *CAPSNET,
+        *(
+            "routing=variational_bayes",
+            "model.normaliser=type_norm",
+            "model.activation=logistic",
+            "model.module.loss=cross_entropy",
+        ),
+    ),
     "capsnet, optimised": (*CAPSNET, "routing=optimised"),
     "deep_capsnet": DEEP,
     "deep_capsnet, self_routing": (
@@ -46,6 +62,8 @@ CELLS: Mapping[str, tuple[str, ...]] = {
         *("model=attention_capsnet", "model.concurrent=true", "model.backbone.channels=[8]", SMALL, WINDOWS),
         "routing.iterations=3",
     ),
+    "em_capsnet": ("model=em_capsnet", "model.backbone.channels=[8]", SMALL, WINDOWS),
+    "vb_capsnet": ("model=vb_capsnet", "model.backbone.channels=[8]", SMALL, WINDOWS),
     "autoencoder, not pre-trained": ("model=autoencoder", *ENCODER, "model.decoder=null"),
     "autoencoder": ("model=autoencoder", *ENCODER, "recipe=autoencode_then_classify"),
     "shared_autoencoder": ("model=shared_autoencoder", *ENCODER, "recipe=autoencode_then_classify"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from capsexp.nn import Field, GivenVotes, LinearVotes, MatrixVotes, ShiftedVotes, Votes, vote_operators, vote_pieces
 from capsexp.nn.moments import Squares, distances, scatter
@@ -100,6 +101,22 @@ def test_squares_are_computed_once_for_a_mean_and_again_for_another() -> None:
     close(squares.of(votes, other), (votes - 1).square())
     one += 3
     close(squares.of(votes, one), (votes - 3).square())
+
+
+def test_squares_of_tensors_without_memory() -> None:
+    """A step is traced with such tensors, to estimate its memory."""
+    with FakeTensorMode():
+        squares, votes, mean = Squares(), torch.rand(1, 1, 1, 5), torch.zeros(1, 1, 1)
+        first = squares.of(votes, mean)
+        assert squares.of(votes, mean) is first
+        assert squares.of(votes, torch.zeros(1, 1, 1)) is not first
+
+
+@torch.inference_mode()
+def test_squares_of_tensors_of_inference() -> None:
+    squares, votes, mean = Squares(), torch.rand(1, 1, 1, 5), torch.zeros(1, 1, 1)
+    assert squares.of(votes, mean) is squares.of(votes, mean)
+    close(squares.of(votes, torch.ones(1, 1, 1)), (votes - 1).square())
 
 
 def test_pieces_are_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -442,11 +442,13 @@ class ConvCapsules(CapsuleLayer):
         if key in self._fields:
             return self._fields[key]
         sizes = self.kernel, self.stride, self.padding
-        if torch.compiler.is_compiling():  # a tracer's tensor is of no use after it
+        if torch.compiler.is_compiling():
             return Field.of_grid(height, width, *sizes, device)
         with torch.inference_mode(False):  # a later training step uses it, too
-            self._fields[key] = Field.of_grid(height, width, *sizes, device)
-        return self._fields[key]
+            field = Field.of_grid(height, width, *sizes, device)
+        if type(field.place_LP) is Tensor:  # a tracer's tensor is of no use after it
+            self._fields[key] = field
+        return field
 
     def _places(self, size: int) -> int:
         rule = f"be at most the grid's side and its padding ({size} + 2 * {self.padding})"

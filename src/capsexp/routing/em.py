@@ -123,7 +123,7 @@ def equal_shares(votes: Votes, like_BI: Tensor) -> Tensor:
     if votes.field is None:
         return like_BI.new_full((batch, parents, children), 1 / parents)
     windows_LI = votes.field.windows_of_child(children // votes.field.positions)
-    share_LI = (1 / (parents * windows_LI)).to(like_BI)
+    share_LI = 1 / (parents * windows_LI.to(like_BI))
     return share_LI.repeat(batch // len(windows_LI), 1)[:, None].repeat(1, parents, 1)
 
 
