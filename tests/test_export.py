@@ -20,7 +20,17 @@ from capsexp.models.cnn import CNN
 from capsexp.models.deep_capsnet import DeepCapsNet
 from capsexp.models.layered_capsnet import LayeredCapsNet
 from capsexp.nn.capsules import capsule_layers, set_inference
-from capsexp.routing import Dynamic, Fixed, InvertedAttention, MaxMin, Optimised, SelfAttention, SelfRouting
+from capsexp.routing import (
+    EM,
+    Dynamic,
+    Fixed,
+    InvertedAttention,
+    MaxMin,
+    Optimised,
+    SelfAttention,
+    SelfRouting,
+    VariationalBayes,
+)
 from examples.own_routing import Tempered
 
 onnx = pytest.importorskip("onnx", reason=INSTALL)
@@ -130,6 +140,58 @@ def test_a_network_whose_layers_route_at_once(tmp_path: Path) -> None:
         dim_class=4,
         head="linear",
     ).eval()
+    file.export(model, tmp_path / "model.onnx", SHAPE)
+    images_BCHW = torch.rand(5, *SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            run_onnx(tmp_path / "model.onnx", images_BCHW), model(images_BCHW), atol=1e-5, rtol=0
+        )
+
+
+GAUSSIANS = {"matrix": True, "class_shared": True, "class_coordinates": True, "dim_class": 4}
+
+
+@pytest.mark.parametrize(
+    ("routing", "normaliser"),
+    [
+        (partial(EM, iterations=2, inverse_temperature=0.5), "none"),
+        pytest.param(partial(VariationalBayes, iterations=2), "type_norm", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_whose_windows_compete_for_children(tmp_path: Path, routing: Any, normaliser: str) -> None:
+    torch.manual_seed(0)
+    model = LayeredCapsNet(
+        image_shape=SHAPE,
+        classes=3,
+        routing=routing,
+        backbone=partial(Plain, channels=[4], kernels=[5], strides=[2]),
+        primary={"types": 2, "dim": 4, "kernel": 1, "normaliser": normaliser, "activation": "logistic"},
+        layers=[{"types": 3, "dim": 4, "stride": 2, "padding": 1}],
+        **GAUSSIANS,  # type: ignore[arg-type]
+    )
+    with torch.no_grad():
+        model.train()(torch.rand(9, *SHAPE))  # statistics of one's own
+    file.export(model.eval(), tmp_path / "model.onnx", SHAPE)
+    images_BCHW = torch.rand(5, *SHAPE)
+    with torch.inference_mode():
+        expected_BK = model(images_BCHW)
+    assert float(expected_BK.std()) > 1e-3
+    torch.testing.assert_close(run_onnx(tmp_path / "model.onnx", images_BCHW), expected_BK, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("coordinates", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_master_of_shared_matrices(tmp_path: Path, coordinates: bool) -> None:
+    torch.manual_seed(0)
+    model = LayeredCapsNet(
+        image_shape=SHAPE,
+        classes=3,
+        routing=Dynamic,
+        backbone=partial(Plain, channels=[4], strides=[2]),
+        primary={"types": 2, "dim": 4, "stride": 2},
+        **GAUSSIANS | {"class_coordinates": coordinates},  # type: ignore[arg-type]
+    ).eval()
+    model.class_capsules.set_master(torch.rand(3, model.class_capsules.child_count))
+    set_inference(model, "folded")
     file.export(model, tmp_path / "model.onnx", SHAPE)
     images_BCHW = torch.rand(5, *SHAPE)
     with torch.inference_mode():

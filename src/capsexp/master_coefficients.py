@@ -205,12 +205,12 @@ class MasterSums:
 
     def _prepare(self, model: nn.Module, device: torch.device) -> None:
         self._class_name, layer = class_layer(model)
-        parents, _, _, children = layer.weight.shape
+        parents, children = layer.weight.shape[0], layer.child_count
         self.filter.reset(parents, children)
         self._kept = RunningMean().to(device)
         self._containers = ClassMean(parents, parents, children).to(device)
         others = {name: each for name, each in capsule_layers(model).items() if each is not layer}
-        sizes = {name: (each.weight.shape[0], each.weight.shape[3]) for name, each in others.items()}
+        sizes = {name: (each.weight.shape[0], each.child_count) for name, each in others.items()}
         self._means = {name: MeanCoupling(*size).to(device) for name, size in sizes.items()}
 
     def _master(self, name: str, layer: CapsuleLayer) -> Tensor:

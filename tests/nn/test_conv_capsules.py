@@ -14,6 +14,7 @@ from capsexp.errors import ConfigError
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
 from capsexp.nn.votes import Votes
 from capsexp.routing.dynamic import Dynamic
+from capsexp.routing.em import EM
 from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
 from capsexp.routing.uniform import Uniform
@@ -215,3 +216,13 @@ def test_activations_go_with_the_poses_of_their_windows(kernel: int, stride: int
     expected = torch.stack(places, 1).flatten(0, 1)
     torch.testing.assert_close(heard[0], expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(heard[0] == 0, expected == 0), "who is not there is not active at all"
+
+
+def test_trains_after_an_evaluation_in_inference_mode() -> None:
+    """The field is made once, by whichever comes first."""
+    layer = ConvCapsules(2, 3, 4, 4, EM)
+    children = Capsules(torch.rand(2, 2, 4, 5, 5), torch.rand(2, 2, 5, 5))
+    with torch.inference_mode():
+        layer(children)
+    layer(children).poses_BJE.sum().backward()
+    assert layer.weight.grad is not None

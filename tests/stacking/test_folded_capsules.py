@@ -220,6 +220,12 @@ def test_routing_with_numbers_of_its_own_or_that_counts_its_children_is_not_fold
     assert not foldable(class_capsules(routing))
 
 
+@pytest.mark.parametrize("option", ["shared", "coordinates"])
+def test_votes_that_look_at_places_are_not_folded(option: str) -> None:
+    layer = ClassCapsules(4, 3, 2, 2, Dynamic, grid=(2, 1), **{option: True})  # type: ignore[arg-type]
+    assert not foldable(layer)
+
+
 def test_master_coefficients_are_not_folded() -> None:
     layer = class_capsules(Dynamic)
     layer.set_master(torch.rand(3, 4))

@@ -44,7 +44,7 @@ class CouplingAnalysis(ResultCallback):
         self._first_pass = self._classes is None
         if self._first_pass:
             _, layer = class_layer(model)
-            parents, _, _, children = layer.weight.shape
+            parents, children = layer.weight.shape[0], layer.child_count
             self._classes = ColumnCorrelation(parents, children).to(pl_module.device)
             self._first = FirstColumns(self.correlated, children).to(pl_module.device)
             self._reader.listen(model)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from capsexp.nn.capsules import CapsuleLayer, capsule_layers
+from capsexp.nn.capsules import CapsuleLayer, ClassCapsules, capsule_layers
 from capsexp.nn.field import Field
 from capsexp.nn.votes import GivenVotes, fold
 from capsexp.routing.fixed import Fixed
@@ -27,13 +27,16 @@ def traceable(module: nn.Module) -> nn.Module:
     for layer in capsule_layers(module).values():
         shared_JI = _shared(layer)
         if shared_JI is not None:
-            layer.weight.data = fold(layer.weight, shared_JI).view_as(layer.weight)
+            weight_JEDI = layer.weight.repeat_interleave(layer.child_count // layer.weight.shape[3], 3)
+            layer.weight.data = fold(weight_JEDI, shared_JI).view_as(weight_JEDI)
         layer.route = functools.partial(_route, layer, shared_JI is not None)  # type: ignore[method-assign]
     return module
 
 
 def _shared(layer: CapsuleLayer) -> Tensor | None:
-    """The coupling (J, I) that a layer folds into its weight, if it has one."""
+    """The coupling (J, I) that a layer folds into its weight, if it has one; not one that weighs coordinates, too."""
+    if isinstance(layer, ClassCapsules) and layer.offset_EI is not None:
+        return None
     if layer.inference == "dynamic":
         return layer.routing.coupling_JI if type(layer.routing) is Fixed else None
     return layer.master_JI if layer.inference == "folded" else None
@@ -54,7 +57,7 @@ def _route(
     if folded:
         return weigh(votes, 1.0)
     built = GivenVotes(votes.materialise(), mask_BI, poses_BID, field)
-    if layer.inference == "fast":
+    if layer.inference != "dynamic":
         return weigh(built, layer.master_JI)
     if layer.one_round:
         return cast("RoutingOutput", layer.routing.one_round(built, parents_BJE))

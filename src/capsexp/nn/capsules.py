@@ -441,8 +441,12 @@ class ConvCapsules(CapsuleLayer):
         key = height, width, device
         if key in self._fields:
             return self._fields[key]
-        field = Field.of_grid(height, width, self.kernel, self.stride, self.padding, device)
-        if type(field.place_LP) is Tensor and not torch.compiler.is_compiling():  # a tracer's is of no use after it
+        sizes = self.kernel, self.stride, self.padding
+        if torch.compiler.is_compiling():
+            return Field.of_grid(height, width, *sizes, device)
+        with torch.inference_mode(False):  # a later training step uses it, too
+            field = Field.of_grid(height, width, *sizes, device)
+        if type(field.place_LP) is Tensor:  # a tracer's tensor is of no use after it
             self._fields[key] = field
         return field
 

@@ -1,9 +1,5 @@
 """The field of a child: the parents of all windows that hold it, which compete for it."""
 
-import functools
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +30,11 @@ class Field:
         cls, height: int, width: int, kernel: int, stride: int, padding: int, device: torch.device | str = "cpu"
     ) -> "Field":
         """The field of square windows on a grid, both row by row, as :func:`torch.nn.functional.unfold` orders them."""
-        place_LP = torch.tensor(_places(height, width, kernel, stride, padding), device=device)
-        return cls(place_LP, height * width)
+        rows_LP = _along(height, kernel, stride, padding, device)[:, None, :, None]
+        columns_LP = _along(width, kernel, stride, padding, device)[None, :, None, :]
+        inside_LP = (rows_LP >= 0) & (rows_LP < height) & (columns_LP >= 0) & (columns_LP < width)
+        place_LP = (rows_LP * width + columns_LP).where(inside_LP, height * width)
+        return cls(place_LP.reshape(-1, kernel**2), height * width)
 
     @property
     def windows(self) -> int:
@@ -80,9 +79,7 @@ class Field:
         return counts_Y[self.place_LP].repeat(1, types)
 
 
-@functools.lru_cache(256)
-def _places(height: int, width: int, kernel: int, stride: int, padding: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """The place at each position of each window; an array, since a tensor would belong to a tracer that made it."""
-    numbers = np.pad(np.arange(height * width).reshape(height, width), padding, constant_values=height * width)
-    windows = np.lib.stride_tricks.sliding_window_view(numbers, (kernel, kernel))[::stride, ::stride]
-    return windows.reshape(-1, kernel**2).astype(np.int64)
+def _along(side: int, kernel: int, stride: int, padding: int, device: torch.device | str) -> Tensor:
+    """The rows (or columns) of the grid that the windows hold, (windows, kernel); outside of it in the padding."""
+    first_L = torch.arange(0, side + 2 * padding - kernel + 1, stride, device=device) - padding
+    return first_L[:, None] + torch.arange(kernel, device=device)

@@ -33,7 +33,8 @@ ROUTINGS = (Dynamic, MaxMin, Uniform)
 def routes_alone(layer: ClassCapsules) -> bool:
     """True if a layer's coupling depends only on an image's votes, so that members can share the routing."""
     plain = type(layer.routing) in ROUTINGS and not layer.routing.state_dict()
-    return plain and not layer.matrix and layer.inference == "dynamic" and layer.master_JI is None
+    plain = plain and not layer.matrix and layer.weight.shape[3] == layer.child_count and layer.offset_EI is None
+    return plain and layer.inference == "dynamic" and layer.master_JI is None
 
 
 class JointVotes(Votes):
