@@ -10,7 +10,7 @@ from capsexp.nn.vote_operators import add_bmm, bmm
 
 
 class Recipe(NamedTuple):
-    """What votes are built from.
+    """The parts from which votes are built.
 
     Attributes:
         kind: builds them.

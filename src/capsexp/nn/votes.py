@@ -100,7 +100,7 @@ class Votes(ABC):
         return moments.distances(mean_BJE, precision_BJE, self.materialise())
 
     def recipe(self) -> Recipe | None:
-        """What the votes are built from, so that it can be done piece by piece; None if they are there already."""
+        """The parts of votes that can be built piece by piece; None if they are there already."""
         return None
 
 
