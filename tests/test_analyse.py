@@ -111,6 +111,12 @@ def test_a_routing_without_master_coefficients_has_the_other_figures(
     assert "the master's columns" not in capsys.readouterr().out
 
 
+def test_figures_say_of_what_kind_the_activations_are() -> None:
+    titles = {kind: str(analyse.block(masters=False, activation=kind)) for kind in ("length", "share", "probability")}
+    for kind, word in (("length", "Length"), ("share", "Share"), ("probability", "Activation")):
+        assert [other for other, text in titles.items() if f"{word}s of the class capsules" in text] == [kind]
+
+
 def test_a_network_whose_layers_route_at_once(tiny_npz: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ["model=attention_capsnet", "model.concurrent=true", "routing.iterations=3", "model.primary.types=2"]
     model += ["model.backbone.channels=[4]", "model.layers=[{types:2,dim:16,stride:2}]"]

@@ -72,17 +72,22 @@ BLOCK: list[dict[str, Any]] = [
 ]
 """The paper's figures by number, in the format of an experiment's ``report:`` block."""
 
-SHARES: dict[str, dict[str, str]] = {
-    "fig06_probabilities": {
-        "title": "Shares of the class capsules for the same test images",
-        "y_label": "share of the class capsule",
-    },
-    "fig07_tuning": {
-        "title": "Mean shares of the class capsules over the test images of each class",
-        "y_label": "mean share",
-    },
-}
-"""Other words of these figures, where the activations of the class capsules add up to 1 and are no lengths."""
+
+def _called(word: str) -> dict[str, dict[str, str]]:
+    return {
+        "fig06_probabilities": {
+            "title": f"{word.capitalize()}s of the class capsules for the same test images",
+            "y_label": f"{word} of the class capsule",
+        },
+        "fig07_tuning": {
+            "title": f"Mean {word}s of the class capsules over the test images of each class",
+            "y_label": f"mean {word}",
+        },
+    }
+
+
+WORDS = {"share": _called("share"), "probability": _called("activation")}
+"""Other words of these figures, where the activations of the class capsules are no lengths, by their kind."""
 
 OURS = ("correlation/", "probabilities/", "tuning/", "decoded/")
 DECODED = "decoded/class"
@@ -111,7 +116,7 @@ def _analyse(given: argparse.Namespace) -> None:
     directory, out = given.directory, given.out or given.directory / "analysis"
     run = load_run(directory, trust=given.trust)
     arrays, missing = _arrays(directory, run)
-    pictures, problems = draw_all(arrays, directory.resolve().name, run.result, shares=_has_shares(run))
+    pictures, problems = draw_all(arrays, directory.resolve().name, run.result, activation=_activation(run))
     problems = [*missing, *problems]
     written = write(out, pictures, arrays)
     shown = _show(directory, run, given.wandb, written)
@@ -148,21 +153,21 @@ def _has_masters(run: "LoadedRun") -> bool:
     return all(layer.routing.has_master for layer in capsule_layers(run.module.model).values())
 
 
-def _has_shares(run: "LoadedRun") -> bool:
-    """True if the activations of the class capsules are shares."""
+def _activation(run: "LoadedRun") -> str:
+    """The kind of the class capsules' activations."""
     from capsexp.nn.routing_hooks import class_layer
 
-    return bool(class_layer(run.module.model)[1].routing.activation == "share")
+    return str(class_layer(run.module.model)[1].routing.activation)
 
 
-def block(*, masters: bool, shares: bool = False) -> list[dict[str, Any]]:
+def block(*, masters: bool, activation: str = "length") -> list[dict[str, Any]]:
     """The paper's figures.
 
     Args:
         masters: False leaves out what master coefficients give.
-        shares: True calls the activations shares instead of lengths.
+        activation: kind of the class capsules' activations, which are called so, see :class:`~capsexp.routing.Routing`.
     """
-    items = [item | SHARES[item["name"]] if shares and item["name"] in SHARES else dict(item) for item in BLOCK]
+    items = [item | WORDS.get(activation, {}).get(item["name"], {}) for item in BLOCK]
     if masters:
         return items
     kept = [item for item in items if item.get("array") != "correlation/master"]
@@ -180,7 +185,7 @@ def needed(*, masters: bool = True) -> set[str]:
 
 
 def draw_all(
-    arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any], *, shares: bool
+    arrays: Mapping[str, "Array"], name: str, result: Mapping[str, Any], *, activation: str
 ) -> tuple[list["Picture"], list[str]]:
     """The figures, and one message for each figure that cannot be drawn.
 
@@ -188,7 +193,7 @@ def draw_all(
         arrays: the cell's arrays by name.
         name: the cell's name.
         result: the body of the cell's ``result.json``.
-        shares: see :func:`block`.
+        activation: see :func:`block`.
     """
     from capsexp.analysis.arrays import ArrayError
     from capsexp.analysis.figures import drawer
@@ -197,7 +202,7 @@ def draw_all(
 
     parts = (f"data {result['data']['name']}", name, f"test accuracy {result['metrics']['test/acc']:.4f}")
     drawn, problems = [], []
-    shown = block(masters="tuning/fast" in arrays, shares=shares)
+    shown = block(masters="tuning/fast" in arrays, activation=activation)
     for figure in parse({"figures": [*shown, *_decoded(arrays)]}).figures or []:
         try:
             caption = Caption(figure.name, figure.title, parts, figure.note)

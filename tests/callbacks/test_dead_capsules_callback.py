@@ -1,5 +1,6 @@
 """Shares of dead capsules in a Trainer's validations and tests, against all poses at once."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,8 +20,8 @@ from capsexp.metrics.dead_capsules import DeadCapsules
 from capsexp.models.cnn import CNN
 from capsexp.nn.capsules import ClassCapsules, ConvCapsules, as_children
 from capsexp.nn.primary import PrimaryCapsules
-from capsexp.routing import Dynamic, SelfRouting
-from capsexp.types import RoutingOutput
+from capsexp.routing import EM, Dynamic, SelfRouting
+from capsexp.types import Capsules, RoutingOutput
 from tests.references import dead_capsules as reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(treespec, LeafSpec|does not have many workers|logging interval).*")
@@ -337,3 +338,17 @@ def test_activations_that_are_no_lengths_stand_for_them() -> None:
     assert arrays["activity/layer1"] == pytest.approx(np.ones((3, 4, 4)), abs=1e-6)
     assert callback.result_metrics(module)["capsules/primary/dead_share"] == 0.5
     assert callback.result_metrics(module)["capsules/layer1/dead_share"] == 0
+
+
+def test_probabilities_stand_for_lengths() -> None:
+    """A parent that costs too much is dead, whatever the length of its pose."""
+    layer = ConvCapsules(2, 3, 4, 4, partial(EM, iterations=1))
+    with torch.no_grad():
+        layer.routing.beta_a_J.copy_(torch.tensor([-1e6, 1e6, 1e6]))  # type: ignore[operator,union-attr]
+    callback, module = DeadCapsuleLogger(), fake(nn.ModuleDict({"layer1": layer}))
+    callback.on_test_start(RUNNING, module)
+    output = layer(Capsules(torch.rand(3, 2, 4, 5, 5), torch.rand(3, 2, 5, 5)))
+    callback.on_test_end(RUNNING, module)
+    assert float(output.poses_BJE[:, 0].detach().norm(dim=1).min()) > 0.01
+    assert callback.result_arrays(module)["activity/layer1"] == pytest.approx(output.activations_BJ.mean(0).detach())
+    assert callback.result_metrics(module)["capsules/layer1/dead_share"] == pytest.approx(1 / 3)

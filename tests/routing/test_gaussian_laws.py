@@ -78,7 +78,7 @@ def test_it_is_odd(kind: type[Routing], shape: Shape, seed: int) -> None:
     """Negated votes give negated poses, and the same activations and assignments."""
     routing, votes_BJEI, activations_BI = drawn(kind, shape, seed)
     for name, value in routing.named_buffers():
-        if name.startswith("pose_norm.running_mean"):
+        if name.startswith("finish.running_mean"):
             value.zero_()
     one, other = (routing(GivenVotes(each), activations_BI) for each in (votes_BJEI, -votes_BJEI))
     all_same(RoutingOutput(-other.poses_BJE, *other[1:]), one, 1e-8)
@@ -174,7 +174,7 @@ def test_a_gradient_of_the_last_step_alone_leaves_values_as_they_are(
     (found,) = torch.autograd.grad(output.poses_BJE.sum(), votes_BJEI)
     scale_BJ1 = output.poses_BJE.new_ones(1, shape[1], 1)
     if kind is VariationalBayes:
-        norm: Any = last.get_submodule("pose_norm")
+        norm: Any = last.get_submodule("finish")
         scale_BJ1 = (norm.running_var + norm.eps).rsqrt()[None, :, None]
     weights_BJI = last.weights(output.coupling_BJI, activations_BI)
     same(found, (scale_BJ1 * weights_BJI)[:, :, None].expand_as(found))
@@ -373,7 +373,7 @@ def plain(shape: Shape, **options: Any) -> VariationalBayes:
     _, parents, dim_out, children = shape
     sizes = {"children": children, "parents": parents, "dim_in": 3, "dim_out": dim_out}
     routing = VariationalBayes(**sizes, **options).double().eval()
-    routing.activation_norm.eps = routing.pose_norm.eps = 0.0
+    routing.activation_norm.eps = routing.finish.eps = 0.0
     return routing
 
 

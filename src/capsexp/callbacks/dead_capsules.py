@@ -26,8 +26,9 @@ class DeadCapsuleLogger(ResultCallback):
     In a fit the shares are measured on the whole selection split after each epoch.  The result holds the shares on the
     test part in the last test, and ``activity/<layer>`` (T, H, W), the length of each capsule's mean pose.
 
-    Where activations are not the lengths of poses they stand for them: logistic ones of primary capsules, and those
-    that add up to 1 over J parents, times J.  Layer normalisation keeps all poses at one length, so none is dead there.
+    Where activations are not the lengths of poses they stand for them: logistic ones of primary capsules,
+    probabilities, and those that add up to 1 over J parents, times J.  Layer normalisation keeps all poses at one
+    length, so none is dead there.
 
     The layers are found at the start of each pass, so a model may be replaced between two passes.  No hooks are active
     in training, and no batch waits for the device.
@@ -142,9 +143,10 @@ def _activity(layer: PrimaryCapsules | ConvCapsules, output: Capsules | RoutingO
     """Poses, or activations as poses of one component where they are not the lengths of poses."""
     if isinstance(layer, PrimaryCapsules):
         return output[0] if output[1] is None else output[1][:, :, None]
-    if layer.routing.activation != "share":
+    kind = layer.routing.activation
+    if kind not in ("share", "probability"):
         return output[0]
-    return cast("Tensor", output[1])[:, :, None] * len(layer.weight)
+    return cast("Tensor", output[1])[:, :, None] * (len(layer.weight) if kind == "share" else 1)
 
 
 def _grid(activity_THW: Tensor) -> NDArray[np.generic]:
