@@ -136,3 +136,16 @@ def test_pieces_are_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
     in_pieces(work, votes, (), built=True)
     assert heard == [field.windows] * IMAGES
     assert vote_pieces.BUILT_PIECES > 1
+
+
+def test_each_piece_has_distances_of_its_own_in_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one mean for all images, whose memory is the same in each piece."""
+    monkeypatch.setitem(vote_operators.PIECE_BYTES, "cpu", 1)
+    votes, mean = LinearVotes(torch.rand(IMAGES, 8, 4), torch.rand(PARENTS, 4, 4, 8)), torch.ones(1, 1, 1)
+
+    def work(some: Votes) -> tuple[Tensor, ...]:
+        return (some.distances(mean.expand(some.shape[:3]), torch.ones(some.shape[:3])),)
+
+    with torch.inference_mode():
+        (found,) = in_pieces(work, votes, (), built=True)
+        close(found, (votes.materialise() - 1).square().sum(2))

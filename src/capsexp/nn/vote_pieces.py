@@ -108,7 +108,7 @@ class _InPieces(torch.autograd.Function):
         pieces = _Pieces.of(_recipe(setting, poses_BDI, weight_JEDI, offset_EI), setting.field, setting.larger)
         squares = Squares()
         for images, votes_BJEI in pieces.each():
-            squares.forget()
+            squares.forget()  # in inference mode it cannot notice that the votes are others
             with without_autocast(poses_BDI.device.type):
                 votes = GivenVotes(votes_BJEI, _of(mask_BI, images), field=setting.field, squares=squares)
                 parts = setting.work(votes, *(each[images] for each in alongside))
@@ -129,7 +129,6 @@ class _InPieces(torch.autograd.Function):
         pieces = _Pieces.of(_recipe(setting, poses_BDI, weight_JEDI, offset_EI), setting.field, setting.larger)
         squares = Squares()
         for images, votes_BJEI in pieces.each():
-            squares.forget()
             leaf_BJEI = votes_BJEI.detach().requires_grad_()
             votes = RecordingVotes(leaf_BJEI, _of(mask_BI, images), setting.field, squares)
             here = [each[images].detach() for each in alongside]
