@@ -135,7 +135,7 @@ def variational_bayes(votes_BIJE: Tensor, poses_BID: Tensor, activations_BI: Ten
     entropy_BJ = 0.5 * (dim * math.log(2 * math.pi * math.e) - log_det_BJ)
     logits_BJ = routing.beta_a_J - (log_pi_BJ.exp() * entropy_BJ + routing.beta_u_J)
     activations_BJ = routing.activation_norm(logits_BJ).sigmoid()
-    return torch.cat([routing.pose_norm(mean_BJE), activations_BJ[..., None]], 2)
+    return torch.cat([routing.finish(mean_BJE), activations_BJ[..., None]], 2)
 
 
 def shares_of(logits_BIJ: Tensor) -> Tensor:
