@@ -85,7 +85,8 @@ def test_options_and_keys_of_ones_own_are_known(in_tmp: Path, capsys: pytest.Cap
     assert "use +routing.slop=2 (routing.slope is the most like it)\n" in capsys.readouterr().err
     assert cli.main(own[2:]) == 2
     there, how = (
-        "dynamic, fixed, inverted_attention, max_min, optimised, self_attention, self_routing, uniform",
+        "dynamic, em, fixed, inverted_attention, max_min, optimised, self_attention, self_routing, uniform, "
+        "variational_bayes",
         "the folder of your own options is named by --config-dir",
     )
     assert capsys.readouterr().err == f"capsexp: error: routing must be one of {there}, got 'own' ({how})\n"

@@ -179,7 +179,7 @@ class _Pieces:
 
     @property
     def maker(self) -> VoteMaker:
-        """The maker of the votes."""
+        """The builder of the votes."""
         if self._maker is None:
             kind, poses_BDI, weight_JEDI, product_type, _ = self._recipe
             self._maker = kind(poses_BDI, weight_JEDI, product_type, self._rows)

@@ -100,7 +100,7 @@ class Votes(ABC):
         return moments.distances(mean_BJE, precision_BJE, self.materialise())
 
     def recipe(self) -> Recipe | None:
-        """The parts of votes that can be built piece by piece; None if they are there already."""
+        """The parts from which the votes are built, for building them piece by piece; None for votes of a tensor."""
         return None
 
 
