@@ -1,5 +1,7 @@
 """What a training step holds, against bytes that are counted by hand."""
 
+import contextlib
+import copy
 import functools
 import gc
 import json
@@ -12,8 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from capsexp import memory_estimate
 from capsexp.memory_estimate import HEAP_SLACK, HELD_BYTES, Footprint, trace, training_step_bytes
-from capsexp.types import Batch, StepOutput
+from capsexp.nn import vote_operators
+from capsexp.nn.capsules import ConvCapsules
+from capsexp.routing import EM, VariationalBayes
+from capsexp.types import Batch, Capsules, StepOutput
 
 ADAM = functools.partial(torch.optim.Adam, fused=True)
 FLOAT, STEPS = 4, 4
@@ -139,3 +145,38 @@ def test_within_a_fifth_of_what_is_measured(case: int) -> None:
     done = subprocess.run([sys.executable, script, "--case", str(case)], check=True, capture_output=True, text=True)
     told, took = json.loads(done.stdout)
     assert 0.8 < told / took < 1.2
+
+
+class Routed(nn.Module):
+    """A convolutional layer whose windows compete for children, with numbers of both inputs to be learnt."""
+
+    def __init__(self, routing: Any) -> None:
+        super().__init__()
+        self.layer = ConvCapsules(4, 8, 16, 16, routing, padding=0, matrix=True)
+        self.poses = nn.Parameter(torch.rand(4, 16, 7, 7))
+        self.activations = nn.Parameter(torch.rand(4, 7, 7))
+
+    def step(self, batch: Batch) -> StepOutput:
+        scale = batch.images_BCHW.mean((1, 2, 3))
+        given = Capsules(scale.view(-1, 1, 1, 1, 1) * self.poses, scale.view(-1, 1, 1, 1) * self.activations)
+        loss = sum(part.sum() for part in self.layer(given)[:2])
+        return StepOutput(loss, None)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters())
+
+
+@pytest.mark.parametrize("routing", [EM, VariationalBayes])
+def test_one_piece_of_the_votes_needs_as_much_as_all_of_them(routing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate computes the first piece alone; here the same step is followed over six pieces of real numbers."""
+    monkeypatch.setitem(vote_operators.PIECE_BYTES, "cpu", 2**18)
+    module, batch = Routed(routing), batch_of(6, 100)
+    estimated, ledger = trace(module, batch).live, memory_estimate._Ledger()
+    with ledger:
+        twins = {id(each): nn.Parameter(each.detach().clone()) for each in module.parameters()}
+        twins |= {id(each): each.clone() for each in module.buffers()}  # type: ignore[misc]
+        batch = Batch(*(torch.ones_like(part, device="cpu") for part in batch))
+    module = copy.deepcopy(module, twins)
+    with ledger:
+        memory_estimate._step(module, batch, contextlib.nullcontext())
+    assert estimated == pytest.approx(ledger.peaks["live"], rel=0.02)

@@ -57,6 +57,10 @@ class VoteMaker(ABC):
         """Write the votes of these images."""
 
     @abstractmethod
+    def expect_gradients(self) -> None:
+        """Allocate all that :meth:`pull` needs, so that every piece finds the same memory in use."""
+
+    @abstractmethod
     def pull(self, images: slice, grad_BJEI: Tensor) -> None:
         """Add the gradients by way of these images' votes; ``grad_BJEI`` loses its content."""
 
@@ -94,17 +98,19 @@ class VectorVoteMaker(VoteMaker):
         add_bmm(room_IBF.zero_(), self._u_IBD[:, images], self._w_IDF, self.product_type)
         votes_BJEI.flatten(0, -2).copy_(room_IBF.flatten(1).T)
 
+    def expect_gradients(self) -> None:  # noqa: D102
+        self._grads = torch.zeros_like(self._u_IBD), torch.zeros_like(self._w_IDF)
+
     def pull(self, images: slice, grad_BJEI: Tensor) -> None:  # noqa: D102
+        assert self._grads is not None, "no gradients are expected"
         room_IBF = self._of_piece(grad_BJEI)
         room_IBF.flatten(1).copy_(grad_BJEI.flatten(0, -2).T)
-        if self._grads is None:
-            self._grads = torch.zeros_like(self._u_IBD), torch.zeros_like(self._w_IDF)
         grad_u_IBD, grad_w_IDF = self._grads
         grad_u_IBD[:, images] = bmm(room_IBF, self._w_IDF.mT, self.product_type)
         add_bmm(grad_w_IDF, self._u_IBD[:, images].mT, room_IBF, self.product_type)
 
     def gradients(self) -> tuple[Tensor, Tensor]:  # noqa: D102
-        assert self._grads is not None, "no piece has been pulled"
+        assert self._grads is not None, "no gradients are expected"
         grad_u_IBD, grad_w_IDF = self._grads
         grad_w_JEDI = grad_w_IDF.permute(2, 1, 0).reshape(self._weight_shape)
         return grad_u_IBD.permute(1, 2, 0).contiguous(), grad_w_JEDI
@@ -147,9 +153,14 @@ class MatrixVoteMaker(VoteMaker):
             else:
                 votes_BJRCI.addcmul_(row_BJRCI, column_BJRCI)
 
+    def expect_gradients(self) -> None:  # noqa: D102
+        parents, columns, rows, children = self._weight_JCXI.shape
+        self._second = self._new_room(len(self._room))
+        self._grads = torch.zeros_like(self._poses_BRXI), self._weight_JCXI.new_zeros(children, parents * columns, rows)
+
     def pull(self, images: slice, grad_BJEI: Tensor) -> None:  # noqa: D102
-        if self._second is None:
-            self._second = self._new_room(len(self._room))
+        assert self._grads is not None, "no gradients are expected"
+        assert self._second is not None
         batch, parents, _, children = grad_BJEI.shape
         side, size = self._side, grad_BJEI.numel()
         rows_BRJCI = self._second[:size].view(batch, side, parents, side, children)
@@ -158,15 +169,13 @@ class MatrixVoteMaker(VoteMaker):
         room_IAF.flatten(1).copy_(rows_BRJCI.flatten(0, -2).T)
         u_IAX = self._poses_BRXI[images].flatten(0, 2).T.contiguous().view(children, batch * side, side)
         w_IFX = self._weight_JCXI.flatten(0, 2).T.contiguous().view(children, parents * side, side)
-        if self._grads is None:
-            self._grads = torch.zeros_like(self._poses_BRXI), torch.zeros_like(w_IFX)
         grad_u_BRXI, grad_w_IFX = self._grads
         grad_u_IAX = bmm(room_IAF, w_IFX, self.product_type)
         grad_u_BRXI[images].flatten(0, 2).copy_(grad_u_IAX.flatten(1).T)
         add_bmm(grad_w_IFX, room_IAF.mT, u_IAX, self.product_type)
 
     def gradients(self) -> tuple[Tensor, Tensor]:  # noqa: D102
-        assert self._grads is not None, "no piece has been pulled"
+        assert self._grads is not None, "no gradients are expected"
         grad_u_BRXI, grad_w_IFX = self._grads
         grad_w_JCXI = grad_w_IFX.flatten(1).T.contiguous().view(self._weight_JCXI.shape)
         return grad_u_BRXI.flatten(1, 2), grad_w_JCXI

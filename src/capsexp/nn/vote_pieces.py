@@ -128,6 +128,7 @@ class _InPieces(torch.autograd.Function):
         grads_alongside = {place: torch.zeros_like(alongside[place]) for place in places}
         pieces = _Pieces.of(_recipe(setting, poses_BDI, weight_JEDI, offset_EI), setting.field, setting.larger)
         squares = Squares()
+        pieces.maker.expect_gradients()
         for images, votes_BJEI in pieces.each():
             leaf_BJEI = votes_BJEI.detach().requires_grad_()
             votes = RecordingVotes(leaf_BJEI, _of(mask_BI, images), setting.field, squares)
@@ -143,6 +144,7 @@ class _InPieces(torch.autograd.Function):
                 if grad is not None:
                     grads_alongside[place][images] = grad
             pieces.maker.pull(images, votes.gradient(out=votes_BJEI))
+            del parts, votes, here, inputs, each_grad, some  # or two pieces' intermediate results are there at once
         grad_u_BDI, grad_w_JEDI = pieces.maker.gradients()
         beside = (grads_alongside.get(place) for place in range(len(alongside)))
         return None, None, None, grad_u_BDI, grad_w_JEDI, *beside, *(totals.get(id(each)) for each in ctx.parameters)
