@@ -146,7 +146,7 @@ def test_weights_that_the_last_step_broke_are_no_result(run: Run, small: list[st
         ("+model.module.first_margin=1", "model.module.first_margin must be at most last_margin=0.9, got 1"),
         ("routing.bias=1", "routing.bias must be true or false, got 1"),
         ("routing.epsilon=-1", "routing.epsilon must be a number in [0, inf], got -1"),
-        ("model.normaliser=x", "model.normaliser must be one of squash, batch_norm, layer_norm, none, got 'x'"),
+        ("model.normaliser=x", "model.normaliser must be one of squash, batch_norm, type_norm, layer_norm, none, got 'x'"),
         ("model.activation=x", "model.activation must be one of length, logistic, got 'x'"),
         ("model.depthwise=true", "model.depthwise must be false where maps of"),
         ("model.head=x", "model.head must be one of activations, linear, got 'x'"),
