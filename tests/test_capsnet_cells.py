@@ -57,6 +57,21 @@ def test_every_routing_trains(run: Run, small: list[str], in_tmp: Path, routing:
     assert hits == pytest.approx(body["metrics"]["test/acc"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    [["model=em_capsnet"], ["model=vb_capsnet"], ["model=attention_capsnet", "model.concurrent=true"]],
+    ids="-".join,
+)
+def test_networks_of_matrix_capsules_learn(run: Run, small: list[str], in_tmp: Path, model: list[str]) -> None:
+    sizes = ["model.backbone.channels=[8]", "model.primary.types=4", "model.layers=[{types:4,dim:16,stride:2}]"]
+    others = [word for word in small if not word.startswith(("model", "trainer"))]
+    assert run(*model, *sizes, *others, "trainer.max_epochs=30") == 0
+    ((name, body),) = results(in_tmp).items()
+    assert body["metrics"]["test/acc"] > 0.9, name
+    assert load_run(the_cell(in_tmp)).module.model.params_paper() > 0  # type: ignore[operator,union-attr]
+
+
 def test_a_network_that_is_wholly_half_precision_trains(run: Run, small: list[str], in_tmp: Path) -> None:
     assert run(*small, "trainer.precision=bf16-true", "trainer.max_epochs=1") == 0
     (body,) = results(in_tmp).values()
@@ -146,7 +161,10 @@ def test_weights_that_the_last_step_broke_are_no_result(run: Run, small: list[st
         ("+model.module.first_margin=1", "model.module.first_margin must be at most last_margin=0.9, got 1"),
         ("routing.bias=1", "routing.bias must be true or false, got 1"),
         ("routing.epsilon=-1", "routing.epsilon must be a number in [0, inf], got -1"),
-        ("model.normaliser=x", "model.normaliser must be one of squash, batch_norm, type_norm, layer_norm, none, got 'x'"),
+        (
+            "model.normaliser=x",
+            "model.normaliser must be one of squash, batch_norm, type_norm, layer_norm, none, got 'x'",
+        ),
         ("model.activation=x", "model.activation must be one of length, logistic, got 'x'"),
         ("model.depthwise=true", "model.depthwise must be false where maps of"),
         ("model.head=x", "model.head must be one of activations, linear, got 'x'"),
