@@ -96,7 +96,7 @@ def test_under_autocast_statistics_and_activations_are_float32() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normaliser": "x"}, r"^normaliser must be one of squash, batch_norm, layer_norm, none, got 'x'$"),
+        ({"normaliser": "x"}, r"^normaliser must be one of squash, batch_norm, type_norm, layer_norm, none, got 'x'$"),
         ({"activation": "x"}, r"^activation must be one of length, logistic, got 'x'$"),
         ({"epsilon": -1}, r"^epsilon must be a number in \[0, inf\], got -1$"),
         ({"depthwise": 1}, r"^depthwise must be true or false, got 1$"),
