@@ -1,6 +1,6 @@
-"""Time and memory of the routings without a loop of logits, against plain PyTorch that builds every vote by einsum.
+"""Time and memory of routings, against plain PyTorch that builds every vote by einsum.
 
-Class layer: 1152 children of 8 for 10 parents of 16, batch 128, float32; children of 16 and 9-fold fewer for matrix
+Class layer: 1152 children of 8 for 10 parents of 16, batch 128, float32; a quarter as many of 16 for matrix
 poses.  Windows: 16 types of 16 for 16 types of 16 on 8x8 positions, kernel 3, padding 1, batch 8.  The references keep
 the votes as one tensor under autograd, as public code does.  Both sides have the same parameters and give the same
 poses, which is checked first.  Reference and layer alternate, so that a busy machine slows both; times are minima, and
