@@ -17,9 +17,10 @@ from capsexp.models.backbones import Plain
 from capsexp.models.layered_capsnet import LayeredCapsNet
 from capsexp.nn.capsules import CapsuleLayer, ConvCapsules, capsule_layers
 from capsexp.nn.routing_hooks import ClassReader, RoutingReader
+from capsexp.nn.votes import Votes
 from capsexp.routing import Dynamic, InvertedAttention
 from capsexp.stacking.folding import foldable
-from capsexp.types import Batch, StepOutput
+from capsexp.types import Batch, RoutingOutput, StepOutput
 from tests.references import inverted_attention as reference
 from tests.references.votes import scalars, stacked
 
@@ -221,6 +222,17 @@ def test_a_copy_stays_concurrent() -> None:
     assert torch.equal(copy.deepcopy(model)(images()), model(images()))
 
 
+class NoIterations(Dynamic):
+    """One with a round that does not say how many there are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        del self.iterations
+
+    def one_round(self, votes: Votes, parents_BJE: Tensor | None = None) -> RoutingOutput:
+        return self.weigh(votes, self.first_coupling)
+
+
 class NoRound(InvertedAttention):
     """One that needs activations, and has a round that is given none."""
 
@@ -232,6 +244,10 @@ class NoRound(InvertedAttention):
     [
         ({"concurrent": 1}, "concurrent must be true or false, got 1"),
         ({"concurrent": True, "routing": Dynamic}, "concurrent must be false: Dynamic has no one_round, got True"),
+        (
+            {"concurrent": True, "routing": NoIterations},
+            "concurrent must be false: NoIterations has no iterations, got True",
+        ),
         (
             {"concurrent": True, "routing": NoRound},
             "concurrent must be false: one_round of NoRound is given no activations, which it needs, got True",

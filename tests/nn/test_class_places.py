@@ -120,6 +120,9 @@ def test_couplings_of_every_child_are_accumulated() -> None:
         ((I, J, 8, 1), {"coordinates": True}, "coordinates must be false: votes need 2 components for them, got True"),
         ((I, J, 1, 1), {"coordinates": True, "matrix": True}, "coordinates must be false: votes need 2 rows for them"),
         ((I + 1, J, 8, 8), {}, "grid must have a number of places that divides the children, 13, got (2, 3)"),
+        ((I, J, 8, 8), {"grid": (0, 3)}, "grid must have a number of places that divides the children, 12, got (0, 3)"),
+        ((I, J, 8, 8), {"grid": None, "shared": True}, "grid must be given for shared and coordinates, got None"),
+        ((I, J, 8, 8), {"grid": None, "coordinates": True}, "grid must be given for shared and coordinates, got None"),
     ],
 )
 def test_what_does_not_fit_is_refused(sizes: tuple[int, ...], options: dict[str, Any], line: str) -> None:

@@ -18,6 +18,7 @@ from capsexp.routing.em import EM
 from capsexp.routing.fixed import Fixed
 from capsexp.routing.max_min import MaxMin
 from capsexp.routing.uniform import Uniform
+from capsexp.routing.variational_bayes import VariationalBayes
 from capsexp.types import Capsules, RoutingOutput
 from tests.references.votes import Scalars, scalars, stacked, vote
 
@@ -226,3 +227,14 @@ def test_trains_after_an_evaluation_in_inference_mode() -> None:
         layer(children)
     layer(children).poses_BJE.sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("routing", [Dynamic, EM, VariationalBayes])
+@pytest.mark.parametrize("train", [True, False])
+def test_an_empty_batch(routing: type, train: bool) -> None:
+    made = ConvCapsules(T, J, D, E, routing, kernel=3, stride=1, padding=1).train(train)
+    output = made(Capsules(torch.rand(0, T, D, H, W), torch.rand(0, T, H, W)))
+    assert output.poses_BJE.shape == (0, J, E, H, W)
+    assert output.activations_BJ.shape == (0, J, H, W)
+    assert output.coupling_BJI.shape == (0, H * W, J, T * 9)
+    assert all(value.isfinite().all() for value in made.state_dict().values())

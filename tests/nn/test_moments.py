@@ -103,6 +103,12 @@ def test_squares_are_computed_once_for_a_mean_and_again_for_another() -> None:
     close(squares.of(votes, one), (votes - 3).square())
 
 
+def test_squares_of_the_same_memory_in_another_order() -> None:
+    squares, votes, mean = Squares(), torch.zeros(1, 2, 2, 3), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    squares.of(votes, mean)
+    close(squares.of(votes, mean.mT), mean.mT.square()[..., None].expand_as(votes))
+
+
 def test_squares_of_tensors_without_memory() -> None:
     """A step is traced with such tensors, to estimate its memory."""
     with FakeTensorMode():

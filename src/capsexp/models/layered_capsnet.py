@@ -209,7 +209,8 @@ def _inside(prefix: str, layer: ChannelLayer) -> ChannelLayer:
 def _check_concurrent(routing: Any, normaliser: str) -> None:
     """Refuse what cannot route a single round, or counts an image in every round."""
     name = type(routing).__name__
-    require(hasattr(routing, "one_round"), "concurrent", f"be false: {name} has no one_round", True)
+    for attribute in ("one_round", "iterations"):
+        require(hasattr(routing, attribute), "concurrent", f"be false: {name} has no {attribute}", True)
     rule = f"be false: one_round of {name} is given no activations, which it needs"
     require(not routing.needs_activations, "concurrent", rule, True)
     rule = "be none with concurrent=true: it would count every round"

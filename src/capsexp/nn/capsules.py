@@ -287,7 +287,7 @@ class ClassCapsules(CapsuleLayer):
         routing: constructor of the layer's routing from these four.
         weight_std: standard deviation of the initial matrices; None begins as the routing does.
         matrix: see :class:`CapsuleLayer`.
-        grid: height and width of the children's grid, with the places of a type adjacent, for the next two.
+        grid: height and width of the children's grid, with the places of a type adjacent; the next two need it.
         shared: True if the places of a type share their transformation matrices (Hinton et al. 2018).
         coordinates: True adds every child's place to its votes, see :func:`~capsexp.nn.shifted_votes.centres`.
 
@@ -318,9 +318,11 @@ class ClassCapsules(CapsuleLayer):
         shared: bool = False,
         coordinates: bool = False,
     ) -> None:
+        require(grid is not None or not (shared or coordinates), "grid", "be given for shared and coordinates", grid)
         height, width = grid or (1, 1)
-        types, rest = divmod(children, height * width)
-        require(rest == 0, "grid", f"have a number of places that divides the children, {children}", grid)
+        fits = min(height, width) > 0 and children % (height * width) == 0
+        require(fits, "grid", f"have a number of places that divides the children, {children}", grid)
+        types = children // (height * width)
         super().__init__(
             children,
             parents,
@@ -337,9 +339,8 @@ class ClassCapsules(CapsuleLayer):
         offset_EI = None
         if coordinates:
             side = self._sides()[0] if matrix else 1
-            least, what = (2, "rows") if matrix else (2, "components")
-            found = side if matrix else dim_out
-            require(found >= least, "coordinates", f"be false: votes need {least} {what} for them", coordinates)
+            found, what = (side, "rows") if matrix else (dim_out, "components")
+            require(found >= 2, "coordinates", f"be false: votes need 2 {what} for them", coordinates)
             offset_EI = centres(height, width, types, dim_out, side)
         self.register_buffer("offset_EI", offset_EI, persistent=False)
 
@@ -429,7 +430,7 @@ class ConvCapsules(CapsuleLayer):
         poses = output.poses_BJE.view(batch, rows, columns, *output.poses_BJE.shape[1:]).permute(0, 3, 4, 1, 2)
         if self.norm is not None:
             poses = self.norm(poses.flatten(1, 2)).view_as(poses)
-        activations = output.activations_BJ.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+        activations = output.activations_BJ.view(batch, rows, columns, poses.shape[1]).permute(0, 3, 1, 2)
         coupling = output.coupling_BJI.view(batch, rows * columns, *output.coupling_BJI.shape[1:])
         return RoutingOutput(poses, activations, coupling)
 
@@ -459,7 +460,8 @@ class ConvCapsules(CapsuleLayer):
         """The children of every window, (B*L, I, D)."""
         batch, types, dim = poses_BTDHW.shape[:3]
         columns = F.unfold(poses_BTDHW.flatten(1, 2), self.kernel, padding=self.padding, stride=self.stride)
-        windows = columns.view(batch, types, dim, self.kernel**2, -1).permute(0, 4, 2, 1, 3)  # B, L, D, T, kernel^2
+        windows = columns.view(batch, types, dim, self.kernel**2, columns.shape[2])
+        windows = windows.permute(0, 4, 2, 1, 3)  # B, L, D, T, kernel^2
         return windows.flatten(0, 1).flatten(2).transpose(1, 2)
 
     def _mask(self, poses_BTDHW: Tensor) -> Tensor | None:

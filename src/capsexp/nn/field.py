@@ -59,7 +59,8 @@ class Field:
         rows, _, children = logits_BJI.shape
         images, types = rows // self.windows, children // self.positions
         own_BI = logits_BJI.logsumexp(1)
-        own_AX = own_BI.view(images, self.windows, types, self.positions).transpose(1, 2).reshape(images * types, -1)
+        own_ATLP = own_BI.view(images, self.windows, types, self.positions).transpose(1, 2)
+        own_AX = own_ATLP.reshape(images * types, self.place_LP.numel())
         place_AX = self.place_LP.flatten().expand_as(own_AX)
         shape = images * types, self.places + 1
         with torch.no_grad():

@@ -168,7 +168,7 @@ def _of_votes(ctx: Any, y_BJI: Tensor, x_BJE: Tensor, mean_BJE: Tensor, votes_BJ
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """True if both are the same numbers in the same memory, which this holds, so that nothing else gets it."""
-    if one.shape != other.shape or _place(one) != _place(other):
+    if one.shape != other.shape or one.stride() != other.stride() or _place(one) != _place(other):
         return False
     return one.is_inference() or other.is_inference() or one._version == other._version
 
