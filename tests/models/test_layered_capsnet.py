@@ -160,6 +160,8 @@ def test_a_residual_block_adds_its_input(shortcut: str) -> None:
             "decoder must be null where class capsules have no poses (dim_class=0)",
         ),
         ({"backbone": partial(Plain, channels=[])}, "backbone.channels must name the channels of at"),
+        ({"backbone": partial(Plain, channels=8)}, "backbone.channels must name the channels of at"),
+        ({"backbone": partial(ResNet, channels=8)}, "backbone.channels must name the channels of at"),
         (
             {"backbone": partial(Plain, channels=[4], kernels=[3, 3])},
             "backbone.kernels must hold 1 numbers",

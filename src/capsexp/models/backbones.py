@@ -82,8 +82,9 @@ class Plain(Backbone):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        listed = isinstance(channels, Sequence) and not isinstance(channels, str)
+        require(listed and len(channels) > 0, "channels", "name the channels of at least one convolution", channels)
         count = len(channels)
-        require(count > 0, "channels", "name the channels of at least one convolution", list(channels))
         sizes = [_each("kernels", kernels, count, 1), _each("strides", strides, count, 1)]
         sizes.append(_each("paddings", paddings, count, 0))
         require_choice("norm", norm, ("none", *NORMS))
@@ -161,8 +162,9 @@ class ResNet(Backbone):
         shortcut: str = "pad",
     ) -> None:
         super().__init__()
+        listed = isinstance(channels, Sequence) and not isinstance(channels, str)
+        require(listed and len(channels) > 0, "channels", "name the channels of at least one stage", channels)
         count = len(channels)
-        require(count > 0, "channels", "name the channels of at least one stage", list(channels))
         for key, values in (("channels", channels), ("blocks", blocks)):
             _each(key, values, count, 1)
         steps = _each("strides", [1] + [2] * (count - 1) if strides is None else strides, count, 1)
