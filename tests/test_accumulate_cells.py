@@ -266,6 +266,8 @@ def test_what_the_training_depends_on_is_not_shared(quiet: Path) -> None:
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
 
+# The next test has a cell that waits, and the engine's tests have the sweep that puts it back.
+@pytest.mark.slow
 def test_a_sweep_whose_cells_wait_for_a_stage_ends_well(run: Run, small: list[str], in_tmp: Path, quiet: Path) -> None:
     """Both are put back while somebody else holds the stage; then one computes it and the other takes it."""
     stage = take_training(quiet, in_tmp)

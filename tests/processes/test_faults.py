@@ -47,6 +47,8 @@ def test_seven_cells_two_of_them_bad(sweep: MakeSweep) -> None:
     assert "Traceback" not in told
 
 
+# The engine's tests have a full disk that ends a sweep, and those of the cell have the errors that mean it.
+@pytest.mark.slow
 def test_a_full_disk_ends_the_sweep_in_one_line_and_the_same_command_completes_it(sweep: MakeSweep) -> None:
     """With as many threads for what is left as for what was done, and on record."""
     few = ["trainer.max_epochs=1", "threads=auto", "hydra.launcher.cpus_per_cell=2", "hydra.launcher.max_cells=1"]

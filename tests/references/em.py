@@ -1,11 +1,15 @@
-"""EM routing: Hinton, Sabour and Frosst (2018), procedure 1, parent by parent and component by component."""
+"""EM routing: Hinton, Sabour and Frosst (2018), procedure 1, image by image, window by window, parent by parent.
+
+The sums over a window's children and over components are sums of vectors.
+"""
 
 import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from tests.references.votes import Scalars
+from tests.references.votes import Scalars, stacked
 from tests.references.windows import one_window, share, windows_of
 
 SMALLEST = 1e-9
@@ -74,6 +78,10 @@ def route_windows(
     for votes_LJIE, activations_LI in zip(votes_BLJIE, activations_BLI, strict=True):
         r = [[[_first(child_LI, child, start, len(parents)) for child in row] for _ in parents] for row in child_LI]
         windows = range(len(child_LI))
+        votes, active_LI = (
+            [list(map(stacked, votes_JIE)) for votes_JIE in votes_LJIE],
+            list(map(stacked, activations_LI)),
+        )
         for iteration in range(1, iterations + 1):
             last = iteration == iterations
             if last and gradient == "last":
@@ -82,8 +90,8 @@ def route_windows(
             gaussians = [
                 [
                     _m_step(
-                        votes_LJIE[window][j],
-                        [c * a for c, a in zip(r[window][j], activations_LI[window], strict=True)],
+                        votes[window][j],
+                        stacked(r[window][j]) * active_LI[window],
                         beta_u_J[j],
                         beta_a_J[j],
                         heat,
@@ -96,7 +104,7 @@ def route_windows(
             if not last:
                 logits = [
                     [
-                        [F.logsigmoid(gain) + _log_density(vote, mu, s) for vote in votes_LJIE[window][j]]
+                        list(F.logsigmoid(gain) + _log_density(votes[window][j], mu, s))
                         for j, (mu, s, gain) in enumerate(gaussians[window])
                     ]
                     for window in windows
@@ -109,7 +117,7 @@ def route_windows(
     return found
 
 
-def _first(child_LI: list[list[int]], child: int, start: str, parents: int) -> torch.Tensor:
+def _first(child_LI: list[list[int]], child: int, start: str, parents: int) -> Tensor:
     if child < 0:
         return torch.zeros((), dtype=torch.float64)
     number = 1.0 if start == "one" else 1 / (parents * windows_of(child_LI, child))
@@ -117,28 +125,16 @@ def _first(child_LI: list[list[int]], child: int, start: str, parents: int) -> t
 
 
 def _m_step(
-    votes_IE: Scalars,
-    weight_I: Scalars,
-    beta_u: torch.Tensor,
-    beta_a: torch.Tensor,
-    heat: float,
-    least_variance: float,
-) -> tuple[Scalars, Scalars, torch.Tensor]:
+    votes_IE: Tensor, weight_I: Tensor, beta_u: Tensor, beta_a: Tensor, heat: float, least_variance: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance of each component, and the number whose logistic is the activation."""
-    amount = sum(weight_I)
-    p = [weight / max(amount, torch.tensor(SMALLEST)) for weight in weight_I]
-    mu, s, cost = [], [], []
-    for e in range(len(votes_IE[0])):
-        mu.append(sum(p_i * vote[e] for p_i, vote in zip(p, votes_IE, strict=True)))
-        deviations = [p_i * (vote[e] - mu[e]) ** 2 for p_i, vote in zip(p, votes_IE, strict=True)]
-        s.append(sum(deviations) + least_variance)
-        cost.append((beta_u + 0.5 * s[e].log()) * amount)
-    return mu, s, heat * (beta_a - sum(cost))
+    amount = weight_I.sum()
+    p_I1 = (weight_I / max(amount, torch.tensor(SMALLEST)))[:, None]
+    mu_E = (p_I1 * votes_IE).sum(0)
+    s_E = (p_I1 * (votes_IE - mu_E) ** 2).sum(0) + least_variance
+    cost_E = (beta_u + 0.5 * s_E.log()) * amount
+    return mu_E, s_E, heat * (beta_a - cost_E.sum())
 
 
-def _log_density(vote: Scalars, mu: Scalars, s: Scalars) -> torch.Tensor:
-    parts = [
-        -0.5 * ((x - m) ** 2 / variance + (2 * math.pi * variance).log())
-        for x, m, variance in zip(vote, mu, s, strict=True)
-    ]
-    return sum(parts)  # type: ignore[return-value]
+def _log_density(votes_IE: Tensor, mu_E: Tensor, s_E: Tensor) -> Tensor:
+    return (-0.5 * ((votes_IE - mu_E) ** 2 / s_E + (2 * math.pi * s_E).log())).sum(1)

@@ -1,14 +1,16 @@
-"""Variational-Bayes routing: Ribeiro, Leontidis and Kollias (2020), parent by parent and component by component.
+"""Variational-Bayes routing: Ribeiro, Leontidis and Kollias (2020), image by image, window by window, parent by parent.
 
-Covariances are diagonal.  The priors are alpha0 = 1, m0 = 0, kappa0 = 1, Psi0 = 1, nu0 = components + 1.
+The sums over a window's children and over components are sums of vectors.  Covariances are diagonal.
+The priors are alpha0 = 1, m0 = 0, kappa0 = 1, Psi0 = 1, nu0 = components + 1.
 """
 
 import math
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from tests.references.votes import Scalars
+from tests.references.votes import Scalars, stacked
 from tests.references.windows import one_window, share
 
 SMALLEST = 1e-9
@@ -84,14 +86,18 @@ def fit_windows(
     parents, windows = range(len(beta_u_J)), range(len(child_LI))
     for votes_LJIE, activations_LI in zip(votes_BLJIE, activations_BLI, strict=True):
         r = [[[_first(child, len(parents)) for child in row] for _ in parents] for row in child_LI]
+        votes, active_LI = (
+            [list(map(stacked, votes_JIE)) for votes_JIE in votes_LJIE],
+            list(map(stacked, activations_LI)),
+        )
         for iteration in range(1, iterations + 1):
             last = iteration == iterations
             if last and gradient == "last":
                 r = [[[number.detach() for number in row] for row in r_JI] for r_JI in r]
-            mixtures = [_m_step(votes_LJIE[window], r[window], activations_LI[window]) for window in windows]
+            mixtures = [_m_step(votes[window], list(map(stacked, r[window])), active_LI[window]) for window in windows]
             if not last:
                 logits = [
-                    [[_log_density(vote, mixture, j) for vote in votes_LJIE[window][j]] for j in parents]
+                    [list(_log_density(votes[window][j], mixture, j)) for j in parents]
                     for window, mixture in enumerate(mixtures)
                 ]
                 r = share(logits, child_LI)
@@ -111,97 +117,84 @@ def normalised(numbers_BLJ: Scalars, running: tuple[Scalars, Scalars] | None = N
     parents = range(len(numbers_BLJ[0][0]))
     found: Scalars = [[[None for _ in parents] for _ in each] for each in numbers_BLJ]
     for j in parents:
-        of_parent = [_listed(row[j]) for each in numbers_BLJ for row in each]
-        flat = [x for row in of_parent for x in row]
         if running is None:
-            mean = sum(flat) / len(flat)
-            variance = sum((x - mean) ** 2 for x in flat) / len(flat)
+            flat = torch.stack([row[j] for each in numbers_BLJ for row in each])
+            mean = flat.sum() / flat.numel()
+            variance = ((flat - mean) ** 2).sum() / flat.numel()
         else:
             mean, variance = running[0][j], running[1][j]
         for image, each in enumerate(numbers_BLJ):
             for window, row in enumerate(each):
-                done = [(x - mean) / (variance + EPSILON) ** 0.5 for x in _listed(row[j])]
-                found[image][window][j] = done if isinstance(row[j], list) else done[0]
+                found[image][window][j] = (row[j] - mean) / (variance + EPSILON) ** 0.5
     return found
 
 
-def _listed(value: Scalars | torch.Tensor) -> Scalars:
-    return value if isinstance(value, list) else [value]
-
-
-def _first(child: int, parents: int) -> torch.Tensor:
+def _first(child: int, parents: int) -> Tensor:
     return torch.tensor(0.0 if child < 0 else 1 / parents, dtype=torch.float64)
 
 
 class _Mixture(NamedTuple):
-    """The posterior of a window's parents: m [j][e], the inverse scale [j][e], kappa, nu [j], E ln pi, E ln |L| [j]."""
+    """The posterior of each parent of a window: m (E), the inverse scale (E), kappa, nu, E ln pi, E ln |L|."""
 
-    m: Scalars
-    inverse_scale: Scalars
-    kappa: Scalars
-    nu: Scalars
-    log_share: Scalars
-    log_precision: Scalars
+    m: list[Tensor]
+    inverse_scale: list[Tensor]
+    kappa: list[Tensor]
+    nu: list[Tensor]
+    log_share: list[Tensor]
+    log_precision: list[Tensor]
 
 
-def _m_step(votes_JIE: Scalars, r_JI: Scalars, activations_I: Scalars) -> _Mixture:
-    parents, children = range(len(votes_JIE)), range(len(activations_I))
-    components = range(len(votes_JIE[0][0]))
-    size = len(components)
+def _m_step(votes_JIE: list[Tensor], r_JI: list[Tensor], activations_I: Tensor) -> _Mixture:
+    size = votes_JIE[0].shape[1]
     found = _Mixture([], [], [], [], [], [])
     amounts = []
-    for j in parents:
-        w = [r_JI[j][i] * activations_I[i] for i in children]
-        amount = sum(w)
-        divisor = max(amount, torch.tensor(SMALLEST))
-        mu = [sum(w[i] * votes_JIE[j][i][e] for i in children) / divisor for e in components]
+    for votes_IE, r_I in zip(votes_JIE, r_JI, strict=True):
+        w_I1 = (r_I * activations_I)[:, None]
+        amount = w_I1.sum()
+        mu_E = (w_I1 * votes_IE).sum(0) / max(amount, torch.tensor(SMALLEST))
+        scatter_E = (w_I1 * (votes_IE - mu_E) ** 2).sum(0)
         kappa, nu = 1 + amount, size + 1 + amount
-        inverse = []
-        for e in components:
-            scatter = sum(w[i] * (votes_JIE[j][i][e] - mu[e]) ** 2 for i in children)
-            inverse.append(1 + scatter + amount / kappa * mu[e] ** 2)
-        digammas = sum(_digamma((nu + 1 - d) / 2) for d in range(1, size + 1))
-        found.m.append([amount * x / kappa for x in mu])
-        found.inverse_scale.append(inverse)
+        inverse_E = 1 + scatter_E + amount / kappa * mu_E**2
+        digammas = _digamma((nu + 1 - torch.arange(1, size + 1)) / 2).sum()
+        found.m.append(amount * mu_E / kappa)
+        found.inverse_scale.append(inverse_E)
         found.kappa.append(kappa)
         found.nu.append(nu)
-        found.log_precision.append(digammas + size * math.log(2) - sum(x.log() for x in inverse))
+        found.log_precision.append(digammas + size * math.log(2) - inverse_E.log().sum())
         amounts.append(1 + amount)
     whole = _digamma(sum(amounts))  # type: ignore[arg-type]
     found.log_share.extend(_digamma(alpha) - whole for alpha in amounts)
     return found
 
 
-def _log_density(vote: Scalars, mixture: _Mixture, j: int) -> torch.Tensor:
-    size = len(vote)
-    squares = [
-        (x - m) ** 2 / inverse for x, m, inverse in zip(vote, mixture.m[j], mixture.inverse_scale[j], strict=True)
-    ]
-    distance = size / mixture.kappa[j] + mixture.nu[j] * sum(squares)
+def _log_density(votes_IE: Tensor, mixture: _Mixture, j: int) -> Tensor:
+    size = votes_IE.shape[1]
+    squares_I = ((votes_IE - mixture.m[j]) ** 2 / mixture.inverse_scale[j]).sum(1)
+    distance_I = size / mixture.kappa[j] + mixture.nu[j] * squares_I
     density = mixture.log_share[j] + 0.5 * mixture.log_precision[j] - 0.5 * size * math.log(2 * math.pi)
-    return density - 0.5 * distance  # type: ignore[no-any-return]
+    return density - 0.5 * distance_I
 
 
-def _logit(mixture: _Mixture, j: int, beta_u: torch.Tensor, beta_a: torch.Tensor) -> torch.Tensor:
+def _logit(mixture: _Mixture, j: int, beta_u: Tensor, beta_a: Tensor) -> Tensor:
     size = len(mixture.m[j])
     entropy = 0.5 * size * math.log(2 * math.pi * math.e) - 0.5 * mixture.log_precision[j]
-    return beta_a - (mixture.log_share[j].exp() * entropy + beta_u)  # type: ignore[no-any-return]
+    return beta_a - (mixture.log_share[j].exp() * entropy + beta_u)
 
 
 class _Digamma(torch.autograd.Function):
     """torch's function, whose own derivative has errors of 5e-10."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, value: Tensor) -> Tensor:
         ctx.save_for_backward(value)
         return torch.digamma(value)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         (value,) = ctx.saved_tensors
         return grad * torch.special.zeta(torch.tensor(2.0, dtype=value.dtype), value)
 
 
-def _digamma(value: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = _Digamma.apply(value)  # type: ignore[no-untyped-call]
+def _digamma(value: Tensor) -> Tensor:
+    found: Tensor = _Digamma.apply(value)  # type: ignore[no-untyped-call]
     return found

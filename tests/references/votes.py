@@ -12,9 +12,9 @@ Scalars = list[Any]
 """Lists in lists, down to tensors of one float64."""
 
 
-def scalars(tensor: Tensor) -> Scalars:
-    """A tensor as nested lists of its numbers, which stay differentiable."""
-    return [scalars(row) if row.dim() else row for row in tensor.unbind()]
+def scalars(tensor: Tensor, together: int = 0) -> Scalars:
+    """A tensor as nested lists of its numbers, or of its last dimensions left together; all stays differentiable."""
+    return [scalars(row, together) if row.dim() > together else row for row in tensor.unbind()]
 
 
 def stacked(nested: Scalars) -> Tensor:

@@ -49,9 +49,8 @@ def share(logits_LJI: Scalars, child_LI: list[list[int]], *, over: str = "field"
         holders = [(window, row.index(child)) for window, row in enumerate(child_LI) if child in row]
         for group in [holders] if over == "field" else [[each] for each in holders]:
             competing = [(window, j, i) for window, i in group for j in parents]
-            largest = max(float(logits_LJI[window][j][i].detach()) for window, j, i in competing)
-            e = {key: (logits_LJI[key[0]][key[1]][key[2]] - largest).exp() for key in competing}
-            whole = sum(e.values())
-            for window, j, i in competing:
-                found[window][j][i] = e[window, j, i] / whole
+            logits = torch.stack([logits_LJI[window][j][i] for window, j, i in competing])
+            e = (logits - logits.detach().max()).exp()
+            for (window, j, i), part in zip(competing, (e / e.sum()).unbind(), strict=True):
+                found[window][j][i] = part
     return found

@@ -78,8 +78,8 @@ def em_found(name: str) -> tuple[File, tuple[Tensor, Tensor, Tensor]]:
     votes_BLJIE, activations_BLI, child_LI = em_votes(file, name)
     paper = name.startswith("em_paper")
     outputs = em.route_windows(
-        scalars(votes_BLJIE),
-        scalars(activations_BLI),
+        scalars(votes_BLJIE, together=2),
+        scalars(activations_BLI, together=1),
         child_LI,
         beta_u_J=scalars(file["beta_u"]),
         beta_a_J=scalars(file["beta_a"]),
@@ -166,8 +166,8 @@ def vb_found(name: str) -> tuple[File, dict[str, Tensor]]:
         offset_E = torch.tensor([0, 0.1, 0, 0.1], dtype=torch.float32).double()  # a constant: see the folder's page
         votes_BLJIE = votes_BLJIE + offset_E
     fitted = variational_bayes.fit_windows(
-        scalars(votes_BLJIE),
-        scalars(windowed(activations_BTHW, place_LP)),
+        scalars(votes_BLJIE, together=2),
+        scalars(windowed(activations_BTHW, place_LP), together=1),
         children_of(place_LP, types),
         beta_u_J=scalars(file["beta_u"]),
         beta_a_J=scalars(file["beta_a"]),
