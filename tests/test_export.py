@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from capsexp import records
 from capsexp.errors import ConfigError
 from capsexp.export.__main__ import INSTALL, main
+from capsexp.export.cell import _set_way
 from capsexp.models.backbones import Plain
 from capsexp.models.base import Classifier, count_parameters
 from capsexp.models.capsnet import CapsNet
@@ -329,3 +330,18 @@ def test_a_missing_library_is_reported(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else name)
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"capsexp.export: error: {INSTALL}; onnxruntime not found\n"
+
+
+@pytest.mark.parametrize(
+    ("routing", "why"), [(VariationalBayes, "there are none of VariationalBayes"), (Dynamic, "recipe=accumulate makes")]
+)
+def test_a_master_that_is_missing_or_does_not_exist(routing: Any, why: str) -> None:
+    model = LayeredCapsNet(
+        image_shape=SHAPE,
+        classes=3,
+        routing=routing,
+        backbone=partial(Plain, channels=[4]),
+        primary={"types": 2, "dim": 4, "stride": 2},
+    )
+    with pytest.raises(ConfigError, match=f"class_capsules has no master coefficients .{why}"):
+        _set_way(model, "folded")

@@ -67,7 +67,9 @@ def _set_way(model: nn.Module, asked: str | None) -> str:
     if asked is None:
         return next(iter(layers.values())).inference
     bare = [name for name, layer in layers.items() if layer.master_JI is None]
-    rule = f"be dynamic, as {', '.join(bare)} has no master coefficients (recipe=accumulate makes them)"
+    without = [type(layer.routing).__name__ for layer in layers.values() if not layer.routing.has_master]
+    why = f"there are none of {without[0]}" if without else "recipe=accumulate makes them"
+    rule = f"be dynamic, as {', '.join(bare)} has no master coefficients ({why})"
     require(asked == "dynamic" or not bare, "--inference", rule, asked)
     set_inference(model, cast("Inference", asked))
     return asked
