@@ -132,7 +132,7 @@ def test_a_network_whose_layers_route_at_once(tmp_path: Path) -> None:
     model = LayeredCapsNet(
         image_shape=SHAPE,
         classes=3,
-        routing=partial(InvertedAttention, iterations=3),
+        routing=partial(InvertedAttention, iterations=2),
         backbone=partial(Plain, channels=[4], strides=[2]),
         primary={"types": 2, "dim": 4, "normaliser": "layer_norm"},
         layers=[{"types": 3, "dim": 4, "stride": 2, "padding": 1}],
