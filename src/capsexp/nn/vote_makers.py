@@ -40,7 +40,6 @@ class VoteMaker(ABC):
     def __init__(self, poses_BDI: Tensor, weight_JEDI: Tensor, product_type: torch.dtype | None, rows: int) -> None:
         self.product_type = product_type
         self._room: Tensor = poses_BDI.new_empty(rows * self.size_per_image(weight_JEDI))
-        self._rows, self._new_room = rows, poses_BDI.new_empty
 
     @staticmethod
     @abstractmethod
@@ -155,7 +154,7 @@ class MatrixVoteMaker(VoteMaker):
 
     def expect_gradients(self) -> None:  # noqa: D102
         parents, columns, rows, children = self._weight_JCXI.shape
-        self._second = self._new_room(len(self._room))
+        self._second = torch.empty_like(self._room)
         self._grads = torch.zeros_like(self._poses_BRXI), self._weight_JCXI.new_zeros(children, parents * columns, rows)
 
     def pull(self, images: slice, grad_BJEI: Tensor) -> None:  # noqa: D102
