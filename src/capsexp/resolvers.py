@@ -30,7 +30,7 @@ def network_size(name: object, size: str) -> int:
     return int(found[{"capsules": 1, "dim": 2}[size]])
 
 
-Fitting = Mapping[str, str | int]
+Fitting = Mapping[str, str | int | float | None]
 
 OF_LENGTHS: Fitting = {
     "loss": "margin",
@@ -38,13 +38,17 @@ OF_LENGTHS: Fitting = {
     "normaliser": "squash",
     "activation": "length",
     "dim_class": 16,
+    "intermediate_std": 0.5,
 }
+OF_SUMS: Fitting = {**OF_LENGTHS, "intermediate_std": 0.05}
+OF_ATTENTION: Fitting = {**OF_LENGTHS, "intermediate_std": None}
 OF_SHARES: Fitting = {
     "loss": "nll",
     "head": "activations",
     "normaliser": "batch_norm",
     "activation": "logistic",
     "dim_class": 0,
+    "intermediate_std": None,
 }
 OF_COSTS: Fitting = {
     "loss": "spread",
@@ -52,6 +56,7 @@ OF_COSTS: Fitting = {
     "normaliser": "none",
     "activation": "logistic",
     "dim_class": 16,
+    "intermediate_std": None,
 }
 OF_ENTROPIES: Fitting = {
     "loss": "cross_entropy",
@@ -59,6 +64,7 @@ OF_ENTROPIES: Fitting = {
     "normaliser": "type_norm",
     "activation": "logistic",
     "dim_class": 16,
+    "intermediate_std": None,
 }
 OF_NO_ACTIVATIONS: Fitting = {
     "loss": "cross_entropy",
@@ -66,9 +72,12 @@ OF_NO_ACTIVATIONS: Fitting = {
     "normaliser": "layer_norm",
     "activation": "length",
     "dim_class": 16,
+    "intermediate_std": None,
 }
 
 OF_ROUTINGS: Mapping[str, Fitting] = {
+    "capsexp.routing.max_min.MaxMin": OF_SUMS,
+    "capsexp.routing.self_attention.SelfAttention": OF_ATTENTION,
     "capsexp.routing.self_routing.SelfRouting": OF_SHARES,
     "capsexp.routing.inverted_attention.InvertedAttention": OF_NO_ACTIVATIONS,
     "capsexp.routing.em.EM": OF_COSTS,
@@ -77,13 +86,14 @@ OF_ROUTINGS: Mapping[str, Fitting] = {
 """The options that the papers of routing algorithms choose, by the name of the class; all others have lengths."""
 
 
-def fitting(routing: str, key: str) -> str | int:
+def fitting(routing: str, key: str) -> str | int | float | None:
     """Hydra resolver ``${fitting:${routing._target_},loss}``: an option of a capsule network, as fits its routing.
 
     Args:
         routing: the name of its class; one that is not ours counts as one with lengths.
         key: ``loss``, for ``model.module.loss``; ``head``, for ``model.head``; ``normaliser`` and ``activation``, for
-            those of the primary capsules; ``dim_class``, the components of a class capsule.
+            those of the primary capsules; ``dim_class``, the components of a class capsule; ``intermediate_std``, of
+            the initial matrices of a deep network's intermediate layers.
     """
     return OF_ROUTINGS.get(routing, OF_LENGTHS)[key]
 

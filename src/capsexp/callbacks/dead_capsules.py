@@ -12,7 +12,7 @@ from capsexp.callbacks.base import ResultCallback
 from capsexp.callbacks.layers import by_short_name
 from capsexp.errors import require_number
 from capsexp.metrics.dead_capsules import Activity, DeadCapsules, shares
-from capsexp.nn.capsules import ConvCapsules
+from capsexp.nn.capsules import CapsuleLayer, ConvCapsules
 from capsexp.nn.primary import PrimaryCapsules
 from capsexp.types import Capsules, RoutingOutput
 
@@ -22,6 +22,8 @@ class DeadCapsuleLogger(ResultCallback):
 
     These are the primary and the convolutional capsules.  ``capsules/dead_share`` and ``capsules/silent_share`` are the
     shares over all convolutional layers; a network without such layers does not have these two.
+    ``capsules/dead_types_share`` and that of each layer count as the authors' code does: one value per type, its mean
+    pose over images and places, rounded to three decimals.
 
     In a fit the shares are measured on the whole selection split after each epoch.  The result holds the shares on the
     test part in the last test, and ``activity/<layer>`` (T, H, W), the length of each capsule's mean pose.
@@ -134,13 +136,13 @@ def _intermediate(module: L.LightningModule) -> set[str]:
 
 def _adder(metric: DeadCapsules, layer: PrimaryCapsules | ConvCapsules) -> Any:
     def add(_: nn.Module, arguments: tuple[Any, ...], output: Capsules | RoutingOutput) -> None:
-        metric.update(_activity(layer, output))
+        metric.update(activity_of(layer, output))
 
     return add
 
 
-def _activity(layer: PrimaryCapsules | ConvCapsules, output: Capsules | RoutingOutput) -> Tensor:
-    """Poses, or activations as poses of one component where they are not the lengths of poses."""
+def activity_of(layer: PrimaryCapsules | CapsuleLayer, output: Capsules | RoutingOutput) -> Tensor:
+    """Poses, or activations as poses of one component where they are not the lengths of poses: (B, T, D, ...)."""
     if isinstance(layer, PrimaryCapsules):
         return output[0] if output[1] is None else output[1][:, :, None]
     kind = layer.routing.activation

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from capsexp import records
 from capsexp.callbacks.base import ResultCallback
+from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.errors import require_int
 
 
@@ -20,6 +21,10 @@ class Peak(ResultCallback):
     An epoch whose selection loss is NaN is not a peak: its weights are broken.  Another callback may put other weights
     into the network for the validation, such as an average: then these are kept.  (So a trainer has its Peak first:
     it looks before another one takes them out again.)
+
+    A network that has collapsed keeps its last weights and the metrics of its last epoch instead: which epoch of
+    guessing was best is chance, and what broke the network shows at the end
+    (:class:`~capsexp.callbacks.collapse.CollapseGuard`).
 
     Source: Wang (2019), section 4.1: "training is stopped when the testing accuracy reaches its peak".
 
@@ -50,7 +55,7 @@ class Peak(ResultCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         validated, self._validated = self._validated, {}
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        metrics = _selected(trainer)
         standing = (metrics.get("val/acc", 0.0), -metrics["val/loss"])
         if not math.isnan(standing[1]) and (self.best is None or standing > self.best):
             self.best, self.epoch, self.metrics = standing, trainer.current_epoch + 1, metrics
@@ -59,8 +64,10 @@ class Peak(ResultCallback):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the best weights."""
-        if self.weights and not trainer.interrupted:
+        """Restore the best weights, unless the network has collapsed."""
+        if has_collapsed_in(trainer):
+            self.metrics = _selected(trainer)
+        elif self.weights and not trainer.interrupted:
             self.put_back(pl_module)
 
     def put_back(self, module: L.LightningModule) -> None:
@@ -79,6 +86,16 @@ class Peak(ResultCallback):
         """Restore a saved peak."""
         self.epoch, self.metrics, self.weights = state_dict["epoch"], state_dict["metrics"], state_dict["weights"]
         self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
+
+
+def has_collapsed_in(trainer: L.Trainer) -> bool:
+    """True if the trainer has a guard that has found its network collapsed."""
+    return any(isinstance(each, CollapseGuard) and each.collapsed for each in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _selected(trainer: L.Trainer) -> dict[str, float]:
+    """The last epoch's metrics on the selection split."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
 
 
 def save_best(trainer: L.Trainer) -> None:

@@ -3,7 +3,10 @@ r"""Dead capsules of a layer, from sums over images without storing the poses.
 There are two rules, for the pose :math:`u_b` of a capsule for image b.  Sahu and Altahhan (2024), section 3.5, use the
 length of the mean, :math:`|\frac{1}{B} \sum_b u_b|`.  This length is also short if a capsule is alive but points in one
 direction for some images and in the opposite direction for others.  The stricter rule uses the lengths
-:math:`|u_b|`: a capsule is silent if their mean and their standard deviation are both small.
+:math:`|u_b|`: a capsule is silent if their mean and their standard deviation are both small (Mitterreiter et al. 2023).
+
+The code of Sahu and Altahhan counts *types*: the mean is over images and places, so a layer has C values, which are
+rounded to three decimals before they are compared with the threshold.
 """
 
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ from capsexp.errors import require, require_number
 
 
 class Activity(NamedTuple):
-    """The activity of the capsules of a layer over all images; each tensor is (T, H, W).
+    r"""The activity of the capsules of a layer over all images; each tensor is (T, H, W).
 
     Attributes:
         length_of_mean: length of the mean pose, the paper's activation of a capsule; float64.
@@ -25,6 +28,10 @@ class Activity(NamedTuple):
         std_length: standard deviation of the lengths over all images (division by n, not n - 1); float64.
         dead: True where ``length_of_mean`` is at most the threshold: the rule of the paper.
         silent: True where ``mean_length`` and ``std_length`` are both below the threshold: the stricter rule.
+        dead_types: (T,), True where the length of a type's mean pose over images and places, rounded to three decimals,
+            is at most the threshold: the count of the authors' code.
+        variation: share of a pose's size that changes with the image, :math:`\sqrt{1 - |E u|^2 / E |u|^2}` in 0..1;
+            0 where all poses are zero; float64.  It does not depend on the scale of the poses.
     """
 
     length_of_mean: Tensor
@@ -32,13 +39,16 @@ class Activity(NamedTuple):
     std_length: Tensor
     dead: Tensor
     silent: Tensor
+    dead_types: Tensor
+    variation: Tensor
 
 
 class Shares(NamedTuple):
-    """The shares of capsules that are dead by each rule, in 0..1."""
+    """The shares of capsules that are dead by each rule, in 0..1; the last one is that of types."""
 
     dead: float
     silent: float
+    dead_types: float
 
 
 def shares(layers: Iterable[Activity]) -> Shares:
@@ -48,12 +58,11 @@ def shares(layers: Iterable[Activity]) -> Shares:
         >>> metric = DeadCapsules()
         >>> metric.update(torch.tensor([[[0.5, 0.0], [0.0, 0.001]]]))  # of two capsules the second is dead
         >>> shares([metric.compute()])
-        Shares(dead=0.5, silent=0.5)
+        Shares(dead=0.5, silent=0.5, dead_types=0.5)
     """
     activities = list(layers)
-    dead = torch.cat([activity.dead.flatten() for activity in activities])
-    silent = torch.cat([activity.silent.flatten() for activity in activities])
-    return Shares(float(dead.double().mean()), float(silent.double().mean()))
+    rules = [[getattr(activity, rule).flatten() for activity in activities] for rule in Shares._fields]
+    return Shares(*(float(torch.cat(found).double().mean()) for found in rules))
 
 
 class DeadCapsules(Metric):
@@ -87,7 +96,7 @@ class DeadCapsules(Metric):
         >>> activity.dead.flatten().tolist(), activity.silent.flatten().tolist()
         ([True, False, True], [False, False, True])
         >>> shares([activity])
-        Shares(dead=0.6666666666666666, silent=0.3333333333333333)
+        Shares(dead=0.6666666666666666, silent=0.3333333333333333, dead_types=0.6666666666666666)
     """
 
     is_differentiable = False
@@ -136,4 +145,13 @@ class DeadCapsules(Metric):
         std_THW = (self.squares_THW / self.count - mean_THW.square()).clamp_min(0).sqrt()
         dead_THW = length_of_mean_THW <= self.threshold
         silent_THW = (mean_THW < self.threshold) & (std_THW < self.threshold)
-        return Activity(length_of_mean_THW, mean_THW, std_THW, dead_THW, silent_THW)
+        mean_square_THW = self.squares_THW / self.count
+        fixed_THW = length_of_mean_THW.square() / mean_square_THW
+        variation_THW = (1 - fixed_THW).clamp_min(0).sqrt().where(mean_square_THW != 0, 0)
+        return Activity(length_of_mean_THW, mean_THW, std_THW, dead_THW, silent_THW, self._dead_types(), variation_THW)
+
+    def _dead_types(self) -> Tensor:
+        if not self.poses_TDHW.ndim:
+            return torch.zeros((), dtype=torch.bool)
+        of_type_T = (self.poses_TDHW.mean((2, 3)) / self.count).norm(dim=1)
+        return of_type_T.round(decimals=3) <= self.threshold

@@ -422,11 +422,11 @@ class ConvCapsules(CapsuleLayer):
         rows, columns = self._places(height), self._places(width)
         activations_BI = None
         if self.routing.needs_activations and activations_BTHW is not None:
-            activations_BI = self._windows(activations_BTHW[:, :, None]).squeeze(2)
+            activations_BI = self.windows(activations_BTHW[:, :, None]).squeeze(2)
         field = self._field(height, width, poses_BTDHW.device)
         parents_BJE = None if parents is None else parents.permute(0, 3, 4, 1, 2).flatten(0, 2)
-        mask_BI = self._mask(poses_BTDHW)
-        output = self.route(self._windows(poses_BTDHW), mask_BI, activations_BI, field, parents_BJE)
+        mask_BI = self.mask(poses_BTDHW)
+        output = self.route(self.windows(poses_BTDHW), mask_BI, activations_BI, field, parents_BJE)
         poses = output.poses_BJE.view(batch, rows, columns, *output.poses_BJE.shape[1:]).permute(0, 3, 4, 1, 2)
         if self.norm is not None:
             poses = self.norm(poses.flatten(1, 2)).view_as(poses)
@@ -456,7 +456,7 @@ class ConvCapsules(CapsuleLayer):
         require(self.kernel <= size + 2 * self.padding, "kernel", rule, self.kernel)
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
-    def _windows(self, poses_BTDHW: Tensor) -> Tensor:
+    def windows(self, poses_BTDHW: Tensor) -> Tensor:
         """The children of every window, (B*L, I, D)."""
         batch, types, dim = poses_BTDHW.shape[:3]
         columns = F.unfold(poses_BTDHW.flatten(1, 2), self.kernel, padding=self.padding, stride=self.stride)
@@ -464,10 +464,10 @@ class ConvCapsules(CapsuleLayer):
         windows = windows.permute(0, 4, 2, 1, 3)  # B, L, D, T, kernel^2
         return windows.flatten(0, 1).flatten(2).transpose(1, 2)
 
-    def _mask(self, poses_BTDHW: Tensor) -> Tensor | None:
+    def mask(self, poses_BTDHW: Tensor) -> Tensor | None:
         """Mask of the children that exist in every window, (B*L, I); None where all exist."""
         if not self.padding:
             return None
         there = poses_BTDHW.new_ones(1, 1, 1, *poses_BTDHW.shape[3:]).expand(1, poses_BTDHW.shape[1], -1, -1, -1)
-        mask_LI = self._windows(there).squeeze(2).bool()
+        mask_LI = self.windows(there).squeeze(2).bool()
         return mask_LI.repeat(poses_BTDHW.shape[0], 1)

@@ -152,7 +152,5 @@ class Networks:
         (tested,) = trainer.test(module, data, verbose=False)
         save_best(trainer)
         found = outcome_of(trainer, module, data, FitResult.of(stage.facts), {**stage.facts["metrics"], **tested})
-        if "broken" in found.training:
-            found.metrics["broken"] = float(found.training["broken"])  # a number, for the reports
         keep_history(stage, self.factories.directory)
         return found

@@ -62,6 +62,8 @@ def outcome_of(
         memory=dict(fitted.memory),
         clocks=dict(fitted.clocks),
     )
+    if "broken" in found.training:
+        found.metrics["broken"] = float(found.training["broken"])  # a number, for the reports
     collect(trainer, module, found)
     return found
 

@@ -9,7 +9,7 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf" / "config.yaml").exists() else _P
 SCHEMA = 1
 """Version of the files' layout; raised when a reader of the previous version could not read the files."""
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Version of the numbers; raised by hand when a change alters a cell's numbers, so that finished cells are stale."""
 
 SWEEP, CONFIGS = "sweep.json", "configs.json"

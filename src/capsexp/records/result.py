@@ -95,8 +95,17 @@ def is_stale(result: Mapping[str, Any]) -> bool:
 
 def stale_cause(result: Mapping[str, Any]) -> str | None:
     """The reason for which a finished cell is stale (another ``NUMERICS_VERSION``, one's code changed), or None."""
-    if result.get("numerics") != NUMERICS_VERSION:
+    if not _as_today(result):
         return "its numbers come from older code"
     code = result.get("code")
     changed = changed_code(code) if isinstance(code, dict) else None
     return f"the code of {changed} has changed since" if changed else None
+
+
+def _as_today(result: Mapping[str, Any]) -> bool:
+    """True if today's code would compute a finished cell's numbers in the same way."""
+    version = result.get("numerics")
+    if version == 1:  # version 2 describes networks that collapsed at their last epoch, and changes no others
+        training = result.get("training")
+        return isinstance(training, dict) and not training.get("broken")
+    return bool(version == NUMERICS_VERSION)
