@@ -277,7 +277,7 @@ def fades(layer: PrimaryCapsules | CapsuleLayer) -> bool:
     """True if the activity of a layer's capsules is the length of a pose that can become 0."""
     if isinstance(layer, PrimaryCapsules):
         return layer.normaliser == "squash" and layer.activation_conv is None
-    return layer.routing.activation == "length"
+    return bool(layer.routing.activation == "length")
 
 
 def children_of(

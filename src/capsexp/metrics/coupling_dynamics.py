@@ -68,8 +68,8 @@ class CouplingDynamics(Metric):
     """Bonding strength, dynamics and vibrance of a layer's children over all images since the last reset.
 
     The state is sums per child and parent, in float64, and the largest kept coupling of each child; an update never
-    waits for the device.  Children of a layer of windows are those of a window, and its windows count as images; with a mask,
-    only children that exist count.
+    waits for the device.  Children of a layer of windows are those of a window, and its windows count as images; with
+    a mask, only children that exist count.
 
     Couplings are taken as the algorithm returns them.  Those that do not add up to 1 over the parents, as max-min's,
     are kept by the same bound.
@@ -85,7 +85,8 @@ class CouplingDynamics(Metric):
         One of two children chooses the same parent for both images, the other does not choose:
 
         >>> metric = CouplingDynamics(parents=2, children=2)
-        >>> metric.update(torch.tensor([[[0.9, 0.5], [0.1, 0.5]]]).repeat(2, 1, 1), torch.tensor([[0.6, 0.0]]).repeat(2, 1))
+        >>> coupling, lengths = torch.tensor([[[0.9, 0.5], [0.1, 0.5]]]), torch.tensor([[0.6, 0.0]])
+        >>> metric.update(coupling.repeat(2, 1, 1), lengths.repeat(2, 1))
         >>> found = metric.compute()
         >>> found.inactive_rate.tolist(), round(found.bonding, 4), round(found.dynamics, 4)
         ([0.0, 1.0], 0.9, 0.0)

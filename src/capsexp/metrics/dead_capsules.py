@@ -154,4 +154,5 @@ class DeadCapsules(Metric):
         if not self.poses_TDHW.ndim:
             return torch.zeros((), dtype=torch.bool)
         of_type_T = (self.poses_TDHW.mean((2, 3)) / self.count).norm(dim=1)
-        return of_type_T.round(decimals=3) <= self.threshold
+        dead_T: Tensor = of_type_T.round(decimals=3) <= self.threshold
+        return dead_T

@@ -54,6 +54,9 @@ class Series(Labelled):
         default=None, description="conditions, as where: these cells are one dark line in every panel, and no other"
     )
     reference_label: str = Field(default="", description="the name of the dark line")
+    y_scale: Literal["linear", "log"] = Field(
+        default="linear", description="log: a logarithmic axis; means are geometric, and values of 0 are left out"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Series":
@@ -110,6 +113,7 @@ def draw_series(
     reference: Curve | None = None,
     x_label: str = "",
     y_label: str = "",
+    log: bool = False,
 ) -> Picture:
     """A panel for each group, side by side on the same axes: means, with a band of one deviation around them.
 
@@ -120,6 +124,7 @@ def draw_series(
         reference: drawn in every panel, dark and without markers.
         x_label: below the panels; the numbers fall from left to right if every curve's first is its largest.
         y_label: beside the panels.
+        log: True draws the values as powers of ten: their means are geometric, and bands are those of the logarithms.
     """
     shown = groups or {"": {}}
     curves = [*(curve for group in shown.values() for curve in group.values()), *([reference] if reference else [])]
@@ -136,7 +141,7 @@ def draw_series(
         left, down = layout.corner(place)
         box = (left / width, (height - top - down) / height, layout.size[0] / width, layout.size[1] / height)
         axes = canvas.add_axes(box, sharex=first, sharey=first)
-        _draw_panel(axes, group, legend, reference)
+        _draw_panel(axes, group, legend, reference, log)
         axes.set_title(head, fontsize=9.5, color=GREY, pad=6)
         outer = place % layout.columns == 0
         axes.tick_params(labelleft=outer)
@@ -145,8 +150,11 @@ def draw_series(
         first = first or axes
     if first:
         _dress(first, [curve.x for curve in curves])
+        if log:
+            first.set_yscale("log")
     write_legend(canvas, parts, (layout.right + 0.1, height - top - layout.above))
-    return save(canvas, caption, bands_note(curves))
+    geometric = "Means are geometric; a value of 0 is left out." if log else ""
+    return save(canvas, caption, " ".join(text for text in (bands_note(curves), geometric) if text))
 
 
 def falls(x: Grid) -> bool:
@@ -162,14 +170,24 @@ def bands_note(curves: Sequence[Curve]) -> str:
     return f"Bands: ± one sample standard deviation, {counted(sizes - {1})}{', where n > 1' if 1 in sizes else ''}."
 
 
-def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Curve], legend: Legend, reference: Curve | None) -> None:
+def _draw_panel(
+    axes: Axes, group: Mapping[tuple[str, str], Curve], legend: Legend, reference: Curve | None, log: bool
+) -> None:
     drawn = [(curve, legend.of(*pair)) for pair, curve in group.items()]
     for curve, look in [*drawn, *([(reference, DARK)] if reference else [])]:
-        mean, spread = mean_and_spread(curve.ys)
+        mean, spread = mean_and_spread([_logarithms(y) for y in curve.ys] if log else curve.ys)
+        low, high = mean - spread, mean + spread
+        if log:
+            mean, low, high = 10**mean, 10**low, 10**high
         axes.plot(curve.x, mean, **look)
-        axes.fill_between(curve.x, mean - spread, mean + spread, color=look["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(curve.x, low, high, color=look["color"], alpha=0.15, linewidth=0)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def _logarithms(values: Grid) -> Grid:
+    """To the base of ten, NaN for what is not above 0."""
+    return np.log10(np.where(values > 0, values, np.nan))
 
 
 def _dress(axes: Axes, xs: Sequence[Grid]) -> None:
@@ -201,7 +219,8 @@ def draw(panel: Panel) -> tuple[Picture | None, str]:
     caption = replace(panel.caption, parts=(*panel.caption.parts, _sizes(groups, reference)))
     titles = LegendTitles(_title(panel, figure.by), _title(panel, figure.style), figure.reference_label)
     texts = {"x_label": figure.x_label or figure.x, "y_label": figure.y_label or figure.y}
-    return draw_series(groups, caption, titles, reference=reference, **texts), problem
+    log = figure.y_scale == "log"
+    return draw_series(groups, caption, titles, reference=reference, log=log, **texts), problem
 
 
 def _sizes(groups: Groups, reference: Curve | None) -> str:
