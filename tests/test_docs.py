@@ -390,3 +390,17 @@ def test_readme_lists_every_experiment_with_its_cells() -> None:
         sizes = [len(list(axis.sweep_string_iterator())) for axis in parsed if axis.is_sweep_override()]
         counted[path.stem] = str(math.prod(sizes))
     assert rows == counted
+
+
+def test_the_page_of_results_says_of_every_experiment_whether_it_was_run() -> None:
+    """A command of an experiment on a page of results, or a row among those that were not run, and never both."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "results").glob("*/README.md")]
+    names = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    targets = {name for text in texts for name in re.findall(r"(?:\+experiment=|EXPERIMENT=)(\w+)", text)}
+    run = names & (targets | {"cnn_prune"})  # `make sweep` alone is cnn_prune
+    page = (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("## Defined, not yet run")
+    waiting = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", rest, re.MULTILINE))
+    cells = dict(re.findall(r"^\|[^|]*\| `(\w+)` \| (\d+) \|", TEXTS["README.md"], re.MULTILINE))
+    assert set(waiting) == names - run
+    assert all(cells[name] == count for name, count in waiting.items())

@@ -600,7 +600,7 @@ def take_stages_from(quiet: Path, folder: Path, name: str) -> None:
         (["pruning.ratio=1"], "pruning.ratio must be a number in [0, 1), got 1"),
         (["pruning.ratio=-0.1"], "pruning.ratio must be a number in [0, 1), got -0.1"),
         (["pruning.granularity=x"], "pruning.granularity must be one of channel, capsule, got 'x'"),
-        (["pruning.rounding=x"], "pruning.rounding must be one of up, down, got 'x'"),
+        (["pruning.rounding=x"], "pruning.rounding must be one of up, down, released, got 'x'"),
         (["pruning.norm=3"], "pruning.norm must be a whole number from 1 to 2, got 3"),
         (["recipe.correlation_weight=-1"], "recipe.correlation_weight must be a number in [0, inf), got -1"),
         (["recipe.score_batches=0"], "recipe.score_batches must be a whole number >= 1, got 0"),

@@ -35,6 +35,15 @@ def test_a_floor_above_the_first_rate_does_not_raise_it() -> None:
     assert rates(LearningRateDecay(0.5, 1, floor=1e-2), [0, 5]) == [1e-3, 1e-3]
 
 
+def test_continuous_is_the_schedule_of_the_code_that_zhao_adapted() -> None:
+    """tf.train.exponential_decay without staircase, held above 1e-6: lr * .96 ** (step / 2000)."""
+    steps = [0, 1, 1000, 2000, 21_000, 300_000, 400_000]
+    found = rates(LearningRateDecay(0.96, 2000, 1e-6, staircase=False), steps)
+    assert found == pytest.approx([max(1e-3 * 0.96 ** (step / 2000), 1e-6) for step in steps], rel=1e-12)
+    assert found[2] == pytest.approx(1e-3 * 0.96**0.5)
+    assert found[-1] == 1e-6
+
+
 def test_rises_at_first() -> None:
     found = rates(LearningRateDecay(0.5, 3, floor=1e-4, warmup=4), [0, 1, 2, 3, 4, 6, 99])
     assert found == pytest.approx([1e-3 / 4, 1e-3 / 2, 3e-3 / 4, 0.5e-3, 0.5e-3, 0.25e-3, 1e-4])
@@ -54,6 +63,7 @@ def test_depends_on_the_step_alone() -> None:
         ({"steps": 0}, "steps"),
         ({"floor": -1}, "floor"),
         ({"warmup": -1}, "warmup"),
+        ({"staircase": 0}, "staircase"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], key: str) -> None:

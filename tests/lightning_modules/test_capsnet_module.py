@@ -89,7 +89,16 @@ def test_weights_of_the_terms_are_options() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("key", ["present", "absent", "down_weight", "reconstruction_weight"])
+def test_the_loss_of_the_code_that_zhao_adapted() -> None:
+    """Half of the mean margin loss over the classes, and .0005 times the summed squares: 2 K = 6 times their weight."""
+    given, theirs, ours = batch(), module([8], reduction="half_mean"), module([8], reconstruction_weight=6 * 0.0005)
+    loss, scores_BK, _ = theirs.shared_step(given)
+    margin = margin_loss(scores_BK, given.labels_B).item() / 6
+    assert loss.item() == pytest.approx(margin + 0.0005 * drawn_errors(theirs, given, given.labels_B), rel=1e-5)
+    assert ours.shared_step(given).loss.item() == pytest.approx(6 * loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("key", ["present", "absent", "down_weight", "reconstruction_weight", "reduction"])
 def test_bad_options_are_named(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         module(**{key: -1})

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from capsexp.errors import ConfigError
 from capsexp.losses.margin import margin_loss
 
 
@@ -52,3 +53,26 @@ def test_satisfied_margins_cost_nothing() -> None:
     lengths_BK = torch.tensor([[0.9, 0.1, 0.0], [0.02, 0.99, 0.1]], dtype=torch.float64)
     assert margin_loss(lengths_BK, torch.tensor([0, 1])) == 0
     assert margin_loss(lengths_BK, torch.tensor([1, 0])) > 0
+
+
+def test_half_mean_is_the_loss_of_the_code_that_zhao_adapted() -> None:
+    """Its steps: .5 is taken from the lengths, both margins are .4, costs are halved and averaged over all classes."""
+    generator = torch.Generator().manual_seed(3)
+    lengths_BK = torch.rand(50, 10, generator=generator, dtype=torch.float64)
+    labels_B = torch.randint(10, (50,), generator=generator)
+    total = 0.0
+    for row, label in zip(lengths_BK.tolist(), labels_B.tolist(), strict=True):
+        for k, length in enumerate(row):
+            centred = length - 0.5
+            if k == label:
+                total += 0.5 * (centred < 0.4) * (centred - 0.4) ** 2
+            else:
+                total += 0.5 * 0.5 * (centred > -0.4) * (centred + 0.4) ** 2
+    found = margin_loss(lengths_BK, labels_B, reduction="half_mean")
+    assert found.item() == pytest.approx(total / 500, rel=1e-13)
+    assert (margin_loss(lengths_BK, labels_B) / found).item() == pytest.approx(20, rel=1e-13)
+
+
+def test_another_reduction_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^reduction must be one of sum, half_mean, got 'mean'$"):
+        margin_loss(lengths(), LABELS, reduction="mean")

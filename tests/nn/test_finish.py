@@ -38,6 +38,23 @@ def test_an_epsilon_stands_under_the_root_that_divides(kind: str, epsilon: float
     torch.testing.assert_close(Squash(J, E, kind, epsilon=epsilon)(sums_BJE), expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e-3, 1e-2, 1.0, 30.0])
+def test_the_squash_of_the_released_code(scale: float) -> None:
+    """Sahu and Altahhan's: the square times the pose, over (1 + square) and the root of square + 1e-6."""
+    sums_BJE = sums(scale)
+    square_BJ1 = torch.sum(sums_BJE**2, dim=-1, keepdim=True)
+    theirs = (square_BJ1 * sums_BJE) / ((1 + square_BJ1) * torch.sqrt(square_BJ1 + 1e-6))
+    torch.testing.assert_close(Squash(J, E, epsilon=1e-6)(sums_BJE), theirs, rtol=1e-13, atol=0)
+    single = Squash(J, E, epsilon=1e-6)(sums_BJE.float())
+    torch.testing.assert_close(single, theirs.float(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", SQUASHES)
+def test_with_an_epsilon_the_gradient_at_zero_is_zero(kind: str) -> None:
+    jacobian = torch.autograd.functional.jacobian(lambda pose: squashed(kind, pose, -1, 1e-6), torch.zeros(3).double())
+    torch.testing.assert_close(jacobian, torch.zeros(3, 3).double(), rtol=0, atol=1e-100)
+
+
 def test_without_an_epsilon_nothing_is_computed_again() -> None:
     assert torch.equal(squashed("classic", sums(), 2, 0.0), SQUASHES["classic"](sums(), 2))
     assert list(Squash(J, E).state_dict()) == []

@@ -105,6 +105,20 @@ def test_zero_stays_zero_and_length_has_no_gradient_there(name: str) -> None:
     assert (poses.grad == 0).all()
 
 
+def test_gradient_at_zero(name: str) -> None:
+    """Zero for the classic squash, the identity for the others, as the limits of their formulas."""
+    zero = torch.zeros(3, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda pose: SQUASHES[name](pose, -1), zero)
+    expected = torch.zeros(3, 3).double() if name == "classic" else torch.eye(3).double()
+    torch.testing.assert_close(jacobian, expected, rtol=0, atol=1e-100)
+    h = 1e-7
+    for column in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[column] = h
+        slope = (SQUASHES[name](step, -1) - SQUASHES[name](-step, -1)) / (2 * h)
+        torch.testing.assert_close(slope, expected[:, column], rtol=0, atol=2 * h)
+
+
 def test_gradcheck(name: str) -> None:
     poses = normal(2, 3, 2).requires_grad_()
     for dim in (-1, 1):

@@ -246,6 +246,27 @@ def test_per_batch_mean_scores_the_mean_map() -> None:
     assert torch.equal(found(maps.float(), per="batch_mean"), found(maps.float().double(), per="batch_mean"))
 
 
+def of_the_released_code(maps_BCHW: Tensor) -> Tensor:
+    """What the code of Sahu and Altahhan computes: the rounded mean map, and a decomposition in float32 per channel."""
+    mean_CL = torch.round(maps_BCHW.mean(dim=0), decimals=4).flatten(1)
+    without = []
+    for channel in range(len(mean_CL)):
+        one_less_CL = mean_CL.clone()
+        one_less_CL[channel] = 0
+        without.append(torch.linalg.norm(one_less_CL, ord="nuc", dtype=torch.float32))
+    return torch.linalg.norm(mean_CL, ord="nuc", dtype=torch.float32) - torch.stack(without)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_the_released_code_rounds_the_mean_map(scale: float) -> None:
+    """At a scale of 1e-3 the rounding leaves one or two digits, so scores of the map itself lie elsewhere."""
+    maps = scale * (normal(5, *WIDE) - 0.5).relu().float()
+    theirs = of_the_released_code(maps).double()
+    assert_close(found(maps, per="rounded_batch_mean"), theirs, 1e-5)
+    apart = (found(maps, per="batch_mean") - theirs).abs().max() / theirs.max()
+    assert apart > 1e-2 if scale < 1 else apart < 1e-3
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_memory_is_bounded_by_chunks(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     maps, sizes = dead(10, *shape), list[int]()
@@ -330,12 +351,12 @@ def test_refuses_other_numbers_of_nodes(nodes: object) -> None:
 
 
 def test_refuses_another_mean() -> None:
-    with pytest.raises(ConfigError, match="per must be one of image, batch_mean, got 'batch'"):
+    with pytest.raises(ConfigError, match="per must be one of image, batch_mean, rounded_batch_mean, got 'batch'"):
         Chip(per="batch")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("per", ["image", "batch_mean"])
+@pytest.mark.parametrize("per", ["image", "batch_mean", "rounded_batch_mean"])
 def test_refuses_maps_that_are_not_finite(value: float, per: str) -> None:
     maps = normal(2, *WIDE)
     maps[1, 2, 3, 4] = value

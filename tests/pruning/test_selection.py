@@ -68,6 +68,50 @@ def test_the_rule_for_any_ratio_and_width() -> None:
         assert down == min(thousandths * channels // (1000 * step), most) * step, case
 
 
+TABLE_1 = {
+    (C, D): (0.125, 0.25, 0.375, 0.5, starred, 0.75)
+    for C, D, starred in ((10, 8, 0.6), (20, 8, 0.6), (32, 8, 0.6), (16, 6, 0.625), (16, 12, 0.625), (8, 12, 0.625))
+}
+"""The networks and ratios of table 1 of Sahu and Altahhan (2024); theirs is .625 where a star stands."""
+
+
+def released(ratio: float, channels: int, dim: int) -> int:
+    """The rule of the authors' code in its own steps, written down separately from ours."""
+    threshold = int(channels * ratio)
+    if threshold > dim:
+        while threshold % dim:
+            threshold -= 1
+        return threshold
+    return dim
+
+
+def test_the_rule_of_the_released_code_over_table_1() -> None:
+    """It differs from rounding down alone in nine of the 36 pairs of network and ratio, from the text in seventeen."""
+    differs = {"down": 0, "up": 0}
+    for (capsule_types, dim), ratios in TABLE_1.items():
+        width = capsule_types * dim
+        layers = (width // 4, width // 2, width, width)
+        for ratio in ratios:
+            counts = [Selection(ratio, rounding="released").count(channels, dim) for channels in layers]
+            assert counts == [released(ratio, channels, dim) for channels in layers], (capsule_types, dim, ratio)
+            for way in differs:
+                differs[way] += counts != [Selection(ratio, rounding=way).count(channels, dim) for channels in layers]
+    assert differs == {"down": 9, "up": 17}
+
+
+def test_the_released_rule_elsewhere() -> None:
+    """At least a channel stays, where their code would leave none or stop, and a ratio of 0 is the base network."""
+    draws = random.Random(2)
+    for _ in range(2000):
+        ratio, channels, step = draws.randrange(1, 1000) / 1000, draws.randrange(1, 300), draws.choice([1, 4, 6, 8, 12])
+        count = Selection(ratio, rounding="released").count(channels, step)
+        assert count == (released(ratio, channels, step) if channels > step else 0)
+        assert 0 <= count < channels
+    assert Selection(0, rounding="released").count(80, 8) == 0
+    assert Selection(0.29, rounding="released").count(100, 1) == 28, "a product of floats, as theirs"
+    assert Selection(0.9, rounding="released").count(20, 8) == 16, "four stay, less than a step"
+
+
 def test_a_larger_ratio_never_cuts_less() -> None:
     for channels, step in ((160, 8), (30, 1), (45, 4)):
         counts = [Selection(hundredths / 100).count(channels, step) for hundredths in range(100)]
@@ -155,7 +199,7 @@ def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
         ({"ratio": float("nan")}, "ratio must be a number in [0, 1), got nan"),
         ({"ratio": True}, "ratio must be a number in [0, 1), got True"),
         ({"ratio": 0.5, "granularity": "x"}, "granularity must be one of channel, capsule, got 'x'"),
-        ({"ratio": 0.5, "rounding": "x"}, "rounding must be one of up, down, got 'x'"),
+        ({"ratio": 0.5, "rounding": "x"}, "rounding must be one of up, down, released, got 'x'"),
     ],
 )
 def test_arguments_are_checked(options: dict[str, Any], line: str) -> None:

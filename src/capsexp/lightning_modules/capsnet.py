@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from capsexp.errors import require, require_choice, require_number
 from capsexp.lightning_modules.base import BaseModule, Made
-from capsexp.losses.margin import margin_loss
+from capsexp.losses.margin import REDUCTIONS, margin_loss
 from capsexp.losses.nll import nll_loss
 from capsexp.losses.reconstruction import reconstruction_loss
 from capsexp.losses.spread import spread_loss
@@ -45,6 +45,8 @@ class CapsNetModule(BaseModule):
         present: m+ of the margin loss.
         absent: m- of the margin loss.
         down_weight: lambda of the margin loss.
+        reduction: of the margin loss over the classes: ``sum``, or ``half_mean`` (1 / (2 K) of it), beside which a
+            reconstruction of the same weight counts 2 K times as much.
         first_margin: margin of the spread loss in the first step of a fit, at most ``last_margin``.
         last_margin: margin of the spread loss in the last step, and in evaluation.
         reconstruction_weight: weight of the squared differences summed over an image, at least 0.
@@ -58,6 +60,7 @@ class CapsNetModule(BaseModule):
         present: float = 0.9,
         absent: float = 0.1,
         down_weight: float = 0.5,
+        reduction: str = "sum",
         first_margin: float = 0.2,
         last_margin: float = 0.9,
         reconstruction_weight: float = 0.0005,
@@ -66,10 +69,11 @@ class CapsNetModule(BaseModule):
         self._loss = require_choice("loss", loss, LOSSES)
         check_loss(parts.get("model"), loss)
         super().__init__(**parts)
-        self._margin = {
+        self._margin: dict[str, Any] = {
             "present": require_number("present", present, 0, 1),
             "absent": require_number("absent", absent, 0, 1),
             "down_weight": require_number("down_weight", down_weight, 0),
+            "reduction": require_choice("reduction", reduction, REDUCTIONS),
         }
         self._first_margin = require_number("first_margin", first_margin, 0, 1)
         self._last_margin = require_number("last_margin", last_margin, 0, 1, open_ends="<")

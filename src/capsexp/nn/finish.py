@@ -50,7 +50,8 @@ def squashed(kind: str, sums: Tensor, dim: int, epsilon: float) -> Tensor:
     r"""Sums squashed along ``dim``; an epsilon shortens those that are not much longer than its root.
 
     The direction of a sum s of length n is :math:`s / n`.  Public code, among it that of Sahu and Altahhan (2024) with
-    :math:`10^{-6}`, divides by :math:`\sqrt{n^2 + \epsilon}` instead, which lets short poses fade faster.
+    :math:`10^{-6}`, divides by :math:`\sqrt{n^2 + \epsilon}` instead, which lets short poses fade faster; at zero every
+    squash then has the gradient zero.
 
     Args:
         kind: one of :data:`~capsexp.nn.functional.SQUASHES`.

@@ -32,7 +32,7 @@ def lengths(poses: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
 
 
 def squash(poses: Tensor, dim: int = -1) -> Tensor:
-    """Length n becomes n^2 / (1 + n^2): Sabour et al. (2017), equation (1).
+    """Length n becomes n^2 / (1 + n^2): Sabour et al. (2017), equation (1).  At zero, value and gradient are zero.
 
     Example:
         >>> squash(torch.tensor([0.0, 3.0]))  # 9 / 10
@@ -45,6 +45,8 @@ def squash(poses: Tensor, dim: int = -1) -> Tensor:
 def squash_linear(poses: Tensor, dim: int = -1) -> Tensor:
     """Length n becomes n / (1 + n): Sahu and Altahhan (2024), equation (4) as it is printed.
 
+    At zero the value is zero, and the gradient is the identity.
+
     Example:
         >>> squash_linear(torch.tensor([0.0, 3.0]))  # 3 / 4
         tensor([0.0000, 0.7500])
@@ -54,6 +56,8 @@ def squash_linear(poses: Tensor, dim: int = -1) -> Tensor:
 
 def squash_exponential(poses: Tensor, dim: int = -1) -> Tensor:
     """Length n becomes 1 - exp(-n): Mazzia et al. (2021), Efficient-CapsNet, equation (1), after Xi et al. (2017).
+
+    At zero the value is zero, and the gradient is the identity.
 
     Example:
         >>> squash_exponential(torch.tensor([0.0, 3.0]))  # 1 - exp(-3)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from capsexp.errors import ConfigError, require, require_choice, require_int
+from capsexp.nn.functional import at_least_single
 from capsexp.pruning.base import Criterion, Layer
 
-Per = Literal["image", "batch_mean"]
+Per = Literal["image", "batch_mean", "rounded_batch_mean"]
 
 CHUNK = {"cpu": 2**20, "cuda": 2**25}
 """Number of float64 values in use at once, by device: 8 MB fit into the cache of a CPU, a GPU needs many images.  An
@@ -78,13 +79,14 @@ class Chip(Criterion):
 
         Args:
             per: "image" scores each image and takes the mean (CHIP's own code); "batch_mean" scores the mean of the
-                batch's maps (the code of Sahu & Altahhan).
+                batch's maps; "rounded_batch_mean" rounds this mean to 4 decimals first, in the precision of the maps,
+                as the code of Sahu & Altahhan does (which then computes each norm by a decomposition in float32).
             nodes: nodes of the quadrature.  The error is up to 3 exp(-pi sqrt(nodes)) of the largest singular value
                 of an image: 6e-8 with 32, 1e-9 with 48, 4e-11 with 64.  Rounding adds up to 1e-8 where singular values
                 differ that much.
 
         Raises:
-            ConfigError: ``per`` is neither of the two, or ``nodes`` is not an integer from 8 to 128.
+            ConfigError: ``per`` is none of the three, or ``nodes`` is not an integer from 8 to 128.
         """
         self.per = require_choice("per", per, get_args(Per))
         self.nodes = require_int("nodes", nodes, minimum=8, maximum=128)
@@ -106,6 +108,8 @@ class Chip(Criterion):
         self._rule = self._rule.on(maps_BCL.device)  # kept, since a transfer makes the device wait
         if self.per == "batch_mean":
             maps_BCL = maps_BCL.mean(0, keepdim=True, dtype=torch.float64)
+        elif self.per == "rounded_batch_mean":
+            maps_BCL = at_least_single(maps_BCL).mean(0, keepdim=True).round(decimals=4)
         images, step = len(maps_BCL), _images_at_once(maps_BCL, self.nodes)
         chunks = (maps_BCL[first : first + step] for first in range(0, images, step))
         sums_C = [channel_independence(chunk_BCL, self._rule).sum(0) for chunk_BCL in chunks]

@@ -10,19 +10,23 @@ from torch import Tensor
 from capsexp.errors import require, require_choice, require_int, require_number
 from capsexp.nn.channels import ChannelLayer
 
+ROUNDINGS = ("up", "down", "released")
+
 
 class Selection:
     """Removal of the same share of each layer's channels, those with the lowest scores.
 
     Sahu and Altahhan (2024), section 3.4: the share of a layer is rounded to a multiple of its step (in a capsule
-    network the dimension D of the capsules), upwards according to the text.  At least one step stays, and a layer with
-    fewer channels than one step stays unchanged.
+    network the dimension D of the capsules), upwards according to the text.  At least one step stays, with ``released``
+    at least one channel, and a layer with fewer channels than one step stays unchanged.
 
     Args:
         ratio: share of the channels to remove, at least 0 and below 1.
         granularity: ``channel`` removes single channels of the primary capsules, and the kept ones are grouped into new
             capsules, in their order (the paper); ``capsule`` removes whole capsules, those with the lowest sums.
-        rounding: ``up``, or ``down`` as in the code of the authors.
+        rounding: ``up``, the text; ``down``; or ``released``, the authors' code: down, but at least one step of a layer
+            with more channels than one step, and with no regard to how many stay.  A ratio of 0 removes nothing there
+            either, and a layer that their code would leave without a channel stays unchanged.
         merge: True merges a removed channel into the most similar kept one (Wang 2019, section 2.1; see ``merging``).
             It does not change the selection.
 
@@ -31,6 +35,8 @@ class Selection:
         4
         >>> Selection(0.25, rounding="down").count(12, 4)
         0
+        >>> Selection(0.25, rounding="released").count(12, 4)
+        4
     """
 
     def __init__(
@@ -38,15 +44,24 @@ class Selection:
     ) -> None:
         self.ratio = require_number("ratio", ratio, 0, 1, open_ends=">")
         self.granularity = require_choice("granularity", granularity, ("channel", "capsule"))
-        self.rounding = require_choice("rounding", rounding, ("up", "down"))
+        self.rounding = require_choice("rounding", rounding, ROUNDINGS)
         require(isinstance(merge, bool), "merge", "be true or false", merge)
         self.merge = merge
 
     def count(self, channels: int, step: int) -> int:
         """The number of channels of a layer to remove, a multiple of ``step``."""
+        if self.rounding == "released":
+            return self._released(channels, step)
         steps = Fraction(str(self.ratio)) * channels / step  # as a decimal fraction: .1 of 30 is exactly 3
         wanted = math.ceil(steps) if self.rounding == "up" else math.floor(steps)
         return max(0, min(wanted, channels // step - 1)) * step
+
+    def _released(self, channels: int, step: int) -> int:
+        """The number that the authors' code removes: its product is one of floats, and it knows no upper bound."""
+        if not self.ratio or channels <= step:
+            return 0
+        cut = int(channels * self.ratio)
+        return cut - cut % step if cut > step else step
 
     def widths(self, layers: Mapping[str, ChannelLayer], widths: Mapping[str, int]) -> dict[str, int]:
         """The number of channels that each layer keeps.

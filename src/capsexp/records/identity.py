@@ -57,6 +57,8 @@ Such a key counts in an id only if it has another value, so that finished cells 
 
 _ONE_PASS = {"iterations": 1, "gradient": "full"}
 IMPLIED_BY_TARGET: dict[str, dict[str, Any]] = {
+    "capsexp.callbacks.lr_decay.LearningRateDecay": {"staircase": True},
+    "capsexp.lightning_modules.capsnet.CapsNetModule": {"reduction": "sum"},
     "capsexp.routing.self_routing.SelfRouting": _ONE_PASS,
     "capsexp.routing.self_attention.SelfAttention": _ONE_PASS,
     "capsexp.routing.inverted_attention.InvertedAttention": {"gradient": "full"},
