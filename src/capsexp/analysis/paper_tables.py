@@ -75,6 +75,11 @@ class Crossing:
         return Stat({seed: value * scale for seed, value in stat.values.items()}, stat.lost)
 
     @cached_property
+    def measure(self) -> Measure:
+        """The way to show the metric."""
+        return self.panel.spec.measure(self.grid.figure.metric)
+
+    @cached_property
     def most(self) -> int:
         """The largest number of trainings behind one of our numbers."""
         return max((self.stat(point).n for point in self.points.values()), default=0)
@@ -129,7 +134,9 @@ def _cell(made: Crossing, place: Place, part: Part) -> str:
     if part == "paper":
         return number(paper, digits)
     if part == "ours" and point:
-        return stat_text(stat, digits, made.most) if stat.n else missing_text(point, made.grid.figure.metric)
+        if not stat.n:
+            return missing_text(point, made.grid.figure.metric)
+        return stat_text(stat, digits, made.most, binary=made.measure.binary, scale=made.grid.scale)
     if part == "ours" or paper is None or stat.mean is None:
         return MISSING
     return signed(stat.mean - paper, digits)
@@ -139,9 +146,10 @@ def _caption(made: Crossing) -> str:
     """What is shown, from how many trainings of which data, and the table's note."""
     figure, panel = made.grid.figure, made.panel
     counts = [stat.n for stat in map(made.stat, made.points.values()) if stat.n]
-    spread = "± sample standard deviation" if made.most > 1 else "no deviation" if counts else ""
+    deviation = "95 % interval of the share" if made.measure.binary else "± sample standard deviation"
+    spread = deviation if made.most > 1 or made.measure.binary else "no deviation" if counts else ""
     n = f"{counted([made.most])} unless stated" if len(set(counts)) > 1 else counted(counts)
-    shown = Measure("", panel.spec.measure(figure.metric).label, made.grid.unit).title
+    shown = Measure("", made.measure.label, made.grid.unit).title
     what = "ours beside the paper's" if made.grid.paper else "ours"
     basis = "; ".join(text for text in (*panel.remarks, n, spread) if text)
     parts = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from capsexp.analysis.cells import SEED, Cell, Point, Stat
 from capsexp.analysis.compare import Compared
 from capsexp.analysis.conditions import axis_text
-from capsexp.analysis.measures import MISSING, STANDARD, Measure, number, signed
+from capsexp.analysis.measures import MISSING, STANDARD, Measure, interval_text, number, signed
 from capsexp.analysis.results import Results
 from capsexp.analysis.spec import Spec
 
@@ -50,13 +50,23 @@ class Table:
 # -- numbers as text --------------------------------------------------------------------------------------------------
 
 
-def stat_text(stat: Stat, digits: int, n_of_row: int | None = None) -> str:
-    """Mean and deviation; n too where it is not the row's."""
+def stat_text(stat: Stat, digits: int, n_of_row: int | None = None, *, binary: bool = False, scale: float = 1) -> str:
+    """Mean and deviation, or a share of cells and its interval; n too where it is not the row's.
+
+    Args:
+        stat: the values.
+        digits: decimals.
+        n_of_row: the number of values that need not be said.
+        binary: True if the values are 0 or ``scale``.
+        scale: the factor of the values' unit.
+    """
     if not stat.n:
         return "not finite" if stat.lost else MISSING
     text = number(stat.mean, digits)
     counted = all(isinstance(value, int) for value in stat.values.values())
-    if stat.std is not None and not (counted and stat.std == 0):  # a count that is the same for every seed
+    if binary:
+        text += interval_text([value / scale for value in stat.values.values()], scale, digits)
+    elif stat.std is not None and not (counted and stat.std == 0):  # a count that is the same for every seed
         text += f" ± {stat.std:.{digits}f}"
     return text if n_of_row in (None, stat.n) else f"{text} (n={stat.n})"
 
@@ -104,7 +114,11 @@ def _points_table(name: str, caption: str, measures: list[Measure], spec: Spec, 
         values += [str(getattr(point.protocol, part, MISSING)) for part in parts]
         done = len(point.done)
         pairs = zip(stats, measures, strict=True)
-        shown = [stat_text(stat, measure.digits, done) for stat, measure in pairs if is_shown(measure, spec)]
+        shown = [
+            stat_text(stat, measure.digits, done, binary=measure.binary)
+            for stat, measure in pairs
+            if is_shown(measure, spec)
+        ]
         rows.append([*values, str(done), point.state, *shown])
         raw_rows.append([*values, len(point.cells), done, point.state, *(raw for stat in stats for raw in _raw(stat))])
     return Table(

@@ -204,6 +204,9 @@ class Label(Model):
     label: str | None = Field(default=None, description="default: the usual one")
     unit: str | None = None
     digits: Digits | None = Field(default=None, description="decimals")
+    binary: bool | None = Field(
+        default=None, description="true: every cell has 0 or 1, and their share is shown with its 95 % interval"
+    )
 
     def of(self, key: str) -> Measure:
         """The way to show a metric or an axis."""

@@ -7,11 +7,12 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from pydantic import Field
 
-from capsexp.analysis.cells import Point, hashable, is_number
+from capsexp.analysis.cells import Point, Stat, hashable, is_number
 from capsexp.analysis.conditions import axis_text
 from capsexp.analysis.figures import ticks
 from capsexp.analysis.figures.base import OverAxes
 from capsexp.analysis.figures.style import GREY, PALETTE, RULE, SPREAD, Picture, blank, room, save, shares_end_at_one
+from capsexp.analysis.measures import interval
 from capsexp.analysis.panels import Panel, missing_text
 
 MARKERS = "osD^vPX"
@@ -33,7 +34,7 @@ def draw(panel: Panel) -> tuple[Picture, str]:
     values, series = panel.values(x), panel.values(by) if by else [None]
     wide = 6.0 if by else 7.4
     below = ticks.across(values, wide).inches
-    lines_below = panel.caption.lines(8.6, *([SPREAD] if _spread(panel) else []))
+    lines_below = panel.caption.lines(8.6, *([_words(panel)] if _spread(panel) else []))
     height = 5.2 + room(lines_below) + below
     canvas = blank(panel.caption, 8.6, height, 0.04, lines_below)
     axes = canvas.add_axes((0.86 / 8.6, (0.65 + below) / height, wide / 8.6, 3.64 / height))
@@ -50,7 +51,13 @@ def draw(panel: Panel) -> tuple[Picture, str]:
 
 
 def _spread(panel: Panel) -> bool:
-    return any(point.stat(panel.figure.metric).std for point in panel.points)
+    stats = [point.stat(panel.figure.metric) for point in panel.points]
+    return any(stat.n if panel.measure.binary else stat.std for stat in stats)
+
+
+def _words(panel: Panel) -> str:
+    """The meaning of the bars."""
+    return "share of cells, 95 % interval (Wilson)" if panel.measure.binary else SPREAD
 
 
 def _axes(panel: Panel) -> tuple[str, str]:
@@ -68,15 +75,27 @@ def _series(
     drawn = [(x, s) for x, s in zip(ticks.places(values), stats, strict=True) if s]
     # A line breaks where a value is missing.
     means = [math.nan if stat.mean is None else float(stat.mean) for _, stat in drawn]
-    spread = [float(stat.std or 0.0) for _, stat in drawn]
+    spread = [_spread_of(panel, stat) for _, stat in drawn]
     words = not all(is_number(value) for value in values)
     aside = (place - (of - 1) / 2) * min(0.12, 0.6 / of) if words else 0.0
     look = {"linestyle": "none", "markersize": 7} if words else {"linewidth": 1.6, "markersize": 5}
     made = axes.errorbar(
-        [x + aside for x, _ in drawn], means, spread if any(spread) else None, color=PALETTE[place % len(PALETTE)],
+        [x + aside for x, _ in drawn], means, _bars(spread), color=PALETTE[place % len(PALETTE)],
         marker=MARKERS[place % len(MARKERS)], capsize=3, label=label, **look,
     )  # fmt: skip
     made[0].set_clip_on(False)  # a marker on the edge is whole
+
+
+def _spread_of(panel: Panel, stat: Stat) -> tuple[float, float]:
+    """How far a mean's bar reaches down and up: one deviation, or to the ends of the interval of a share."""
+    if panel.measure.binary and stat.mean is not None:
+        low, high = interval(list(stat.values.values()))
+        return max(0.0, stat.mean - low), max(0.0, high - stat.mean)
+    return float(stat.std or 0.0), float(stat.std or 0.0)
+
+
+def _bars(spread: list[tuple[float, float]]) -> list[list[float]] | None:
+    return [[low for low, _ in spread], [high for _, high in spread]] if any(map(any, spread)) else None
 
 
 def _dress(axes: Axes, panel: Panel, x: str, values: list[Any], wide: float) -> None:
