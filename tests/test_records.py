@@ -448,7 +448,11 @@ def test_no_whole_result_is_none(tmp_path: Path, text: str) -> None:
 
 def test_stale_is_another_version_of_the_numbers() -> None:
     assert not records.is_stale({"numerics": records.NUMERICS_VERSION})
-    assert records.is_stale({"numerics": records.NUMERICS_VERSION - 1})
+    assert records.is_stale({"numerics": records.NUMERICS_VERSION + 1})
+    assert records.is_stale({"numerics": 0})
+    assert not records.is_stale({"numerics": 1, "training": {"epochs": 3}})
+    assert not records.is_stale({"numerics": 1, "training": {"broken": False}})
+    assert records.is_stale({"numerics": 1, "training": {"broken": True}}), "version 2 describes it at its last epoch"
     assert records.is_stale({})
 
 

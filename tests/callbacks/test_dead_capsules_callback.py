@@ -27,6 +27,7 @@ from tests.references import dead_capsules as reference
 pytestmark = pytest.mark.filterwarnings("ignore:.*(treespec, LeafSpec|does not have many workers|logging interval).*")
 
 THRESHOLD = 0.25
+RULES = ("dead", "silent", "dead_types")
 
 
 class Net(nn.Module):
@@ -106,9 +107,9 @@ class Setting:
         """What the expected shares are called."""
         found, layers = {}, self.expected(part)
         for name, findings in layers.items():
-            found |= {f"capsules/{name}/{rule}_share": float(findings[rule].mean()) for rule in ("dead", "silent")}
+            found |= {f"capsules/{name}/{rule}_share": float(findings[rule].mean()) for rule in RULES}
         intermediate = [findings for name, findings in layers.items() if name != "primary"]
-        for rule in ("dead", "silent") if intermediate else ():
+        for rule in RULES if intermediate else ():
             verdicts = np.concatenate([findings[rule].ravel() for findings in intermediate])
             found[f"capsules/{rule}_share"] = float(verdicts.mean())
         return found
@@ -274,7 +275,7 @@ def test_a_dead_network_and_the_threshold() -> None:
 
 def test_without_capsule_layers_between_there_is_no_share_of_all() -> None:
     found = validated(DeadCapsuleLogger(), fake(Net(())))
-    assert set(found) == {"capsules/primary/dead_share", "capsules/primary/silent_share"}
+    assert set(found) == {f"capsules/primary/{rule}_share" for rule in RULES}
 
 
 def test_a_network_without_capsules_is_left_alone(setting: Any) -> None:

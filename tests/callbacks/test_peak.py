@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from capsexp.callbacks.collapse import CollapseGuard
 from capsexp.callbacks.peak import Peak
 from capsexp.errors import ConfigError
 
 
 def trainer(**changes: Any) -> Any:
-    state = {"sanity_checking": False, "state": SimpleNamespace(fn="fit"), "should_stop": False, "interrupted": False}
+    state = {"callbacks": [], "sanity_checking": False, "state": SimpleNamespace(fn="fit"), "should_stop": False, "interrupted": False}
     return SimpleNamespace(**state | {"callback_metrics": {}, "current_epoch": 0} | changes)
 
 
@@ -132,3 +133,14 @@ def test_an_epoch_whose_loss_is_no_number_is_no_peak() -> None:
 def test_patience_is_checked(patience: Any) -> None:
     with pytest.raises(ConfigError, match=r"^patience must be a whole number >= 1, got"):
         Peak(patience)
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_collapsed_network_is_kept_as_it_ended(collapsed: bool) -> None:
+    peak, guard = Peak(), CollapseGuard()
+    fake, module = fit(peak, [(0.12, 1.0), (0.1, 2.0), (0.11, 3.0)])
+    guard.collapsed, fake.callbacks = collapsed, [guard]
+    peak.on_fit_end(fake, module)
+    assert module.weight.item() == (3 if collapsed else 1)
+    assert peak.metrics == ({"val/acc": 0.11, "val/loss": 3.0} if collapsed else {"val/acc": 0.12, "val/loss": 1.0})
+    assert peak.epoch == 1

@@ -40,7 +40,7 @@ def test_any_division_into_batches_is_the_reference(sizes: list[int], threshold:
     found = streamed(list(poses().split(sizes)), threshold)
     for name, expected in reference.activity(poses().numpy(), threshold).items():
         given = getattr(found, name)
-        assert given.shape == (5, 2, 4), name
+        assert given.shape == ((5,) if name == "dead_types" else (5, 2, 4)), name
         np.testing.assert_allclose(given, expected, rtol=0, atol=1e-9 if name == "std_length" else 1e-12, err_msg=name)
     for name in ("length_of_mean", "mean_length"):
         torch.testing.assert_close(
@@ -151,9 +151,9 @@ def test_what_is_not_finite_is_no_verdict() -> None:
 def test_shares_count_capsules_not_layers() -> None:
     zeros, ones = streamed([torch.zeros(2, 3, 2)]), streamed([torch.ones(2, 9, 2)])
     varied = streamed([torch.tensor([[[1.0]] * 4, [[-1.0]] * 4])])
-    assert shares([zeros]) == Shares(1.0, 1.0)
-    assert shares([zeros, ones]) == Shares(0.25, 0.25)
-    assert shares(iter([zeros, ones, varied])) == Shares(7 / 16, 3 / 16)
+    assert shares([zeros]) == Shares(1.0, 1.0, 1.0)
+    assert shares([zeros, ones]) == Shares(0.25, 0.25, 0.25)
+    assert shares(iter([zeros, ones, varied])) == Shares(7 / 16, 3 / 16, 7 / 16)
 
 
 @pytest.mark.parametrize("threshold", [0, -0.1, True, "0.01", float("nan"), float("inf")])
@@ -173,3 +173,25 @@ def test_poses_of_another_layer_are_refused() -> None:
     metric.update(torch.zeros(2, 4, 3))
     with pytest.raises(ConfigError, match=r"^poses must be of one layer, \(4, 3, 1, 1\) per image, got \(2, 1, 3\)"):
         metric.update(torch.zeros(2, 1, 3))  # would broadcast
+
+
+def test_types_are_counted_as_the_authors_code_does() -> None:
+    """The length of the mean over images and places, rounded to three decimals."""
+    types = torch.zeros(3, 4, 2, 1, 2, dtype=torch.float64)
+    types[:, 0, 0] = 0.0104  # rounds to the threshold
+    types[:, 1, 0] = 0.0106
+    types[:, 2, 0, 0] = torch.tensor([0.5, -0.5])  # alive at both places, in opposite directions
+    types[:, 3, 0, 0] = torch.tensor([0.03, 0.0])
+    found = streamed([types])
+    assert found.dead_types.tolist() == [True, False, True, False]
+    assert found.dead[2].tolist() == [[False, False]]
+    assert found.dead[3].tolist() == [[False, True]]
+
+
+def test_the_variation_is_the_share_of_a_pose_that_changes_at_any_scale() -> None:
+    vary = poses()
+    mean = vary.mean(0)
+    expected = ((vary - mean).square().sum(2).mean(0) / vary.square().sum(2).mean(0)).sqrt()
+    for scale in (1.0, 1e-9):
+        torch.testing.assert_close(streamed([vary * scale]).variation, expected, rtol=0, atol=1e-7)
+    assert not streamed([torch.zeros(3, 2, 4, 1, 2)]).variation.any()

@@ -25,4 +25,6 @@ def activity(poses_NTDHW: Array, threshold: float) -> dict[str, npt.NDArray[np.g
             numbers[name][capsule] = value
         verdicts["dead"][capsule] = length_of_mean <= threshold
         verdicts["silent"][capsule] = mean < threshold and std < threshold
-    return {**numbers, **verdicts}
+    means_TD = poses_NTDHW.mean(axis=(0, 3, 4))
+    types_dead = np.array([round(math.hypot(*mean), 3) <= threshold for mean in means_TD])
+    return {**numbers, **verdicts, "dead_types": types_dead}
