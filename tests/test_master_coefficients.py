@@ -106,7 +106,7 @@ def test_the_layers_between_get_the_mean_over_images_and_places() -> None:
     hook.remove()
     (coupling_BLJI,) = couplings
     assert list(masters.by_layer) == ["intermediate.layer1", "class_capsules"]
-    there_B11I = middle._mask(torch.ones(9, 2, 4, *deep.grid)).view(*coupling_BLJI.shape[:2], 1, -1)  # type: ignore[operator]
+    there_B11I = middle.mask(torch.ones(9, 2, 4, *deep.grid)).view(*coupling_BLJI.shape[:2], 1, -1)  # type: ignore[operator]
     expected_JI = (coupling_BLJI * there_B11I).sum((0, 1)) / there_B11I.sum((0, 1))
     assert not there_B11I.all()
     torch.testing.assert_close(masters.by_layer["intermediate.layer1"].float(), expected_JI)

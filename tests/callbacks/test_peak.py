@@ -13,7 +13,13 @@ from capsexp.errors import ConfigError
 
 
 def trainer(**changes: Any) -> Any:
-    state = {"callbacks": [], "sanity_checking": False, "state": SimpleNamespace(fn="fit"), "should_stop": False, "interrupted": False}
+    state = {
+        "callbacks": [],
+        "sanity_checking": False,
+        "state": SimpleNamespace(fn="fit"),
+        "should_stop": False,
+        "interrupted": False,
+    }
     return SimpleNamespace(**state | {"callback_metrics": {}, "current_epoch": 0} | changes)
 
 

@@ -23,6 +23,7 @@ from capsexp.lightning_modules.base import BaseModule
 from capsexp.lightning_modules.capsnet import CapsNetModule
 from capsexp.lightning_modules.classifier import ClassifierModule
 from capsexp.metrics.coupling import ClassMean, ColumnCorrelation, FirstColumns, MeanCoupling
+from capsexp.metrics.coupling_dynamics import CouplingDynamics
 from capsexp.metrics.dead_capsules import DeadCapsules
 from capsexp.metrics.kernel_similarity import KernelSimilarity
 from capsexp.metrics.running import RunningMean
@@ -175,6 +176,13 @@ UPDATES: Mapping[type[Metric], tuple[Callable[[], Metric], tuple[Update, ...]]] 
     ColumnCorrelation: (
         lambda: ColumnCorrelation(CLASSES, I),
         (lambda draw: (draw.numbers(BATCH, I), draw.labels(BATCH)),),
+    ),
+    CouplingDynamics: (
+        lambda: CouplingDynamics(J, I),
+        (
+            lambda draw: (draw.numbers(BATCH, J, I).softmax(1), draw.numbers(BATCH, I).abs()),
+            lambda draw: (draw.numbers(BATCH, J, I).softmax(1), draw.numbers(BATCH, I).abs(), draw.flags(BATCH, I)),
+        ),
     ),
     DeadCapsules: (DeadCapsules, (lambda draw: (draw.numbers(BATCH, 3, 4, 5, 5),),)),
     FirstColumns: (

@@ -48,6 +48,7 @@ from capsexp.callbacks.peak import Peak
 from capsexp.callbacks.progress import ProgressFile
 from capsexp.callbacks.reconstructions import Reconstructions
 from capsexp.callbacks.resume import ResumeCheckpoint
+from capsexp.callbacks.vanishing import VanishingLogger
 from capsexp.data.arrays import Arrays
 from capsexp.data.augment import SCHEMES, Augment
 from capsexp.data.base import ImageDataModule
@@ -97,6 +98,10 @@ READS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "KernelSimilarityLogger": {"on_train_epoch_end": "the epoch's similarities are logged as numbers"},
         "Peak": {"on_validation_end": "the epoch's measures decide what the peak is and whether the fit goes on"},
         "ResumeCheckpoint": {"on_train_epoch_end": "a checkpoint is a file; one in min_interval_s at most"},
+        "VanishingLogger": {
+            "on_train_start": "the values of the untrained network are numbers; once in a fit",
+            "on_validation_epoch_end": "the epoch's values are logged as numbers",
+        },
         # -- callbacks: behind a pass over a finished network -------------------------------------------------------
         "ChannelScores": {"on_predict_batch_end": "a criterion's scores come to the CPU; a pass without training"},
         "MasterCoefficients": {"teardown": "behind the last pass: is there a class without images, is all finite?"},
@@ -308,6 +313,7 @@ CALLBACKS: Mapping[type[L.Callback], tuple[Callable[[], L.Callback], str]] = {
     ProgressFile: (lambda: ProgressFile(Path(os.devnull), "", History()), "cnn"),
     Reconstructions: (Reconstructions, "autoencoder"),
     ResumeCheckpoint: (lambda: ResumeCheckpoint(min_interval_s=0), "cnn"),
+    VanishingLogger: (VanishingLogger, "deep_capsnet"),
 }
 """How each callback is made, and the model that it is for."""
 

@@ -105,7 +105,7 @@ def test_a_channel_reaches_no_layer_but_its_readers(model: Prunable) -> None:
 
     def listen(module: Any, inputs: tuple[Any, ...]) -> None:
         poses = capsules_of(inputs[0]).poses
-        seen.append(module._windows(poses).clone() if hasattr(module, "_windows") else poses.clone())
+        seen.append(module.windows(poses).clone() if hasattr(module, "windows") else poses.clone())
 
     hook = model.get_submodule(reader.name).register_forward_pre_hook(listen)
     with torch.no_grad():

@@ -35,6 +35,10 @@ def dynamics(coupling_NJI: Array, lengths_NI: Array, there_NI: npt.NDArray[np.bo
         "std": std,
         "bonding": float((np.array(means) * rates).mean() / (rates.mean() + TINY)),
         "dynamics": float((np.array(own) * rates).mean() / (rates.mean() + TINY)),
-        "vibrance": (float(alive.mean()), float(rates.mean()), float(rates[alive].mean()) if alive.any() else float("nan")),
+        "vibrance": (
+            float(alive.mean()),
+            float(rates.mean()),
+            float(rates[alive].mean()) if alive.any() else float("nan"),
+        ),
         "correlation": float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else float("nan"),
     }

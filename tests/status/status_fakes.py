@@ -78,7 +78,7 @@ def put(root: Path, cell: records.PlannedCell, what: str) -> None:
         case "dead":
             records.write_status(directory, replace(records.Status("running", cell.id), boot="another start"))
         case "stale":
-            records.write_result(directory, body(cell, numerics=records.NUMERICS_VERSION - 1))
+            records.write_result(directory, body(cell, numerics=0))
         case "corrupt":
             records.write_status(directory, records.Status("done", cell.id))
         case "half":

@@ -1,4 +1,4 @@
-"""What becomes of activity, choice and gradients from layer to layer, before the first step and after every epoch."""
+"""Activity, choice and gradients of every layer of a capsule network, before the first step and after every epoch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,6 +87,7 @@ class VanishingLogger(ResultCallback):
         self.threshold = require_number("threshold", threshold, 0, open_ends="<")
         self.factor = require_number("factor", factor, 0)
         self._rows: list[Row] = []
+        self._first: dict[str, Gradient] = {}
         self._gradients: dict[str, Gradient] = {}
         self._steps = 0
         self._readers: dict[str, _LayerReader] = {}
@@ -120,8 +121,8 @@ class VanishingLogger(ResultCallback):
         """Add the gradients of a step."""
         model = cast("nn.Module", pl_module.model)
         found = _gradients(model, optimizer)
-        if len(self._rows) == 1 and not self._gradients:
-            self._rows[0] |= _plain(found, 1)
+        if len(self._rows) == 1 and not self._first:
+            self._first = found
         known = self._gradients
         self._gradients = {
             name: Gradient(known[name].loss + each.loss, known[name].decay + each.decay) if name in known else each
@@ -140,6 +141,8 @@ class VanishingLogger(ResultCallback):
         """Keep and log this epoch's values."""
         if not self._readers:
             return
+        if len(self._rows) == 1:
+            self._rows[0] |= _plain(self._first, 1)
         row = self._row() | _plain(self._gradients, self._steps)
         self._rows.append(row)
         for quantity, of_layers in row.items():
@@ -248,13 +251,13 @@ class _LayerReader:
         activity = self._activity.compute()
         poses = activity if self._poses is None else self._poses.compute()
         found = dict.fromkeys(QUANTITIES, float("nan"))
-        vanished = activity.silent
+        gone = activity.silent
         if not self._fades:
-            vanished = (activity.std_length < self._threshold) & (poses.variation < self._threshold)
+            gone = (activity.std_length < self._threshold) & (poses.variation < self._threshold)
         found["activity"] = float(activity.mean_length.mean())
         found["activity_std"] = float(activity.std_length.mean())
         found["variation"] = float(poses.variation.mean())
-        found["vanished_share"] = float(vanished.double().mean())
+        found["vanished_share"] = float(gone.double().mean())
         found |= {f"{rule}_share": share for rule, share in shares([activity])._asdict().items()}
         if self._choice is not None:
             choice = self._choice.compute()

@@ -1,4 +1,4 @@
-r"""How children of a capsule layer choose among its parents, from sums over images without storing the couplings.
+r"""The choice of a layer's children among its parents, from sums over images without storing the couplings.
 
 Source: Mitterreiter, Koch, Giesen and Laue (2023), "Why capsule neural networks do not scale", and the code of their
 experiments.  A coupling :math:`c_{bij}` of child i with parent j counts as *kept* where it exceeds 1.5 / J, one and a

@@ -107,5 +107,5 @@ def _as_today(result: Mapping[str, Any]) -> bool:
     version = result.get("numerics")
     if version == 1:  # version 2 describes networks that collapsed at their last epoch, and changes no others
         training = result.get("training")
-        return isinstance(training, dict) and not training.get("broken")
+        return not (isinstance(training, dict) and training.get("broken"))
     return bool(version == NUMERICS_VERSION)

@@ -29,7 +29,7 @@ def wrong_claim(**keys):
         ({"titel": "t"}, "x.titel must be one of claims, columns"),
         ({"tolerance": -1}, "x.tolerance must be a number in"),
         ({"title": None}, "x.title must be given"),
-        ({"columns": {"acc": {"digit": 3}}}, "x.columns.acc.digit must be one of digits, label, unit"),
+        ({"columns": {"acc": {"digit": 3}}}, "x.columns.acc.digit must be one of binary, digits, label, unit"),
         ({"sources": {"cnn": {"folder": "f", "command": "c"}}}, "x.sources.cnn.what must be given"),
         ({"sources": {"other": SMALL["sources"]["cnn"]}}, "x.claims[0]: source must be one of other, got 'cnn'"),
         ({"claims": SMALL["claims"] * 2}, "x.claims must have every name once"),

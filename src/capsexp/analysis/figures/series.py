@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullLocator
 from pydantic import Field, model_validator
 
 from capsexp.analysis.arrays import ArrayError, load, numbers
@@ -152,6 +152,8 @@ def draw_series(
         _dress(first, [curve.x for curve in curves])
         if log:
             first.set_yscale("log")
+            first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+            first.yaxis.set_minor_locator(NullLocator())
     write_legend(canvas, parts, (layout.right + 0.1, height - top - layout.above))
     geometric = "Means are geometric; a value of 0 is left out." if log else ""
     return save(canvas, caption, " ".join(text for text in (bands_note(curves), geometric) if text))
