@@ -90,6 +90,7 @@ READS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "on_validation_epoch_end": "the epoch's shares are logged as numbers",
             "on_test_end": "the test's shares and lengths go into the result",
         },
+        "CouplingDynamics": {"compute": "the figures of a layer are numbers; once an epoch"},
         "DivergenceGuard": {
             "on_validation_start": "the note of a bad step decides whether the epoch's weights are judged",
             "on_train_epoch_end": "the same where an epoch has no validation",
