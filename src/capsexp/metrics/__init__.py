@@ -1,7 +1,7 @@
 """Streaming metrics of a network, as ``torchmetrics.Metric`` subclasses, and the pure functions that they use.
 
 Means and correlations of couplings (:class:`ClassMean`, :class:`MeanCoupling`, :class:`ColumnCorrelation`,
-:class:`FirstColumns`), dead capsules (:class:`DeadCapsules`, :func:`shares`), the similarity of filters
+:class:`FirstColumns`), the choice of a layer's children (:class:`CouplingDynamics`), dead capsules (:class:`DeadCapsules`, :func:`shares`), the similarity of filters
 (:class:`KernelSimilarity`, :func:`cosine_similarity`) and a running mean.  Each keeps sums or extremes, never lists.
 """
 
@@ -13,6 +13,7 @@ from capsexp.metrics.coupling import (
     ground_truth_columns,
     intra_inter,
 )
+from capsexp.metrics.coupling_dynamics import CouplingDynamics
 from capsexp.metrics.dead_capsules import DeadCapsules, shares
 from capsexp.metrics.kernel_similarity import KernelSimilarity, cosine_similarity, most_similar_pair
 from capsexp.metrics.running import RunningMean
@@ -20,6 +21,7 @@ from capsexp.metrics.running import RunningMean
 __all__ = [
     "ClassMean",
     "ColumnCorrelation",
+    "CouplingDynamics",
     "DeadCapsules",
     "FirstColumns",
     "KernelSimilarity",
