@@ -1,8 +1,9 @@
 """Streaming metrics of a network, as ``torchmetrics.Metric`` subclasses, and the pure functions that they use.
 
 Means and correlations of couplings (:class:`ClassMean`, :class:`MeanCoupling`, :class:`ColumnCorrelation`,
-:class:`FirstColumns`), the choice of a layer's children (:class:`CouplingDynamics`), dead capsules (:class:`DeadCapsules`, :func:`shares`), the similarity of filters
-(:class:`KernelSimilarity`, :func:`cosine_similarity`) and a running mean.  Each keeps sums or extremes, never lists.
+:class:`FirstColumns`), the choice of a layer's children (:class:`CouplingDynamics`), dead capsules
+(:class:`DeadCapsules`, :func:`shares`), the similarity of filters (:class:`KernelSimilarity`,
+:func:`cosine_similarity`) and a running mean.  Each keeps sums or extremes, never lists.
 """
 
 from capsexp.metrics.coupling import (
