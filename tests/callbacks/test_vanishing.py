@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from capsexp import load_run, records
-from capsexp.callbacks.vanishing import children_of, fades, watched_layers
+from capsexp.callbacks.vanishing import LayerReader, children_of, fades, watched_layers
 from capsexp.nn.capsules import CapsuleLayer, ConvCapsules
 from capsexp.nn.passes import evaluation
+from capsexp.nn.primary import PrimaryCapsules
 from tests.conftest import results
 from tests.references import coupling_dynamics, dead_capsules
 
@@ -111,3 +112,17 @@ def test_only_lengths_fade(small: list[str], run: Run, in_tmp: Path) -> None:
     assert not any(fades(layer) for layer in layers.values())
     assert [name for name, layer in layers.items() if isinstance(layer, ConvCapsules)] == ["layer1", "layer2"]
     np.testing.assert_allclose(arrays["layers/activity"][0], [2, 2, 2, 4], rtol=0.02)  # the root of the components
+
+
+@pytest.mark.parametrize(("weight", "bias", "silent"), [(0.0, 0.5, 0), (0.0, 1e-3, 1), (1e-3, 0.0, 1), (0.5, 0.0, 0)])
+def test_a_capsule_that_does_not_change_has_vanished(weight: float, bias: float, silent: float) -> None:
+    primary = PrimaryCapsules(1, 4, 2, kernel=3)
+    with torch.no_grad():
+        primary.conv.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(weight)
+        primary.conv.bias.fill_(bias)  # type: ignore[union-attr]
+    reader = LayerReader(primary, 0.01, 1.5, torch.device("cpu"))
+    primary(torch.randn(50, 1, 6, 6, generator=torch.Generator().manual_seed(1)))
+    reader.stop()
+    found = reader.values()
+    assert found["silent_share"] == silent
+    assert found["vanished_share"] == (1 if weight < 0.01 else 0)

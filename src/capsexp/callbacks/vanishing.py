@@ -54,10 +54,10 @@ class VanishingLogger(ResultCallback):
       and times J where these add up to 1 over J parents;
     - ``variation``: the share of a pose's size that changes with the image, in 0..1, whatever its scale, see
       :class:`~capsexp.metrics.dead_capsules.Activity`;
-    - ``vanished_share``: the share of capsules that carry nothing of the image.  A capsule whose activity is a length
-      that can become 0 has vanished if it is silent, by the rule of Mitterreiter et al.  Lengths after layer
-      normalisation, probabilities and shares cannot become 0: there it has vanished if neither its activity nor its
-      pose changes with the image (``activity_std`` and ``variation`` below the threshold);
+    - ``vanished_share``: the share of capsules that carry nothing of the image: neither the activity nor the pose
+      changes with it (standard deviation and variation below the threshold).  A capsule whose activity is a length
+      that can become 0 has also vanished if it is silent, by the rule of Mitterreiter et al.; lengths after layer
+      normalisation, probabilities and shares cannot become 0;
     - ``dead_share``, ``silent_share`` and ``dead_types_share``: see
       :class:`~capsexp.metrics.dead_capsules.DeadCapsules`;
     - ``bonding``, ``dynamics``, ``alive``, ``active``, ``active_alive`` and ``correlation`` of the layer's children:
@@ -90,7 +90,7 @@ class VanishingLogger(ResultCallback):
         self._first: dict[str, Gradient] = {}
         self._gradients: dict[str, Gradient] = {}
         self._steps = 0
-        self._readers: dict[str, _LayerReader] = {}
+        self._readers: dict[str, LayerReader] = {}
 
     # -- before the first step ----------------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class VanishingLogger(ResultCallback):
         self._stop()
         layers = watched_layers(cast("nn.Module", module.model))
         self._readers = {
-            name: _LayerReader(layer, self.threshold, self.factor, module.device) for name, layer in layers.items()
+            name: LayerReader(layer, self.threshold, self.factor, module.device) for name, layer in layers.items()
         }
 
     def _row(self) -> Row:
@@ -226,7 +226,7 @@ def watched_layers(model: nn.Module) -> dict[str, PrimaryCapsules | CapsuleLayer
     return by_short_name({name: layer for name, layer in named if isinstance(layer, PrimaryCapsules | CapsuleLayer)})
 
 
-class _LayerReader:
+class LayerReader:
     """The metrics of one layer, filled by a hook on it."""
 
     def __init__(
@@ -251,9 +251,9 @@ class _LayerReader:
         activity = self._activity.compute()
         poses = activity if self._poses is None else self._poses.compute()
         found = dict.fromkeys(QUANTITIES, float("nan"))
-        gone = activity.silent
-        if not self._fades:
-            gone = (activity.std_length < self._threshold) & (poses.variation < self._threshold)
+        gone = (activity.std_length < self._threshold) & (poses.variation < self._threshold)
+        if self._fades:
+            gone = gone | activity.silent
         found["activity"] = float(activity.mean_length.mean())
         found["activity_std"] = float(activity.std_length.mean())
         found["variation"] = float(poses.variation.mean())
