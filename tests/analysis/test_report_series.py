@@ -333,3 +333,20 @@ def test_the_same_results_give_the_same_bytes_and_say_what_bands_are(whole):
     assert first == second
     assert (first.png[:4], first.pdf[:4]) == (b"\x89PNG", b"%PDF")
     assert first.note == "Bands: ± one sample standard deviation, n = 2. After the cut."
+
+
+def test_on_a_logarithmic_axis_means_are_geometric_and_zeros_are_left_out(monkeypatch):
+    canvases = []
+    monkeypatch.setattr(series, "save", lambda canvas, caption, note: canvases.append((canvas, note)))
+    curve = Curve(np.array([0.0, 1.0, 2.0]), [np.array([1e-2, 1e-4, 0.0]), np.array([1e-4, 1e-8, 1e-3])])
+    for log in (True, False):
+        draw_series({"": {("a", ""): curve}}, Caption("name", "title"), LegendTitles("kind", "", ""), log=log)
+    means = []
+    for canvas, _ in canvases:
+        (axes,) = canvas.axes
+        means.append((axes.get_yscale(), axes.get_lines()[0].get_ydata()))
+    assert [scale for scale, _ in means] == ["log", "linear"]
+    np.testing.assert_allclose(means[0][1], [1e-3, 1e-6, 1e-3])
+    np.testing.assert_allclose(means[1][1], [5.05e-3, (1e-4 + 1e-8) / 2, 5e-4])
+    assert "geometric" in canvases[0][1]
+    assert "geometric" not in canvases[1][1]
