@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from capsexp import load_run, records
-from capsexp.callbacks.vanishing import LayerReader, children_of, fades, watched_layers
+from capsexp.callbacks.vanishing import LayerReader, VanishingLogger, children_of, fades, watched_layers
 from capsexp.nn.capsules import CapsuleLayer, ConvCapsules
 from capsexp.nn.passes import evaluation
 from capsexp.nn.primary import PrimaryCapsules
@@ -126,3 +126,29 @@ def test_a_capsule_that_does_not_change_has_vanished(weight: float, bias: float,
     found = reader.values()
     assert found["silent_share"] == silent
     assert found["vanished_share"] == (1 if weight < 0.01 else 0)
+
+
+def test_a_fit_that_goes_on_has_the_rows_of_one_that_was_not_interrupted(
+    small: list[str], run: Run, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = [*small, "trainer.max_epochs=3", "callbacks.resume.min_interval_s=0", "callbacks.peak.patience=9"]
+    assert run(*longer) == 0
+    directory, _, whole = one_cell(in_tmp)
+    (directory / records.RESULT).unlink()
+    ended, once = VanishingLogger.on_train_epoch_start, []
+
+    def interrupted(self: VanishingLogger, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 2 and not once:
+            once.append(True)
+            raise KeyboardInterrupt
+        ended(self, trainer, module)
+
+    monkeypatch.setattr(VanishingLogger, "on_train_epoch_start", interrupted)
+    assert run(*longer) != 0
+    assert (directory / records.RESUME_CHECKPOINT).exists()
+    assert run(*longer) == 0
+    _, _, resumed = one_cell(in_tmp)
+    assert once
+    assert whole["layers/activity"].shape == (4, 4)
+    for name in (name for name in whole if name.startswith(("layers/", "gradients/"))):
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
