@@ -17,7 +17,7 @@ from capsexp.callbacks.layers import by_short_name, convolutions
 from capsexp.errors import require_number
 from capsexp.metrics.coupling_dynamics import CouplingDynamics
 from capsexp.metrics.dead_capsules import DeadCapsules, shares
-from capsexp.nn.capsules import CapsuleLayer, ConvCapsules
+from capsexp.nn.capsules import CapsuleLayer, ConvCapsules, capsule_layers
 from capsexp.nn.functional import lengths
 from capsexp.nn.passes import images_of
 from capsexp.nn.primary import PrimaryCapsules
@@ -30,7 +30,6 @@ QUANTITIES = (
     *("activity", "activity_std", "variation", "vanished_share", "dead_share", "silent_share", "dead_types_share"),
     *("bonding", "dynamics", "alive", "active", "active_alive", "correlation"),
 )
-GRADIENTS = ("loss_gradient", "decay_gradient")
 
 
 class Gradient(NamedTuple):
@@ -326,7 +325,7 @@ def _as_in_training(model: nn.Module) -> Iterator[None]:
 def _gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Gradient]:
     """Root mean square of the loss gradient and of the decay's gradient, of every convolution and capsule layer."""
     decays = {id(each): group.get("weight_decay", 0.0) for group in optimizer.param_groups for each in group["params"]}
-    layers: Mapping[str, nn.Module] = {**convolutions(model), **by_short_name(_routing_layers(model))}
+    layers: Mapping[str, nn.Module] = {**convolutions(model), **by_short_name(capsule_layers(model))}
     found = {}
     for name, layer in layers.items():
         weight = cast("Tensor", layer.weight)
@@ -334,10 +333,6 @@ def _gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
         decay = decays.get(id(weight), 0.0) * _rms(weight)
         found[name] = Gradient(_rms(gradient), decay)
     return found
-
-
-def _routing_layers(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, CapsuleLayer)}
 
 
 def _rms(values: Tensor) -> Tensor:
